@@ -1,0 +1,466 @@
+//! A connection, and the statements it knows.
+
+use std::time::Duration;
+
+use tokio::time;
+
+use super::{
+    failure::{Failure, Kind},
+    file::FileIdentity,
+    run::{Cell, Run, Running, Shape, Sql, Value},
+};
+use crate::{
+    process::Identity,
+    table::{LockTable, SessionId},
+};
+
+/// The SQL of one engine. Placeholders stand in the order of the arguments.
+#[derive(Debug)]
+pub(super) struct Statements {
+    /// What to say first on a new connection; failures of the second kind do not
+    /// matter, since the server may not know the setting.
+    pub(super) settings: &'static [&'static str],
+    pub(super) optional_settings: &'static [&'static str],
+    pub(super) migration: &'static str,
+    /// Where users find the migration.
+    pub(super) migration_path: &'static str,
+    /// Name of the placeholder with this number, from 1.
+    pub(super) placeholder: fn(usize) -> String,
+
+    /// id → dataJson, version, stamp, metaJson
+    pub(super) read: &'static str,
+    /// id → version, stamp
+    pub(super) peek: &'static str,
+    /// dataJson, metaJson, stamp, id, version, stamp
+    pub(super) swap: &'static str,
+    /// least version, stamp, id, version: where the row has no stamp
+    pub(super) adopt: &'static str,
+    /// id, least version, stamp
+    pub(super) create: &'static str,
+
+    /// id, namespace, task, host, process, ttl
+    pub(super) insert_session: &'static str,
+    /// session
+    pub(super) insert_fence: &'static str,
+    /// (list of ids follows)
+    pub(super) renew: &'static str,
+    /// (list of ids follows) → id, taskId, host, process, ttlMs, beat
+    pub(super) sessions: &'static str,
+    /// namespace → the same
+    pub(super) sessions_in: &'static str,
+    /// (list of ids follows) → session
+    pub(super) fences: &'static str,
+    /// length, start of the id → session
+    pub(super) fences_in: &'static str,
+    /// id
+    pub(super) delete_session: &'static str,
+    /// id, beat
+    pub(super) delete_session_at: &'static str,
+    /// session
+    pub(super) delete_fence: &'static str,
+    /// session
+    pub(super) touch_fence: &'static str,
+
+    /// namespace; where the engine can wake others
+    pub(super) notify: Option<&'static str>,
+    /// → a number that changes when others write, where asking is nearly free
+    pub(super) data_version: Option<&'static str>,
+}
+
+/// A connection of our own: never an application's.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    run: Box<dyn Run>,
+    limit: Duration,
+    file: FileIdentity,
+}
+
+/// Which write a row is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) version: i64,
+    /// `None`: the original made this row, and nobody has adopted it.
+    pub(crate) stamp: Option<String>,
+}
+
+/// A row as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) at: Stamp,
+    pub(crate) data_json: Option<String>,
+    pub(crate) meta_json: Option<String>,
+}
+
+/// A session that is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct NewSession {
+    pub(crate) id: SessionId,
+    pub(crate) namespace: std::sync::Arc<str>,
+    pub(crate) task: std::sync::Arc<str>,
+    pub(crate) process: Identity,
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// A session's beat row.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionRow {
+    pub(crate) id: SessionId,
+    pub(crate) task: String,
+    pub(crate) process: Identity,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) beat: i64,
+}
+
+/// What is left of a session.
+#[derive(Clone, Debug)]
+pub(crate) enum Liveness {
+    /// It beats, or did.
+    Beating(SessionRow),
+    /// Its beat row is gone and its fence row is not: somebody evicts it.
+    Fenced,
+    /// Both are gone: it is dead for good.
+    Dead,
+}
+
+impl Connection {
+    pub(super) async fn open(
+        run: Box<dyn Run>,
+        limit: Duration,
+        file: FileIdentity,
+    ) -> Result<Self, Failure> {
+        let mut this = Self { run, limit, file };
+        let statements = this.statements();
+        for setting in statements.settings {
+            this.raw(setting).await?;
+        }
+        for setting in statements.optional_settings {
+            if let Err(failure) = this.raw(setting).await
+                && !failure.keeps_connection()
+            {
+                return Err(failure);
+            }
+        }
+        Ok(this)
+    }
+
+    pub(super) fn statements(&self) -> &'static Statements {
+        self.run.statements()
+    }
+
+    /// A statement that waits for others, as an eviction does for an open fenced
+    /// transaction, may take this long on this connection.
+    pub(crate) fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
+    /// The row of a namespace.
+    pub(crate) async fn read(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
+        const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Text];
+        let sql = self.statements().read;
+        let rows = self.fetch(sql, &[Value::Text(namespace)], SHAPE).await?;
+        Ok(rows.into_iter().next().map(|cells| {
+            let [data, version, stamp, meta] = columns(cells);
+            Row {
+                at: at(version, stamp),
+                data_json: data.text(),
+                meta_json: meta.text(),
+            }
+        }))
+    }
+
+    /// Which write the row of a namespace is of, without its texts.
+    pub(crate) async fn peek(&mut self, namespace: &str) -> Result<Option<Stamp>, Failure> {
+        const SHAPE: &[Shape] = &[Shape::Int, Shape::Text];
+        let sql = self.statements().peek;
+        let rows = self.fetch(sql, &[Value::Text(namespace)], SHAPE).await?;
+        Ok(rows.into_iter().next().map(|cells| {
+            let [version, stamp] = columns(cells);
+            at(version, stamp)
+        }))
+    }
+
+    /// Replaces the row if it is still of the write `at`; whether it was.
+    pub(crate) async fn swap(
+        &mut self,
+        namespace: &str,
+        at: &Stamp,
+        stamp: &str,
+        table: &LockTable,
+    ) -> Result<bool, Failure> {
+        let (data, meta) = (table.data_json(), table.meta_json());
+        let args = [
+            Value::Text(&data),
+            Value::Text(&meta),
+            Value::Text(stamp),
+            Value::Text(namespace),
+            Value::Int(at.version),
+            Value::Text(at.stamp.as_deref().unwrap_or_default()),
+        ];
+        let sql = self.statements().swap;
+        Ok(self.execute(sql, &args).await? == 1)
+    }
+
+    /// Makes a row without stamp ours: its locks stay as they stand.
+    pub(crate) async fn adopt(
+        &mut self,
+        namespace: &str,
+        version: i64,
+        stamp: &str,
+    ) -> Result<bool, Failure> {
+        let args = [
+            Value::Int(version.saturating_add(1)),
+            Value::Text(stamp),
+            Value::Text(namespace),
+            Value::Int(version),
+        ];
+        let sql = self.statements().adopt;
+        Ok(self.execute(sql, &args).await? == 1)
+    }
+
+    /// Creates the row; whether it was not there.
+    pub(crate) async fn create(
+        &mut self,
+        namespace: &str,
+        least: i64,
+        stamp: &str,
+    ) -> Result<bool, Failure> {
+        let args = [
+            Value::Text(namespace),
+            Value::Int(least),
+            Value::Text(stamp),
+        ];
+        let sql = self.statements().create;
+        match self.execute(sql, &args).await {
+            Ok(rows) => Ok(rows == 1),
+            Err(failure) if failure.kind == Kind::Exists => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Inserts both rows of a session. Its id must never have been tried before.
+    pub(crate) async fn insert_session(&mut self, new: &NewSession) -> Result<(), Failure> {
+        let args = [
+            Value::Text(&new.id.0),
+            Value::Text(&new.namespace),
+            Value::Text(&new.task),
+            Value::Text(&new.process.host),
+            Value::Text(&new.process.process),
+            Value::OptionalInt(new.ttl.map(|ttl| {
+                i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)
+            })),
+        ];
+        let sql = self.statements().insert_session;
+        self.execute(sql, &args).await?;
+        let sql = self.statements().insert_fence;
+        self.execute(sql, &[Value::Text(&new.id.0)]).await?;
+        Ok(())
+    }
+
+    /// Advances the beat of all these sessions; how many were there.
+    pub(crate) async fn renew(&mut self, sessions: &[SessionId]) -> Result<u64, Failure> {
+        let (sql, args) = self.listed(self.statements().renew, sessions);
+        self.execute(&sql, &args).await
+    }
+
+    /// What is left of these sessions, in their order.
+    pub(crate) async fn liveness(
+        &mut self,
+        sessions: &[SessionId],
+    ) -> Result<Vec<(SessionId, Liveness)>, Failure> {
+        if sessions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (sql, args) = self.listed(self.statements().sessions, sessions);
+        let beating = self.session_rows(&sql, &args).await?;
+        let (sql, args) = self.listed(self.statements().fences, sessions);
+        let fences = self.fetch(&sql, &args, &[Shape::Text]).await?;
+        let fenced = ids(fences);
+        let state = |id: &SessionId| {
+            if let Some(row) = beating.iter().find(|row| row.id == *id) {
+                Liveness::Beating(row.clone())
+            } else if fenced.contains(id) {
+                Liveness::Fenced
+            } else {
+                Liveness::Dead
+            }
+        };
+        Ok(sessions.iter().map(|id| (id.clone(), state(id))).collect())
+    }
+
+    async fn session_rows(
+        &mut self,
+        sql: &str,
+        args: &[Value<'_>],
+    ) -> Result<Vec<SessionRow>, Failure> {
+        const SHAPE: &[Shape] = &[
+            Shape::Text,
+            Shape::Text,
+            Shape::Text,
+            Shape::Text,
+            Shape::Int,
+            Shape::Int,
+        ];
+        let rows = self.fetch(sql, args, SHAPE).await?;
+        Ok(rows
+            .into_iter()
+            .map(|cells| {
+                let [id, task, host, process, ttl, beat] = columns(cells);
+                let ttl = ttl.int().and_then(|ms| u64::try_from(ms).ok());
+                SessionRow {
+                    id: SessionId(id.text().unwrap_or_default().into()),
+                    task: task.text().unwrap_or_default(),
+                    process: Identity {
+                        host: host.text().unwrap_or_default().into(),
+                        process: process.text().unwrap_or_default().into(),
+                    },
+                    ttl: ttl.map(Duration::from_millis),
+                    beat: beat.int().unwrap_or_default(),
+                }
+            })
+            .collect())
+    }
+
+    /// Every session of a namespace that has a beat row.
+    pub(crate) async fn sessions_in(
+        &mut self,
+        namespace: &str,
+    ) -> Result<Vec<SessionRow>, Failure> {
+        let sql = self.statements().sessions_in;
+        self.session_rows(sql, &[Value::Text(namespace)]).await
+    }
+
+    /// Every session of a namespace that has a fence row.
+    pub(crate) async fn fences_in(&mut self, namespace: &str) -> Result<Vec<SessionId>, Failure> {
+        let start = SessionId::start_of(namespace);
+        let length = i64::try_from(start.len()).unwrap_or(i64::MAX);
+        let args = [Value::Int(length), Value::Text(&start)];
+        let sql = self.statements().fences_in;
+        Ok(ids(self.fetch(sql, &args, &[Shape::Text]).await?))
+    }
+
+    /// Deletes a beat row, where it still shows `beat` if one is given; whether the
+    /// row is gone now.
+    pub(crate) async fn delete_session(
+        &mut self,
+        id: &SessionId,
+        beat: Option<i64>,
+    ) -> Result<bool, Failure> {
+        let statements = self.statements();
+        match beat {
+            None => {
+                let args = [Value::Text(&id.0)];
+                self.execute(statements.delete_session, &args).await?;
+                Ok(true)
+            }
+            Some(beat) => {
+                let args = [Value::Text(&id.0), Value::Int(beat)];
+                let rows = self.execute(statements.delete_session_at, &args).await?;
+                Ok(rows == 1)
+            }
+        }
+    }
+
+    /// Deletes a fence row. Waits for an open transaction that touched it.
+    pub(crate) async fn delete_fence(&mut self, id: &SessionId) -> Result<(), Failure> {
+        let sql = self.statements().delete_fence;
+        self.execute(sql, &[Value::Text(&id.0)]).await.map(drop)
+    }
+
+    /// Touches a fence row, which waits for an open transaction that did.
+    pub(crate) async fn touch_fence(&mut self, id: &SessionId) -> Result<(), Failure> {
+        let sql = self.statements().touch_fence;
+        self.execute(sql, &[Value::Text(&id.0)]).await.map(drop)
+    }
+
+    /// Tells others that the row of a namespace changed, where the engine can.
+    pub(crate) async fn notify(&mut self, namespace: &str) -> Result<(), Failure> {
+        match self.statements().notify {
+            Some(sql) => self
+                .fetch(sql, &[Value::Text(namespace)], &[])
+                .await
+                .map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A number that changes when other connections write, where asking is nearly
+    /// free.
+    pub(crate) async fn data_version(&mut self) -> Result<Option<i64>, Failure> {
+        let Some(sql) = self.statements().data_version else {
+            return Ok(None);
+        };
+        let rows = self.fetch(sql, &[], &[Shape::Int]).await?;
+        let first = rows.into_iter().next();
+        Ok(first.and_then(|cells| columns::<1>(cells)[0].clone().int()))
+    }
+
+    /// Says good-bye to the server; what it answers does not matter any more.
+    pub(crate) async fn close(self) {
+        let limit = self.limit;
+        drop(time::timeout(limit, self.run.close()).await);
+    }
+
+    pub(super) async fn raw(&mut self, sql: &str) -> Result<(), Failure> {
+        self.file.check()?;
+        within(self.limit, self.run.execute_raw(Sql(sql))).await
+    }
+
+    async fn execute(&mut self, sql: &str, args: &[Value<'_>]) -> Result<u64, Failure> {
+        self.file.check()?;
+        within(self.limit, self.run.execute(Sql(sql), args)).await
+    }
+
+    async fn fetch(
+        &mut self,
+        sql: &str,
+        args: &[Value<'_>],
+        shape: &[Shape],
+    ) -> Result<Vec<Vec<Cell>>, Failure> {
+        self.file.check()?;
+        within(self.limit, self.run.fetch(Sql(sql), args, shape)).await
+    }
+
+    /// `sql` with a list of the ids behind it, filled up to a power of two with the
+    /// last one, so that only a handful of statements is ever prepared.
+    fn listed<'a>(&self, sql: &str, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
+        let last = ids.last();
+        let fill = ids.len().next_power_of_two() - ids.len();
+        let args: Vec<_> = ids
+            .iter()
+            .chain(std::iter::repeat_n(last, fill).flatten())
+            .map(|id| Value::Text(&id.0))
+            .collect();
+        let name = self.statements().placeholder;
+        let names: Vec<_> = (1..=args.len()).map(name).collect();
+        (format!("{sql} ({})", names.join(", ")), args)
+    }
+}
+
+/// Ends a statement that has had its time. What it did is then unknown, and its
+/// connection must not be used again: dropped, the statement still runs.
+async fn within<T>(limit: Duration, running: Running<'_, T>) -> Result<T, Failure> {
+    match time::timeout(limit, running).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::no_answer(limit)),
+    }
+}
+
+/// The cells of a row, whose number the statement's shape fixes.
+fn columns<const N: usize>(cells: Vec<Cell>) -> [Cell; N] {
+    cells.try_into().expect("BUG: a row has as many cells as its shape")
+}
+
+fn ids(rows: Vec<Vec<Cell>>) -> Vec<SessionId> {
+    rows.into_iter()
+        .flatten()
+        .filter_map(Cell::text)
+        .map(|id| SessionId(id.into()))
+        .collect()
+}
+
+fn at(version: Cell, stamp: Cell) -> Stamp {
+    Stamp {
+        version: version.int().unwrap_or_default(),
+        stamp: stamp.text(),
+    }
+}

@@ -1,0 +1,89 @@
+//! What a failed statement means for what was asked.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::error::LockError;
+
+/// What is known after a failure, and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Not applied; the connection is good. Try again.
+    Retry,
+    /// Not applied, because this server cannot write now. Connect again.
+    WrongNode,
+    /// It may have been applied, may yet be, or not. Connect again and look.
+    Unknown,
+    /// Not applied, and never will be until somebody mends something.
+    Hopeless,
+}
+
+/// A statement that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) class: Class,
+    pub(crate) kind: Kind,
+    source: Arc<sqlx::Error>,
+}
+
+/// What a migration has to know of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A table or a column is not there.
+    Missing,
+    /// A table, a column or a row is there already.
+    Exists,
+    /// The user lacks a right.
+    Denied,
+    Other,
+}
+
+impl Failure {
+    pub(super) fn new(class: Class, kind: Kind, source: sqlx::Error) -> Self {
+        Self {
+            class,
+            kind,
+            source: Arc::new(source),
+        }
+    }
+
+    /// No answer within the time a statement has.
+    pub(super) fn no_answer(limit: Duration) -> Self {
+        let text = format!("no answer from the database within {limit:?}");
+        let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
+        Self::new(Class::Unknown, Kind::Other, sqlx::Error::Io(error))
+    }
+
+    /// The database file is not the one that was opened.
+    pub(super) fn replaced() -> Self {
+        let text = "the database file was deleted or replaced while it was open";
+        let error = std::io::Error::new(std::io::ErrorKind::NotFound, text);
+        Self::new(Class::Hopeless, Kind::Other, sqlx::Error::Io(error))
+    }
+
+    /// Whether the connection can be used on.
+    pub(super) fn keeps_connection(&self) -> bool {
+        matches!(self.class, Class::Retry | Class::Hopeless)
+    }
+
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.class == Class::Hopeless
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl From<Failure> for LockError {
+    fn from(failure: Failure) -> Self {
+        if failure.kind == Kind::Missing {
+            return super::schema::missing(&failure);
+        }
+        Self::Database {
+            transient: !failure.is_hopeless(),
+            source: failure.source,
+        }
+    }
+}

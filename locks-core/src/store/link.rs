@@ -1,0 +1,75 @@
+//! A connection that comes back by itself.
+
+use std::time::Duration;
+
+use super::{
+    connection::Connection,
+    failure::{Class, Failure},
+    target::Target,
+};
+
+/// A place for one connection, opened when needed and thrown away when in doubt.
+#[derive(Debug)]
+pub(crate) struct Link {
+    target: Target,
+    limit: Duration,
+    role: &'static str,
+    connection: Option<Connection>,
+}
+
+impl Link {
+    /// A link whose statements may take `limit` each; `role` is what events call it.
+    pub(crate) fn new(target: Target, limit: Duration, role: &'static str) -> Self {
+        Self {
+            target,
+            limit,
+            role,
+            connection: None,
+        }
+    }
+
+    /// Another link to the same database.
+    pub(crate) fn another(&self, limit: Duration, role: &'static str) -> Self {
+        Self::new(self.target.clone(), limit, role)
+    }
+
+    /// Runs `work` on the connection, opened first where there is none. After a
+    /// failure that leaves the connection in doubt it is thrown away.
+    pub(crate) async fn with<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                let opened = match self.target.open(self.limit).await {
+                    Ok(opened) => opened,
+                    // Nothing was asked yet, so nothing can be unknown.
+                    Err(mut failure) => {
+                        if failure.class == Class::Unknown {
+                            failure.class = Class::WrongNode;
+                        }
+                        return Err(failure);
+                    }
+                };
+                tracing::debug!(role = self.role, target = ?self.target, "connected");
+                self.connection.insert(opened)
+            }
+        };
+        let result = work(connection).await;
+        if let Err(failure) = &result
+            && !failure.keeps_connection()
+        {
+            tracing::warn!(role = self.role, %failure, "connection given up");
+            self.connection = None;
+        }
+        result
+    }
+
+    /// Says good-bye where there is a connection.
+    pub(crate) async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.close().await;
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The database, as the driver sees it: a few fixed statements on a connection.
+//!
+//! Nothing outside this module knows an engine's name. An engine is a file with its
+//! SQL text and what its errors mean; how a statement is run is written once.
+
+mod connection;
+mod failure;
+mod file;
+mod link;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod run;
+mod schema;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod target;
+
+pub(crate) use self::{
+    connection::{Connection, Liveness, NewSession, Row, SessionRow, Stamp},
+    failure::{Class, Failure},
+    link::Link,
+    target::{IntoConnectOptions, Target, sealed},
+};

@@ -1,0 +1,189 @@
+//! How a statement is run, on whichever engine.
+
+use std::{fmt::Debug, future::Future, pin::Pin};
+
+use sqlx::{
+    AssertSqlSafe, ColumnIndex, Connection as _, Database, Decode, Encode, Executor, IntoArguments,
+    Row as _, SqlSafeStr, Type, error::DatabaseError, query,
+};
+
+use super::{
+    connection::Statements,
+    failure::{Class, Failure, Kind},
+};
+
+/// An argument of a statement.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Text(&'a str),
+    Int(i64),
+    OptionalInt(Option<i64>),
+}
+
+/// A column of a result.
+#[derive(Clone, Debug)]
+pub(super) enum Cell {
+    Text(Option<String>),
+    Int(Option<i64>),
+}
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shape {
+    Text,
+    Int,
+}
+
+impl Cell {
+    pub(super) fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => text,
+            Self::Int(int) => int.map(|int| int.to_string()),
+        }
+    }
+
+    pub(super) fn int(self) -> Option<i64> {
+        match self {
+            Self::Int(int) => int,
+            Self::Text(text) => text.and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// An engine: its SQL, and what its errors mean.
+pub(super) trait Engine: Database {
+    const STATEMENTS: &'static Statements;
+
+    fn rows_affected(result: &Self::QueryResult) -> u64;
+
+    fn classify(error: &dyn DatabaseError) -> (Class, Kind);
+}
+
+pub(super) type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + 'a>>;
+
+/// A connection on which statements run.
+pub(super) trait Run: Debug {
+    fn statements(&self) -> &'static Statements;
+
+    /// Runs a statement and says how many rows it matched.
+    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Value<'a>]) -> Running<'a, u64>;
+
+    /// Runs a query.
+    fn fetch<'a>(
+        &'a mut self,
+        sql: Sql<'a>,
+        args: &'a [Value<'a>],
+        shape: &'a [Shape],
+    ) -> Running<'a, Vec<Vec<Cell>>>;
+
+    /// Runs a statement that cannot be prepared, as migrations and settings are.
+    fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Running<'a, ()>;
+
+    /// Says good-bye to the server.
+    fn close(self: Box<Self>) -> Running<'static, ()>;
+}
+
+/// SQL text: ours, with nothing of a user's in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sql<'a>(pub(super) &'a str);
+
+impl SqlSafeStr for Sql<'_> {
+    fn into_sql_str(self) -> sqlx::SqlStr {
+        AssertSqlSafe(self.0).into_sql_str()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct On<DB: Database>(pub(super) DB::Connection);
+
+impl<DB> Run for On<DB>
+where
+    DB: Engine,
+    DB::Connection: Debug,
+    DB::Arguments: IntoArguments<DB>,
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    for<'q> &'q str: Encode<'q, DB> + Type<DB>,
+    for<'r> String: Decode<'r, DB> + Type<DB>,
+    for<'q> i64: Encode<'q, DB> + Decode<'q, DB> + Type<DB>,
+    for<'q> Option<i64>: Encode<'q, DB>,
+    usize: ColumnIndex<DB::Row>,
+{
+    fn statements(&self) -> &'static Statements {
+        DB::STATEMENTS
+    }
+
+    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Value<'a>]) -> Running<'a, u64> {
+        Box::pin(async move {
+            let result = bind::<DB>(sql, args).execute(&mut self.0).await;
+            match result {
+                Ok(result) => Ok(DB::rows_affected(&result)),
+                Err(error) => Err(failure::<DB>(error)),
+            }
+        })
+    }
+
+    fn fetch<'a>(
+        &'a mut self,
+        sql: Sql<'a>,
+        args: &'a [Value<'a>],
+        shape: &'a [Shape],
+    ) -> Running<'a, Vec<Vec<Cell>>> {
+        Box::pin(async move {
+            let rows = bind::<DB>(sql, args).fetch_all(&mut self.0).await;
+            let rows = rows.map_err(failure::<DB>)?;
+            let cell = |row: &DB::Row, (index, shape): (usize, &Shape)| match shape {
+                Shape::Text => row.try_get(index).map(Cell::Text),
+                Shape::Int => row.try_get(index).map(Cell::Int),
+            };
+            let cells = |row: &DB::Row| shape.iter().enumerate().map(|s| cell(row, s)).collect();
+            let rows: Result<_, sqlx::Error> = rows.iter().map(cells).collect();
+            rows.map_err(failure::<DB>)
+        })
+    }
+
+    fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Running<'a, ()> {
+        Box::pin(async move {
+            let done = (&mut self.0).execute(sqlx::raw_sql(sql)).await;
+            done.map(drop).map_err(failure::<DB>)
+        })
+    }
+
+    fn close(self: Box<Self>) -> Running<'static, ()> {
+        Box::pin(async move { self.0.close().await.map_err(failure::<DB>) })
+    }
+}
+
+fn bind<'q, DB>(sql: Sql<'_>, args: &[Value<'q>]) -> query::Query<'q, DB, DB::Arguments>
+where
+    DB: Database,
+    &'q str: Encode<'q, DB> + Type<DB>,
+    i64: Encode<'q, DB> + Type<DB>,
+    Option<i64>: Encode<'q, DB>,
+{
+    let mut query = sqlx::query::<DB>(sql);
+    for arg in args {
+        query = match *arg {
+            Value::Text(text) => query.bind(text),
+            Value::Int(int) => query.bind(int),
+            Value::OptionalInt(int) => query.bind(int),
+        };
+    }
+    query
+}
+
+/// What an error of sqlx means: the server's word where there is one, hopeless where
+/// asking again cannot help, else unknown.
+pub(super) fn failure<DB: Engine>(error: sqlx::Error) -> Failure {
+    let (class, kind) = match &error {
+        sqlx::Error::Database(error) => DB::classify(&**error),
+        sqlx::Error::Configuration(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::Encode(_) => (Class::Hopeless, Kind::Other),
+        _ => (Class::Unknown, Kind::Other),
+    };
+    Failure::new(class, kind, error)
+}

@@ -1,0 +1,284 @@
+//! Who may be granted what: the conflict rule and the order rule.
+//!
+//! A request is granted when it conflicts with no holder and with no waiter that
+//! came earlier. Against a holder the matrix counts as it is written; against a
+//! waiter a conflict in either direction does, or a directional rule would let a
+//! stream of backups overtake a waiting update for ever.
+//!
+//! One exception keeps correct programs from waiting for themselves: an earlier
+//! waiter that waits, directly or through others, for something that the requester's
+//! own scope or an ancestor of it holds does not stand in its way.
+
+use std::{
+    collections::BTreeSet,
+    ops::Bound::{Included, Unbounded},
+};
+
+use super::{Claim, Entry, LockTable, SessionId, Waiting, holder};
+use crate::{
+    matrix::{ConflictMatrix, Fingerprint, Pattern},
+    name::LockName,
+    report::Blocker,
+    scope::ScopePath,
+};
+
+/// Whether a request minds those who came earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// It goes behind the first `n` waiters of the queue.
+    Behind(usize),
+    /// It barges past everybody who waits.
+    Barging,
+}
+
+/// What stands in the way of a request, as places in the table.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Obstacle<'t> {
+    Holder(&'t LockName, &'t Entry),
+    Waiter(&'t Waiting),
+}
+
+/// A request seen from the rules: one that is new, or one of the queue.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'t> {
+    pub(super) session: &'t SessionId,
+    pub(super) names: &'t [LockName],
+    pub(super) matrix: Fingerprint,
+    pub(super) path: &'t ScopePath,
+}
+
+impl<'t> From<&'t Claim> for Asked<'t> {
+    fn from(claim: &'t Claim) -> Self {
+        Self {
+            session: &claim.session,
+            names: &claim.names,
+            matrix: claim.matrix.fingerprint(),
+            path: &claim.path,
+        }
+    }
+}
+
+impl<'t> From<&'t Waiting> for Asked<'t> {
+    fn from(waiting: &'t Waiting) -> Self {
+        Self {
+            session: &waiting.session,
+            names: &waiting.names,
+            matrix: waiting.matrix,
+            path: &waiting.path,
+        }
+    }
+}
+
+impl LockTable {
+    /// Whether `claim` may be granted.
+    pub(crate) fn is_free(&self, claim: &Claim, order: Order) -> bool {
+        let asked = Asked::from(claim);
+        self.holders_against(asked, &claim.matrix).is_empty()
+            && match order {
+                Order::Barging => true,
+                Order::Behind(place) => {
+                    self.waiters_against(asked, &claim.matrix, place).is_empty()
+                }
+            }
+    }
+
+    /// What refuses `claim`; nothing when it may be granted.
+    pub(crate) fn blockers(&self, claim: &Claim, order: Order) -> Vec<Blocker> {
+        let asked = Asked::from(claim);
+        let mut blockers: Vec<_> = self
+            .holders_against(asked, &claim.matrix)
+            .into_iter()
+            .map(|obstacle| self.tell(&obstacle, claim.matrix.fingerprint()))
+            .collect();
+        if let Order::Behind(place) = order {
+            let waiters = self.waiters_against(asked, &claim.matrix, place);
+            let tell = |w| self.tell(&Obstacle::Waiter(w), claim.matrix.fingerprint());
+            blockers.extend(waiters.into_iter().map(tell));
+        }
+        blockers
+    }
+
+    /// The obstacle as users are told of it.
+    pub(super) fn tell(&self, obstacle: &Obstacle<'_>, matrix: Fingerprint) -> Blocker {
+        match obstacle {
+            Obstacle::Holder(name, entry) if self.matrix_of(entry) == matrix => {
+                Blocker::Holder(holder(name, entry))
+            }
+            Obstacle::Waiter(waiting) if waiting.matrix == matrix => {
+                Blocker::Waiter(waiting.report())
+            }
+            Obstacle::Holder(_, Entry { task, .. }) | Obstacle::Waiter(Waiting { task, .. }) => {
+                Blocker::Matrix {
+                    task_id: task.clone(),
+                }
+            }
+        }
+    }
+
+    /// The matrix that an entry was granted under; the original's for its own.
+    fn matrix_of(&self, entry: &Entry) -> Fingerprint {
+        let session = entry.grant.as_ref().map(|grant| &grant.session);
+        match session.and_then(|id| self.sessions.get(id)) {
+            Some(used) => used.matrix,
+            None => ConflictMatrix::platform().fingerprint(),
+        }
+    }
+
+    /// The holders that refuse `asked`: by name, by rule, or by another matrix.
+    pub(super) fn holders_against(
+        &self,
+        asked: Asked<'_>,
+        matrix: &ConflictMatrix,
+    ) -> Vec<Obstacle<'_>> {
+        let alien = self.alien_to(asked.matrix);
+        // A waiter of another matrix cannot be judged by ours: for it everything
+        // conflicts. Such a queue is short-lived: nothing is granted across it.
+        if alien || asked.matrix != matrix.fingerprint() {
+            let conflicts = |(name, entry): &(&LockName, &Entry)| {
+                self.matrix_of(entry) != matrix.fingerprint()
+                    || asked.matrix != matrix.fingerprint()
+                    || asked.names.iter().any(|n| matrix.refuses(n.as_str(), name.as_str()))
+            };
+            return self
+                .held
+                .iter()
+                .filter(conflicts)
+                .map(|(name, entry)| Obstacle::Holder(name, entry))
+                .collect();
+        }
+        // All of one matrix: look only where a conflict can be.
+        let mut found = BTreeSet::new();
+        for name in asked.names {
+            if let Some((held, _)) = self.held.get_key_value(name) {
+                found.insert(held);
+            }
+            for pattern in matrix.refusing(name.as_str()) {
+                match pattern {
+                    Pattern::Exact(exact) => {
+                        found.extend(self.held.get_key_value(exact).map(|(held, _)| held));
+                    }
+                    Pattern::Prefix(prefix) => found.extend(
+                        self.held
+                            .range::<str, _>((Included(prefix), Unbounded))
+                            .map(|(held, _)| held)
+                            .take_while(|held| held.as_str().starts_with(prefix)),
+                    ),
+                }
+            }
+        }
+        found
+            .into_iter()
+            .filter_map(|name| Some(Obstacle::Holder(name, self.held.get(name)?)))
+            .collect()
+    }
+
+    /// Whether anything is held under another matrix than this one.
+    fn alien_to(&self, matrix: Fingerprint) -> bool {
+        (self.foreign > 0 && matrix != ConflictMatrix::platform().fingerprint())
+            || self.sessions.values().any(|used| used.matrix != matrix)
+    }
+
+    /// The waiters among the first `place` that `asked` has to let go first.
+    pub(super) fn waiters_against<'t>(
+        &'t self,
+        asked: Asked<'t>,
+        matrix: &'t ConflictMatrix,
+        place: usize,
+    ) -> Vec<&'t Waiting> {
+        let earlier = &self.queue[..place.min(self.queue.len())];
+        let conflicting: Vec<_> = earlier
+            .iter()
+            .enumerate()
+            .filter(|(_, waiting)| meets(matrix, asked, (*waiting).into()))
+            .collect();
+        if conflicting.is_empty() {
+            return Vec::new();
+        }
+        let mut search = Reach::new(self, matrix, asked);
+        conflicting
+            .into_iter()
+            .filter(|(place, _)| !search.leads_to_own(*place))
+            .map(|(_, waiting)| waiting)
+            .collect()
+    }
+}
+
+/// Which waiters wait, directly or through others, for what the requester holds.
+///
+/// Here a session's unscoped guards and requests count as one job: at worst that lets
+/// somebody overtake, while the opposite would let a correct program wait for ever.
+struct Reach<'t> {
+    table: &'t LockTable,
+    matrix: &'t ConflictMatrix,
+    asked: Asked<'t>,
+    /// Whether the requester holds anything at all.
+    holds: bool,
+    /// What is known of the waiter at each place.
+    known: Vec<Option<bool>>,
+}
+
+impl<'t> Reach<'t> {
+    fn new(table: &'t LockTable, matrix: &'t ConflictMatrix, asked: Asked<'t>) -> Self {
+        Self {
+            table,
+            matrix,
+            asked,
+            holds: table.held.values().any(|entry| is_own(entry, asked)),
+            known: vec![None; table.queue.len()],
+        }
+    }
+
+    fn leads_to_own(&mut self, place: usize) -> bool {
+        if !self.holds {
+            return false;
+        }
+        let mut visited = vec![place];
+        let mut next = 0;
+        while let Some(&at) = visited.get(next) {
+            next += 1;
+            if self.known[at] == Some(false) {
+                continue;
+            }
+            let waiting = &self.table.queue[at];
+            let holders = self.table.holders_against(waiting.into(), self.matrix);
+            let own = |o: &Obstacle<'_>| matches!(o, Obstacle::Holder(_, e) if is_own(e, self.asked));
+            if self.known[at] == Some(true) || holders.iter().any(own) {
+                self.known[place] = Some(true);
+                return true;
+            }
+            let after = |(other, w): (usize, &Waiting)| {
+                let ahead = other < at && meets(self.matrix, waiting.into(), w.into());
+                let nested = || holders.iter().any(|o| matches!(o, Obstacle::Holder(_, e) if is_own(e, w.into())));
+                ((ahead || nested()) && !visited.contains(&other)).then_some(other)
+            };
+            let found: Vec<_> = self.table.queue.iter().enumerate().filter_map(after).collect();
+            visited.extend(found);
+        }
+        // Nothing that was visited leads there.
+        for at in visited {
+            self.known[at] = Some(false);
+        }
+        false
+    }
+}
+
+/// Whether the entry is held by the requester's scope or an ancestor of it; outside
+/// any scope, by anything unscoped of the same session.
+fn is_own(entry: &Entry, asked: Asked<'_>) -> bool {
+    entry.grant.as_ref().is_some_and(|grant| match grant.scope {
+        Some(scope) => asked.path.contains(scope),
+        None => asked.path.is_empty() && grant.session == *asked.session,
+    })
+}
+
+/// Whether two requests conflict in either direction.
+fn meets(matrix: &ConflictMatrix, a: Asked<'_>, b: Asked<'_>) -> bool {
+    a.matrix != b.matrix
+        || a.matrix != matrix.fingerprint()
+        || a.names.iter().any(|a| {
+            b.names.iter().any(|b| {
+                let (a, b) = (a.as_str(), b.as_str());
+                matrix.refuses(a, b) || matrix.refuses(b, a)
+            })
+        })
+}

@@ -1,0 +1,35 @@
+-- The lock table: one row per namespace.
+CREATE TABLE IF NOT EXISTS locks (
+    id       VARCHAR(128) NOT NULL PRIMARY KEY,
+    dataJson LONGTEXT CHARACTER SET utf8mb4,
+    version  BIGINT DEFAULT 1
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4;
+
+-- A table that the original made is widened: its texts end at 64 KiB and its
+-- version at 2^31.
+ALTER TABLE locks
+    MODIFY dataJson LONGTEXT CHARACTER SET utf8mb4,
+    MODIFY version BIGINT DEFAULT 1;
+
+-- stamp: random, new at every write. metaJson: sessions, tokens, the wait queue.
+ALTER TABLE locks
+    ADD COLUMN stamp VARCHAR(64) CHARACTER SET ascii NULL,
+    ADD COLUMN metaJson LONGTEXT CHARACTER SET utf8mb4 NULL;
+
+-- A session's life: renewed while its process lives. ttlMs NULL: never expires.
+CREATE TABLE IF NOT EXISTS lock_sessions (
+    id        VARCHAR(128) CHARACTER SET ascii NOT NULL PRIMARY KEY,
+    namespace VARCHAR(64) CHARACTER SET ascii NOT NULL,
+    taskId    VARCHAR(255) NOT NULL,
+    host      VARCHAR(255) NOT NULL,
+    process   VARCHAR(64) NOT NULL,
+    ttlMs     BIGINT NULL,
+    beat      BIGINT NOT NULL,
+    seenAt    DATETIME(6) NOT NULL
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4;
+
+-- A session's fence: touched by fenced commits, deleted by evictions.
+CREATE TABLE IF NOT EXISTS lock_fences (
+    session VARCHAR(128) CHARACTER SET ascii NOT NULL PRIMARY KEY,
+    touched BIGINT NOT NULL
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4;
