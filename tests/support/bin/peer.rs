@@ -1,0 +1,74 @@
+//! The worker process of the tests; what it does is its first argument.
+
+use std::{
+    io::{BufRead as _, Write as _},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use locks_tests::{conflict_table::NAMES, oracle::Oracle};
+
+#[derive(Debug, Parser)]
+enum Peer {
+    /// Says every line of its input again, until there is none.
+    Echo,
+    /// Enters and leaves names for so long, by turns, with `flock`s of a directory as locks, or
+    /// with none.
+    Judge {
+        directory: PathBuf,
+        milliseconds: u64,
+        #[arg(long)]
+        unlocked: bool,
+    },
+}
+
+fn main() {
+    match Peer::parse() {
+        Peer::Echo => echo(),
+        Peer::Judge {
+            directory,
+            milliseconds,
+            unlocked,
+        } => {
+            judge(&directory, Duration::from_millis(milliseconds), unlocked);
+        }
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .expect("the test listens");
+}
+
+fn echo() {
+    say("ready");
+    for line in std::io::stdin().lock().lines() {
+        say(&line.expect("text"));
+    }
+}
+
+fn judge(directory: &std::path::Path, time: Duration, unlocked: bool) {
+    let mut oracle = Oracle::open(directory);
+    let who = std::process::id().to_string();
+    let start = Instant::now();
+    let mut grants = 0;
+    while start.elapsed() < time {
+        let name = NAMES[fastrand::usize(..NAMES.len())];
+        let asked = oracle.asking();
+        let lock = std::fs::File::create(directory.join("lock")).expect("a file");
+        if !unlocked {
+            lock.lock().expect("a lock");
+        }
+        let entered = oracle.enter(&[name], &who, None, asked);
+        std::thread::sleep(Duration::from_micros(fastrand::u64(..500)));
+        let left = oracle.leave(&[name], &who);
+        grants += 1;
+        if entered.and(left).is_err() {
+            say("violation");
+        }
+    }
+    say(&format!("grants {grants}"));
+}

@@ -1,0 +1,370 @@
+//! The three engines, and a database of its own for every test.
+
+use std::{
+    env, fmt,
+    io::Write as _,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use url::Url;
+
+use crate::{plain::Plain, wait};
+
+/// No test takes longer, unless it hangs.
+const TEST_LIMIT: Duration = Duration::from_mins(3);
+
+/// A kind of database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// A file; always there.
+    Sqlite,
+    /// MySQL or MariaDB, at `LOCKS_TEST_MYSQL_URL`.
+    MySql,
+    /// PostgreSQL, at `LOCKS_TEST_POSTGRES_URL`.
+    Postgres,
+}
+
+/// A database that belongs to one test and goes when it is dropped.
+#[derive(Debug)]
+pub struct Database {
+    engine: Engine,
+    url: String,
+    home: Home,
+}
+
+#[derive(Debug)]
+enum Home {
+    // Held for its drop only.
+    Directory(#[expect(dead_code)] TempDir),
+    Server { admin: String, name: String },
+}
+
+impl Engine {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sqlite, Self::MySql, Self::Postgres];
+
+    /// The engine that a URL means.
+    pub fn of_url(url: &str) -> Self {
+        match url.split(':').next() {
+            Some("sqlite") => Self::Sqlite,
+            Some("mysql" | "mariadb") => Self::MySql,
+            Some("postgres" | "postgresql") => Self::Postgres,
+            scheme => panic!("no engine has URLs that begin with {scheme:?}"),
+        }
+    }
+
+    /// The variable that holds the URL of the server for the tests.
+    pub fn variable(self) -> Option<&'static str> {
+        match self {
+            Self::Sqlite => None,
+            Self::MySql => Some("LOCKS_TEST_MYSQL_URL"),
+            Self::Postgres => Some("LOCKS_TEST_POSTGRES_URL"),
+        }
+    }
+
+    /// Whether tests can run on it. If not, says so once, past libtest's capture, or fails if
+    /// no engine may be left out (`LOCKS_TEST_ALL_ENGINES=1`).
+    pub fn is_there(self) -> bool {
+        static TOLD: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+        let Some(variable) = self.variable() else {
+            return true;
+        };
+        if env::var_os(variable).is_some_and(|url| !url.is_empty()) {
+            return true;
+        }
+        assert!(
+            !all_engines_wanted(),
+            "{variable} is not set, and no engine may be left out"
+        );
+        if !TOLD[self as usize].swap(true, Relaxed) {
+            note(&format!(
+                "left out: {self}. To include it, set {variable} to a server on which databases \
+                 may be created, or run tests/run."
+            ));
+        }
+        false
+    }
+
+    fn admin_url(self) -> String {
+        let variable = self.variable().expect("a server engine");
+        env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set"))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sqlite => "SQLite",
+            Self::MySql => "MySQL/MariaDB",
+            Self::Postgres => "PostgreSQL",
+        })
+    }
+}
+
+/// Says something about the test run itself, past libtest's capture.
+pub fn note(text: &str) {
+    // In one piece, or it mixes with what libtest prints on other threads.
+    let _ = std::io::stderr().write_all(format!("\nnote: {text}\n").as_bytes());
+}
+
+/// Whether a test that cannot run must fail rather than pass with a note.
+pub fn all_engines_wanted() -> bool {
+    env::var_os("LOCKS_TEST_ALL_ENGINES").is_some_and(|value| value == "1")
+}
+
+impl Database {
+    /// A new, empty one: a file in a directory of its own, or a database on the test server.
+    pub fn create(engine: Engine) -> Self {
+        if engine == Engine::Sqlite {
+            let directory = tempfile::Builder::new()
+                .prefix("locks-")
+                .tempdir()
+                .expect("a directory");
+            let path = directory.path().join("locks.db");
+            // Connecting creates the file, as it does for whoever uses the library.
+            let url = format!("sqlite://{}?mode=rwc", path.display());
+            return Self {
+                engine,
+                url,
+                home: Home::Directory(directory),
+            };
+        }
+        Self::create_on(&engine.admin_url())
+    }
+
+    /// A new, empty one on the server at this URL, whose account may create databases.
+    pub fn create_on(admin: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let engine = Engine::of_url(admin);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let name = format!(
+            "locks_{}_{number}_{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        );
+        let sql = match engine {
+            Engine::Sqlite => panic!("SQLite has no server"),
+            Engine::MySql => format!("CREATE DATABASE {name}"),
+            // template0, because nobody can be connected to it, which would be an error.
+            Engine::Postgres => format!("CREATE DATABASE {name} TEMPLATE template0"),
+        };
+        wait::block_on_thread(async {
+            let mut conn = Plain::connect(admin)
+                .await
+                .expect("the test server answers");
+            conn.execute(&sql).await.expect("databases may be created");
+            let _ = conn.close().await;
+        });
+        let mut url = Url::parse(admin).expect("a URL");
+        url.set_path(&name);
+        Self {
+            engine,
+            url: url.into(),
+            home: Home::Server {
+                admin: admin.to_owned(),
+                name,
+            },
+        }
+    }
+
+    /// Its engine.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// Its URL, with everything in it that a client needs.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The same database, reached at another address: through a relay.
+    pub fn url_via(&self, address: SocketAddr) -> String {
+        let mut url = Url::parse(&self.url).expect("a URL");
+        url.set_ip_host(address.ip()).expect("a server has a host");
+        url.set_port(Some(address.port()))
+            .expect("a server has a port");
+        url.into()
+    }
+
+    /// The same database with another account or path or parameter.
+    pub fn url_with(&self, change: impl FnOnce(&mut Url)) -> String {
+        let mut url = Url::parse(&self.url).expect("a URL");
+        change(&mut url);
+        url.into()
+    }
+
+    /// Where its server listens.
+    pub fn server_address(&self) -> SocketAddr {
+        assert_ne!(self.engine, Engine::Sqlite, "SQLite has no server");
+        let url = Url::parse(&self.url).expect("a URL");
+        let default = if self.engine == Engine::MySql {
+            3306
+        } else {
+            5432
+        };
+        url.socket_addrs(|| Some(default))
+            .expect("the server's name has an address")[0]
+    }
+
+    /// A connection of the test's own.
+    pub async fn connect(&self) -> Plain {
+        Plain::connect(&self.url)
+            .await
+            .expect("the test's own database answers")
+    }
+
+    /// Executes the statements on a connection for just that.
+    pub async fn execute(&self, sql: &str) -> u64 {
+        let mut conn = self.connect().await;
+        let affected = conn
+            .execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let _ = conn.close().await;
+        affected
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Home::Server { admin, name } = &self.home else {
+            return;
+        };
+        let sql = match self.engine {
+            // What a failed test left open must not hold this up.
+            Engine::MySql => format!("SET lock_wait_timeout = 5; DROP DATABASE IF EXISTS {name}"),
+            _ => format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+        };
+        // A server that was stopped takes the database with it; there is nobody to tell.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            wait::block_on_thread(async {
+                let drop_it = async {
+                    let mut conn = Plain::connect(admin).await?;
+                    conn.execute(&sql).await?;
+                    conn.close().await
+                };
+                let _ = tokio::time::timeout(Duration::from_secs(10), drop_it).await;
+            });
+        }));
+    }
+}
+
+/// Runs an asynchronous test, if its engine is there; for [`on_every_engine!`](crate::on_every_engine).
+pub fn run_async<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(Database) -> F) {
+    if !engine.is_there() {
+        return;
+    }
+    let database = Database::create(engine);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            tokio::time::timeout(TEST_LIMIT, test(database))
+                .await
+                .unwrap_or_else(|_| panic!("the test hangs: not done after {TEST_LIMIT:?}"));
+        });
+    }));
+    // A task of a failed test may block for ever.
+    runtime.shutdown_background();
+    if let Err(panic) = outcome {
+        resume_unwind(panic);
+    }
+}
+
+/// Runs a synchronous test, if its engine is there; for [`on_every_engine!`](crate::on_every_engine).
+pub fn run_sync(engine: Engine, test: impl FnOnce(Database)) {
+    if engine.is_there() {
+        test(Database::create(engine));
+    }
+}
+
+/// Makes a `#[test]` on every engine, in the modules `sqlite`, `mysql` and `postgres`, of each
+/// function from a [`Database`] that is named. Those of `servers:` are left out on SQLite.
+///
+/// ```text
+/// on_every_engine!(async a_held_lock_is_busy, sync the_last_drop_flushes);
+/// on_every_engine!(servers: async a_cut_connection_is_replaced);
+///
+/// async fn a_held_lock_is_busy(db: Database) { … }
+/// fn the_last_drop_flushes(db: Database) { … }
+/// ```
+#[macro_export]
+macro_rules! on_every_engine {
+    (servers: $($kind:ident $name:ident),+ $(,)?) => {
+        $crate::on_every_engine!(@module mysql_server MySql $($kind $name)+);
+        $crate::on_every_engine!(@module postgres_server Postgres $($kind $name)+);
+    };
+    ($($kind:ident $name:ident),+ $(,)?) => {
+        $crate::on_every_engine!(@module sqlite Sqlite $($kind $name)+);
+        $crate::on_every_engine!(@module mysql MySql $($kind $name)+);
+        $crate::on_every_engine!(@module postgres Postgres $($kind $name)+);
+    };
+    (@module $module:ident $engine:ident $($kind:ident $name:ident)+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    $crate::on_every_engine!(@run $kind $engine $name);
+                }
+            )+
+        }
+    };
+    (@run async $engine:ident $name:ident) => {
+        $crate::engine::run_async($crate::engine::Engine::$engine, super::$name)
+    };
+    (@run sync $engine:ident $name:ident) => {
+        $crate::engine::run_sync($crate::engine::Engine::$engine, super::$name)
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::on_every_engine!(async two_databases_are_two, sync a_dropped_one_is_gone);
+    crate::on_every_engine!(servers: async its_address_is_that_of_its_server);
+
+    async fn two_databases_are_two(db: Database) {
+        let other = Database::create(db.engine());
+        for database in [&db, &other] {
+            database
+                .execute("CREATE TABLE t (n INTEGER, s VARCHAR(9))")
+                .await;
+        }
+        assert_eq!(db.execute("INSERT INTO t VALUES (7, NULL)").await, 1);
+        let rows = db.connect().await.rows("SELECT n, s FROM t").await.unwrap();
+        assert_eq!(
+            (rows.len(), rows[0].get("N"), rows[0].get("s")),
+            (1, Some("7"), None)
+        );
+        assert_eq!(
+            other
+                .connect()
+                .await
+                .rows("SELECT n, s FROM t")
+                .await
+                .unwrap(),
+            []
+        );
+    }
+
+    fn a_dropped_one_is_gone(db: Database) {
+        let url = db.url().replace("?mode=rwc", "");
+        wait::block_on_thread(db.execute("CREATE TABLE t (n INTEGER)"));
+        wait::block_on_thread(async { Plain::connect(&url).await.expect("it is there") });
+        drop(db);
+        wait::block_on_thread(async { Plain::connect(&url).await.expect_err("it is gone") });
+    }
+
+    async fn its_address_is_that_of_its_server(db: Database) {
+        let url = db.url_via(db.server_address());
+        Plain::connect(&url).await.expect("the same server");
+    }
+}

@@ -1,0 +1,246 @@
+//! One connection through the relay.
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::watch,
+};
+
+use super::{How, Shared};
+
+const BUFFER: usize = 64 * 1024;
+
+/// Cuts the connection so that the other end notices at once.
+pub(super) fn reset(stream: &TcpStream) {
+    // Dropped without lingering, the socket sends a reset, as that of a killed process does.
+    let _ = stream.set_zero_linger();
+}
+
+/// Relays until either end closes or the test cuts.
+pub(super) async fn relay(client: TcpStream, shared: Arc<Shared>, changed: watch::Receiver<()>) {
+    let (server, heals, cuts) = {
+        let mut state = shared.state();
+        state.counters.connections += 1;
+        state.counters.open += 1;
+        (state.server, state.heals, state.cuts)
+    };
+    if let Ok(server) = TcpStream::connect(server).await {
+        let mut connection = Connection {
+            client: End::new(client),
+            server: End::new(server),
+            shared: Arc::clone(&shared),
+            changed,
+            heals,
+            cuts,
+            fault: None,
+            stalled: false,
+            answered: true,
+            request: Vec::new(),
+        };
+        // An error is an end that went away; the other one learns it by the drop.
+        if connection.run().await.unwrap_or(Cut::No) == Cut::Yes {
+            reset(&connection.client.stream);
+            reset(&connection.server.stream);
+        }
+    } else {
+        shared.count(|counters| counters.refused += 1);
+        reset(&client);
+    }
+    shared.count(|counters| counters.open -= 1);
+}
+
+#[derive(PartialEq, Eq)]
+enum Cut {
+    Yes,
+    No,
+}
+
+/// The socket to the client or to the server.
+struct End {
+    stream: TcpStream,
+    /// What a stall keeps from it.
+    kept: Vec<u8>,
+    /// It has closed, or is told nothing more.
+    gone: bool,
+}
+
+struct Connection {
+    client: End,
+    server: End,
+    shared: Arc<Shared>,
+    changed: watch::Receiver<()>,
+    heals: u64,
+    cuts: u64,
+    /// What is to happen to the answer of the request under way.
+    fault: Option<How>,
+    /// Stalled by an armed fault, until the next heal.
+    stalled: bool,
+    /// Whether the server has said something since the last request, or nothing was asked yet.
+    answered: bool,
+    /// The request under way, as far as it has come.
+    request: Vec<u8>,
+}
+
+impl End {
+    fn new(stream: TcpStream) -> Self {
+        let _ = stream.set_nodelay(true);
+        Self {
+            stream,
+            kept: Vec::new(),
+            gone: false,
+        }
+    }
+
+    /// Reads, unless it has gone; then this never ends. Nothing, if it goes now: a reset is the
+    /// same news as an end of file.
+    async fn read(&mut self, buffer: &mut [u8]) -> usize {
+        if self.gone {
+            return std::future::pending().await;
+        }
+        let n = self.stream.read(buffer).await.unwrap_or(0);
+        self.gone = n == 0;
+        n
+    }
+
+    async fn write_kept(&mut self) -> io::Result<()> {
+        let kept = std::mem::take(&mut self.kept);
+        self.stream.write_all(&kept).await
+    }
+}
+
+impl Connection {
+    async fn run(&mut self) -> io::Result<Cut> {
+        let mut from_client = vec![0; BUFFER];
+        let mut from_server = vec![0; BUFFER];
+        loop {
+            if self.look_at_state().await? == Cut::Yes {
+                return Ok(Cut::Yes);
+            }
+            if (self.client.gone || self.server.gone) && !self.is_stalled() {
+                return Ok(Cut::No);
+            }
+            let cut = tokio::select! {
+                _ = self.changed.changed() => Cut::No,
+                n = self.client.read(&mut from_client) => match n {
+                    0 => Cut::No,
+                    _ => self.on_request(&from_client[..n]).await?,
+                },
+                n = self.server.read(&mut from_server) => match n {
+                    0 => Cut::No,
+                    _ => self.on_answer(&from_server[..n]).await?,
+                },
+            };
+            if cut == Cut::Yes {
+                return Ok(Cut::Yes);
+            }
+        }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stalled || self.shared.state().stalled
+    }
+
+    /// Obeys the test: cuts, or lets through what was kept.
+    async fn look_at_state(&mut self) -> io::Result<Cut> {
+        {
+            let mut state = self.shared.state();
+            if state.cuts != self.cuts {
+                state.counters.cut_by_hand += 1;
+                return Ok(Cut::Yes);
+            }
+            if state.heals != self.heals {
+                self.heals = state.heals;
+                self.stalled = false;
+            }
+        }
+        if self.is_stalled() {
+            return Ok(Cut::No);
+        }
+        if !self.server.kept.is_empty() {
+            self.server.write_kept().await?;
+            if self.client.gone {
+                self.finish_without_client().await?;
+            }
+        }
+        if !self.client.gone {
+            self.client.write_kept().await?;
+        }
+        Ok(Cut::No)
+    }
+
+    /// Ends the server's side in order, and reads its answer for nobody, so that it is not cut
+    /// while it executes a late request.
+    async fn finish_without_client(&mut self) -> io::Result<()> {
+        self.server.stream.shutdown().await?;
+        let mut nowhere = vec![0; BUFFER];
+        while self.server.read(&mut nowhere).await > 0 {}
+        Ok(())
+    }
+
+    async fn on_request(&mut self, bytes: &[u8]) -> io::Result<Cut> {
+        let due = if self.answered {
+            self.answered = false;
+            self.fault = None;
+            self.request.clear();
+            self.request.extend_from_slice(bytes);
+            self.shared.state().begin_request(&self.request)
+        } else {
+            self.request.extend_from_slice(bytes);
+            self.shared.state().continue_request(&self.request)
+        };
+        match due {
+            Some(How::CutBefore) => {
+                self.shared.count(|counters| counters.cut_before += 1);
+                return Ok(Cut::Yes);
+            }
+            Some(How::Stall) => {
+                self.shared.count(|counters| counters.stalled += 1);
+                self.stalled = true;
+            }
+            Some(How::Delay(time)) => {
+                self.shared.count(|counters| counters.delayed += 1);
+                tokio::time::sleep(time).await;
+            }
+            Some(how) => self.fault = Some(how),
+            None => {}
+        }
+        if self.is_stalled() {
+            self.server.kept.extend_from_slice(bytes);
+        } else {
+            self.server.stream.write_all(bytes).await?;
+        }
+        Ok(Cut::No)
+    }
+
+    async fn on_answer(&mut self, bytes: &[u8]) -> io::Result<Cut> {
+        self.answered = true;
+        match self.fault.take() {
+            Some(How::CutAfter) => {
+                self.shared.count(|counters| counters.cut_after += 1);
+                return Ok(Cut::Yes);
+            }
+            Some(How::CutWithin(n)) => {
+                let part = &bytes[..n.min(bytes.len() - 1)];
+                self.client.stream.write_all(part).await?;
+                self.shared.count(|counters| counters.cut_within += 1);
+                // In order: these bytes, then the end. A reset could overtake them.
+                self.client.stream.shutdown().await?;
+                self.client.gone = true;
+                return Ok(Cut::No);
+            }
+            Some(How::StallAnswer) => {
+                self.shared.count(|counters| counters.stalled += 1);
+                self.stalled = true;
+            }
+            _ => {}
+        }
+        if self.is_stalled() {
+            self.client.kept.extend_from_slice(bytes);
+        } else if !self.client.gone {
+            self.client.stream.write_all(bytes).await?;
+        }
+        Ok(Cut::No)
+    }
+}

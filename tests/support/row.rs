@@ -1,0 +1,162 @@
+//! The locks row, read with plain SQL and judged without the library.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    engine::Database,
+    plain::{Plain, Record},
+    wait,
+};
+
+/// One row of the table `locks`, as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocksRow {
+    /// `dataJson`, as text.
+    pub data_json: String,
+    /// `version`.
+    pub version: i64,
+    /// `stamp`, if that column exists and is not NULL.
+    pub stamp: Option<String>,
+    /// `metaJson`, if that column exists and is not NULL, as text.
+    pub meta_json: Option<String>,
+}
+
+impl LocksRow {
+    /// The row of the namespace; `None` if it, or the table, is not there.
+    pub async fn read(db: &Database, namespace: &str) -> Option<Self> {
+        let mut conn = db.connect().await;
+        let row = Self::read_on(&mut conn, namespace).await;
+        let _ = conn.close().await;
+        row
+    }
+
+    /// The same on a connection that is there already.
+    pub async fn read_on(conn: &mut Plain, namespace: &str) -> Option<Self> {
+        assert!(!namespace.contains('\''), "namespaces need no quoting");
+        // All columns, because an original table does not have all of them.
+        let sql = format!("SELECT * FROM locks WHERE id = '{namespace}'");
+        // A missing table, or the moment at which a connection sees it being altered.
+        let rows = conn.rows(&sql).await.ok()?;
+        rows.first().map(Self::of_record)
+    }
+
+    fn of_record(record: &Record) -> Self {
+        let optional = |column| record.has(column).then(|| record.get(column)).flatten();
+        Self {
+            data_json: record
+                .get("dataJson")
+                .expect("dataJson is not NULL")
+                .to_owned(),
+            version: record
+                .get("version")
+                .expect("version is not NULL")
+                .parse()
+                .expect("a number"),
+            stamp: optional("stamp").map(str::to_owned),
+            meta_json: optional("metaJson").map(str::to_owned),
+        }
+    }
+
+    /// Who holds what: lock names and task ids of `dataJson`.
+    pub fn held(&self) -> BTreeMap<String, String> {
+        serde_json::from_str(&self.data_json).unwrap_or_else(|error| {
+            panic!(
+                "dataJson is not what the original reads: {error}: {}",
+                self.data_json
+            )
+        })
+    }
+
+    /// `metaJson`, parsed.
+    pub fn meta(&self) -> Value {
+        self.meta_json.as_deref().map_or(Value::Null, |text| {
+            serde_json::from_str(text).unwrap_or_else(|error| panic!("metaJson: {error}: {text}"))
+        })
+    }
+
+    /// Whether nothing is held, and nothing is left of it beside that: no list or map in
+    /// `metaJson` has anything in it.
+    pub fn is_empty(&self) -> bool {
+        let left_over = |value: &Value| match value {
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+            _ => false,
+        };
+        self.held().is_empty()
+            && match self.meta() {
+                Value::Object(map) => !map.values().any(left_over),
+                other => !left_over(&other),
+            }
+    }
+}
+
+/// Waits until nothing is held or awaited in the namespace, and returns the row; panics with
+/// what is still there when the time is up.
+pub async fn wait_until_empty(db: &Database, namespace: &str, limit: Duration) -> LocksRow {
+    let mut last = None;
+    let empty = async {
+        let mut conn = db.connect().await;
+        wait::until_some(Duration::MAX, "an empty row", async || {
+            last = LocksRow::read_on(&mut conn, namespace).await;
+            last.clone().filter(LocksRow::is_empty)
+        })
+        .await
+    };
+    match tokio::time::timeout(limit, empty).await.ok() {
+        Some(row) => row,
+        None => panic!("the row {namespace} is not empty after {limit:?}: {last:#?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(data: &str, meta: Option<&str>) -> LocksRow {
+        LocksRow {
+            data_json: data.to_owned(),
+            version: 1,
+            stamp: None,
+            meta_json: meta.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn what_is_left_over_is_seen() {
+        assert!(row("{}", None).is_empty());
+        assert!(row("{}", Some(r#"{"v":1,"held":{},"queue":[]}"#)).is_empty());
+        assert!(!row(r#"{"a":"t"}"#, None).is_empty());
+        assert!(!row("{}", Some(r#"{"held":{"a":{}}}"#)).is_empty());
+        assert!(!row("{}", Some(r#"{"queue":[1]}"#)).is_empty());
+        assert_eq!(row(r#"{"a":"t"}"#, None).held()["a"], "t");
+    }
+
+    crate::on_every_engine!(async the_row_is_read_as_it_stands);
+
+    async fn the_row_is_read_as_it_stands(db: Database) {
+        assert_eq!(LocksRow::read(&db, "platform").await, None);
+        let id = "id VARCHAR(128) PRIMARY KEY";
+        db.execute(&format!(
+            "CREATE TABLE locks ({id}, dataJson TEXT, version INT DEFAULT 1)"
+        ))
+        .await;
+        assert_eq!(LocksRow::read(&db, "platform").await, None);
+        db.execute("INSERT INTO locks (id, dataJson) VALUES ('platform', '{}')")
+            .await;
+        assert_eq!(LocksRow::read(&db, "platform").await, Some(row("{}", None)));
+        wait_until_empty(&db, "platform", Duration::from_secs(5)).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "is not empty after 50ms")]
+    async fn one_that_stays_is_told() {
+        let db = Database::create(crate::engine::Engine::Sqlite);
+        db.execute("CREATE TABLE locks (id TEXT, dataJson TEXT, version INT)")
+            .await;
+        db.execute(r#"INSERT INTO locks VALUES ('platform', '{"a":"t"}', 3)"#)
+            .await;
+        wait_until_empty(&db, "platform", Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,165 @@
+//! A server of a test's own, to be stopped and started in the middle.
+
+use std::{
+    env, fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+use crate::engine::{Engine, all_engines_wanted, note};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/server");
+
+/// A private server; it is killed, and its data deleted, when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    kind: &'static str,
+    directory: TempDir,
+    port: u16,
+    url: String,
+}
+
+impl Server {
+    /// Starts a new, empty one. `None`, with a note, if its programs are not installed and the
+    /// engine may be left out.
+    pub fn start(engine: Engine) -> Option<Self> {
+        let (kind, program) = match engine {
+            Engine::Sqlite => panic!("SQLite has no server"),
+            Engine::MySql => ("mariadb", "mariadbd"),
+            Engine::Postgres => ("postgres", "postgres"),
+        };
+        if !is_installed(program) {
+            assert!(!all_engines_wanted(), "{program} is not installed");
+            note(&format!(
+                "left out: a private server, because {program} is not installed"
+            ));
+            return None;
+        }
+        let parent = env::var_os("LOCKS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from);
+        // The name is what the clean-up of tests/run looks for.
+        let prefix = format!("{kind}-");
+        let directory = tempfile::Builder::new()
+            .prefix(&prefix)
+            .tempdir_in(parent)
+            .expect("a temporary directory");
+        // The server runs as a user of its own when we are root.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("our own");
+        let mut server = Self {
+            kind,
+            directory,
+            port: free_port(),
+            url: String::new(),
+        };
+        let url = server.call("start").expect("the server starts");
+        url.trim().clone_into(&mut server.url);
+        Some(server)
+    }
+
+    /// Its URL, for [`Database::create_on`](crate::engine::Database::create_on); the same after
+    /// it was started again.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Shuts it down cleanly; open connections end.
+    pub fn stop(&self) {
+        self.call("stop").expect("the server stops");
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&self) {
+        self.call("kill").expect("the server dies");
+    }
+
+    /// Starts it on its data and port after it was stopped or killed.
+    pub fn start_again(&self) {
+        let url = self.call("start").expect("the server starts again");
+        assert_eq!(url.trim(), self.url);
+    }
+
+    fn call(&self, action: &str) -> Result<String, String> {
+        let output = Command::new(SCRIPT)
+            .arg(action)
+            .arg(self.kind)
+            .arg(self.directory.path())
+            .arg(self.port.to_string())
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("{SCRIPT}: {error}"))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.call("kill");
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let debian = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let debian = debian.map(|version| version.path().join("bin"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(debian)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")])
+        .any(|directory| directory.join(program).is_file())
+}
+
+/// One that nobody listens on, below those that the system gives to outgoing connections: it
+/// must still be free when the server is started again.
+fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(20_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::Database, plain::Plain, wait::block_on_thread};
+
+    fn keeps_its_data(engine: Engine) {
+        let Some(server) = Server::start(engine) else {
+            return;
+        };
+        let db = Database::create_on(server.url());
+        block_on_thread(db.execute("CREATE TABLE t (n INTEGER)"));
+        for (n, end) in [Server::stop, Server::kill].into_iter().enumerate() {
+            block_on_thread(db.execute("INSERT INTO t VALUES (1)"));
+            end(&server);
+            block_on_thread(Plain::connect(db.url())).expect_err("it is stopped");
+            server.start_again();
+            let rows = block_on_thread(async { db.connect().await.rows("SELECT * FROM t").await });
+            assert_eq!(rows.unwrap().len(), n + 1);
+        }
+        let url = db.url().to_owned();
+        drop(db);
+        drop(server);
+        block_on_thread(Plain::connect(&url)).expect_err("it is gone");
+    }
+
+    #[test]
+    fn mariadb_keeps_its_data() {
+        keeps_its_data(Engine::MySql);
+    }
+
+    #[test]
+    fn postgres_keeps_its_data() {
+        keeps_its_data(Engine::Postgres);
+    }
+}
