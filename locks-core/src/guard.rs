@@ -181,10 +181,7 @@ impl LockGuard {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn commit<DB: sqlx::Database>(
-        &self,
-        mut tx: sqlx::Transaction<'_, DB>,
-    ) -> Result<()>
+    pub async fn commit<DB: sqlx::Database>(&self, mut tx: sqlx::Transaction<'_, DB>) -> Result<()>
     where
         for<'t> sqlx::Transaction<'t, DB>: FenceConnection,
     {

@@ -28,14 +28,6 @@ impl Identity {
         }
     }
 
-    /// A process of which nothing can be told.
-    pub(crate) fn anonymous() -> Self {
-        Self {
-            host: "".into(),
-            process: "".into(),
-        }
-    }
-
     /// Whether this process has ended, as far as can be told on the machine of
     /// `here`: `false` where it runs elsewhere, or where nothing is known.
     pub(crate) fn is_gone(&self, here: &Self) -> bool {

@@ -241,7 +241,11 @@ impl Namespace {
             _ => Phase::Ready,
         };
         let since = now;
-        let pending = Pending { chore, since, phase };
+        let pending = Pending {
+            chore,
+            since,
+            phase,
+        };
         self.chores.insert(self.next_chore, pending);
         self.next_chore += 1;
         self.dirty = true;
@@ -431,12 +435,7 @@ impl Namespace {
     }
 
     /// What a renewal says of our sessions.
-    pub(super) fn renewed(
-        &mut self,
-        renewed: &[SessionId],
-        lost: &[SessionId],
-        deadline: Moment,
-    ) {
+    pub(super) fn renewed(&mut self, renewed: &[SessionId], lost: &[SessionId], deadline: Moment) {
         let mut gone = Vec::new();
         for (key, session) in &self.sessions {
             if lost.contains(&session.id) {
@@ -446,7 +445,10 @@ impl Namespace {
             }
         }
         for key in gone {
-            self.lose_session(&key, "its session was evicted: it had not been seen to live");
+            self.lose_session(
+                &key,
+                "its session was evicted: it had not been seen to live",
+            );
         }
     }
 

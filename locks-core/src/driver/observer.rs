@@ -66,12 +66,6 @@ impl Observer {
         self.due
     }
 
-    /// Whether any watched session runs on the machine of `here`.
-    pub(crate) fn has_neighbours(&self, here: &Identity) -> bool {
-        let near = |seen: &Seen| seen.row.ttl.is_some() && seen.row.process.host == here.host;
-        !here.host.is_empty() && self.seen.values().any(near)
-    }
-
     /// The sessions whose process is gone, as far as this machine can tell.
     pub(crate) fn gone(&self, here: &Identity) -> Vec<(SessionId, Cause)> {
         self.seen
@@ -114,7 +108,12 @@ impl Observer {
                     seen.row = row;
                     let end = seen.since + ttl + ttl / MARGIN;
                     if now >= end {
-                        evict.push((id, Cause::Stopped { beat: seen.row.beat }));
+                        evict.push((
+                            id,
+                            Cause::Stopped {
+                                beat: seen.row.beat,
+                            },
+                        ));
                     } else {
                         let look = (ttl / LOOKS).min(end.duration_since(now));
                         next = next.min(look.max(Duration::from_millis(10)));
@@ -152,7 +151,10 @@ mod tests {
         let row = SessionRow {
             id: id.clone(),
             task: "t".into(),
-            process: Identity::anonymous(),
+            process: Identity {
+                host: "".into(),
+                process: "".into(),
+            },
             ttl,
             beat,
         };

@@ -20,7 +20,7 @@ use crate::{
     error::LockError,
     guard::LockGuard,
     report::{Blocker, Waiter},
-    store::{Failure, Stamp, Row as StoredRow},
+    store::{Failure, Row as StoredRow, Stamp},
     table::{Claim, LockTable, Nonce, Order, SessionId},
 };
 
@@ -362,13 +362,7 @@ impl Namespace {
     }
 
     /// Does what a plan means, once the row says so.
-    pub(super) fn carry_out(
-        &mut self,
-        plan: Plan,
-        at: &Stamp,
-        config: &Config,
-        now: Instant,
-    ) {
+    pub(super) fn carry_out(&mut self, plan: Plan, at: &Stamp, config: &Config, now: Instant) {
         for (nonce, session) in plan.enqueued {
             if let Some(asking) = self.asking.get_mut(&nonce) {
                 asking.queued_as = Some(session);

@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
+    asking::Asking,
     request::{Chore, Mode},
     session::{Fence, Releasing},
-    asking::Asking,
 };
 use crate::{
     builder::Fairness,
@@ -140,11 +140,12 @@ impl Plan {
                 _ if !fresh => self.needs_fresh = true,
                 Phase::Ready => self.answered.push(*id),
                 Phase::Evacuated(sessions) => {
-                    let removed = table.release_where(|entry| match (&entry.grant, &pending.chore) {
-                        (Some(grant), _) => sessions.contains(&grant.session),
-                        (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
-                        (None, _) => true,
-                    });
+                    let removed =
+                        table.release_where(|entry| match (&entry.grant, &pending.chore) {
+                            (Some(grant), _) => sessions.contains(&grant.session),
+                            (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
+                            (None, _) => true,
+                        });
                     self.changed |= !removed.is_empty();
                     self.removed.push((*id, removed));
                 }

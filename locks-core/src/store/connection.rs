@@ -147,12 +147,6 @@ impl Connection {
         self.run.statements()
     }
 
-    /// A statement that waits for others, as an eviction does for an open fenced
-    /// transaction, may take this long on this connection.
-    pub(crate) fn set_limit(&mut self, limit: Duration) {
-        self.limit = limit;
-    }
-
     /// The row of a namespace.
     pub(crate) async fn read(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
         const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Text];
@@ -247,9 +241,10 @@ impl Connection {
             Value::Text(&new.task),
             Value::Text(&new.process.host),
             Value::Text(&new.process.process),
-            Value::OptionalInt(new.ttl.map(|ttl| {
-                i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)
-            })),
+            Value::OptionalInt(
+                new.ttl
+                    .map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)),
+            ),
         ];
         let sql = self.statements().insert_session;
         self.execute(sql, &args).await?;
@@ -449,7 +444,9 @@ async fn within<T>(limit: Duration, running: Running<'_, T>) -> Result<T, Failur
 
 /// The cells of a row, whose number the statement's shape fixes.
 fn columns<const N: usize>(cells: Vec<Cell>) -> [Cell; N] {
-    cells.try_into().expect("BUG: a row has as many cells as its shape")
+    cells
+        .try_into()
+        .expect("BUG: a row has as many cells as its shape")
 }
 
 fn ids(rows: Vec<Vec<Cell>>) -> Vec<SessionId> {

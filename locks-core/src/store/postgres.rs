@@ -65,7 +65,10 @@ impl Engine for Postgres {
             "40001" | "40P01" | "55P03" | "57014" | "53300" | "57P03" => Class::Retry,
             "25006" => Class::WrongNode,
             "22003" | "23505" => Class::Hopeless,
-            code if ["42", "28", "3D", "22"].iter().any(|class| code.starts_with(class)) => {
+            code if ["42", "28", "3D", "22"]
+                .iter()
+                .any(|class| code.starts_with(class)) =>
+            {
                 Class::Hopeless
             }
             _ => Class::Unknown,

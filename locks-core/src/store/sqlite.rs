@@ -3,7 +3,7 @@
 use sqlx::{
     Sqlite, SqliteConnection,
     error::DatabaseError,
-    sqlite::{SqliteQueryResult, SqliteSynchronous, SqliteJournalMode, SqliteConnectOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteQueryResult, SqliteSynchronous},
 };
 
 use super::{
