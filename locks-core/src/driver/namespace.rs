@@ -95,6 +95,8 @@ pub(super) struct Namespace {
     pub(super) later: Vec<(Instant, SideJob)>,
     pub(super) clearing: bool,
     pub(super) observer: Observer,
+    /// Whether it was looked for what dead processes left behind.
+    pub(super) swept: bool,
     /// Somebody was refused: their blockers are looked after.
     pub(super) observing: bool,
     pub(super) neighbours_due: Option<Instant>,
@@ -135,6 +137,7 @@ impl Namespace {
             later: Vec::new(),
             clearing: false,
             observer: Observer::default(),
+            swept: false,
             observing: false,
             neighbours_due: None,
             poll: Poll::default(),

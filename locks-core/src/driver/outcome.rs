@@ -12,6 +12,7 @@ use super::{
     Config,
     job::{Done, Job, Outcome, SideJob, SideOutcome},
     namespace::{Cached, Namespace, PATIENCE, Row},
+    observer::Cause,
     plan::{ChoreId, Pending, Phase, Plan, joined},
     request::{Chore, Mode, Reply, Seat},
     session::{Fence, Held, Keeper, Tenure},
@@ -85,6 +86,18 @@ impl Namespace {
                 self.observer.blind(now);
                 self.failed(failure, now);
             }
+            Outcome::Swept(Ok((beating, fences))) => {
+                for row in beating {
+                    // One that never expires is nobody's to judge.
+                    let gone = row.ttl.is_some() && row.process.is_gone(&config.process);
+                    if gone && config.asks_processes() {
+                        self.evict(row.id, Cause::Gone);
+                    }
+                }
+                for id in fences {
+                    self.evict(id, Cause::Begun);
+                }
+            }
             Outcome::Notified(Ok(())) => {}
             Outcome::Notified(Err(failure)) => {
                 tracing::debug!(%failure, namespace = %self.name, "nobody was notified");
@@ -98,6 +111,7 @@ impl Namespace {
             | Outcome::Peeked(Err(failure))
             | Outcome::Adopted(Err(failure))
             | Outcome::Created(Err(failure))
+            | Outcome::Swept(Err(failure))
             | Outcome::DataVersion(Err(failure)) => self.failed(failure, now),
         }
     }
@@ -242,6 +256,11 @@ impl Namespace {
                         "a write has no answer: whether it happened will be looked up"
                     );
                     self.unsettled = Some(at);
+                    for nonce in plan.released.keys() {
+                        if let Some(releasing) = self.releasing.get_mut(nonce) {
+                            releasing.tried = true;
+                        }
+                    }
                 }
                 self.failed(failure, now);
             }
@@ -379,8 +398,16 @@ impl Namespace {
                 self.observing = true;
             }
         }
-        for nonce in plan.released {
+        for (nonce, found) in plan.released {
             if let Some(releasing) = self.releasing.remove(&nonce) {
+                if !found && !releasing.tried {
+                    let reason = "somebody had released it before";
+                    let lost = releasing.tenure.lose(reason, None);
+                    for reply in releasing.replies {
+                        drop(reply.send(Err(LockError::Lost(lost.clone()))));
+                    }
+                    continue;
+                }
                 tracing::info!(
                     lock = joined(&releasing.tenure.names), task = %releasing.task,
                     namespace = %self.name, token = releasing.tenure.token, "released"
@@ -490,6 +517,9 @@ impl Namespace {
     /// What is to be looked at, though nobody asked for anything new.
     pub(super) fn look(&mut self, config: &Config, now: Instant) -> Option<Job> {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if !std::mem::replace(&mut self.swept, true) {
+            return Some(Job::Sweep);
+        }
         if self.observing && is_due(self.observer.due()) {
             match &self.row {
                 Row::Known(cached) => {

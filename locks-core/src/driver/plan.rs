@@ -68,8 +68,8 @@ pub(super) struct Plan {
     pub(super) granted: BTreeMap<Nonce, i64>,
     /// In the queue after this write, under this session.
     pub(super) enqueued: BTreeMap<Nonce, SessionId>,
-    /// No longer in the row after this write.
-    pub(super) released: Vec<Nonce>,
+    /// No longer in the row after this write, and whether it was there before.
+    pub(super) released: BTreeMap<Nonce, bool>,
     pub(super) abandoned: Vec<Nonce>,
     /// Refused for good; no write is needed to say so.
     pub(super) refused: Vec<(Nonce, LockError)>,
@@ -98,8 +98,9 @@ impl Plan {
     fn release(&mut self, table: &mut LockTable, due: &Due<'_>) {
         for (nonce, releasing) in due.releasing {
             if releasing.fence == Fence::Clear {
-                self.changed |= table.release(&releasing.id, &releasing.tenure.names);
-                self.released.push(*nonce);
+                let found = table.release(&releasing.id, &releasing.tenure.names);
+                self.changed |= found;
+                self.released.insert(*nonce, found);
             }
         }
         for (nonce, asking) in due.asking {
