@@ -10,6 +10,14 @@
 //! [`returns`] and [`result`] alone, so that a type that does not fit is reported
 //! once, at the return type.
 
+// Only expansions call this, and they handle what it returns.
+#![allow(
+    missing_debug_implementations,
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate
+)]
+
 use std::{
     fmt::{Display, Write},
     future::{Future, poll_fn},
@@ -31,7 +39,6 @@ use crate::{
 
 /// A part of a lock name.
 #[derive(Clone, Copy)]
-#[allow(missing_debug_implementations)]
 pub struct Piece<'a>(Part<'a>);
 
 #[derive(Clone, Copy)]
@@ -44,7 +51,6 @@ enum Part<'a> {
 }
 
 /// A piece that stands in the template as it is.
-#[must_use]
 pub fn text(text: &'static str) -> Piece<'static> {
     Piece(Part::Text(text))
 }
@@ -64,11 +70,8 @@ pub fn name(pieces: &[Piece<'_>]) -> Result<LockName> {
             Part::Text(text) => name.push_str(text),
             Part::Value { value, .. } => {
                 let before = name.len();
-                if write!(name, "{value}").is_err() {
-                    return Err(unusable(pieces, "a value of it cannot be displayed"));
-                }
-                if name.len() == before {
-                    return Err(unusable(pieces, "a value of it is empty"));
+                if write!(name, "{value}").is_err() || name.len() == before {
+                    return Err(empty(pieces));
                 }
             }
         }
@@ -76,17 +79,24 @@ pub fn name(pieces: &[Piece<'_>]) -> Result<LockName> {
     LockName::new(name)
 }
 
-fn unusable(pieces: &[Piece<'_>], reason: &'static str) -> LockError {
-    let template: String = pieces
-        .iter()
-        .map(|piece| match piece.0 {
-            Part::Text(text) => text,
-            Part::Value { shown, .. } => shown,
-        })
-        .collect();
+/// Shows the name with its empty values as the template has them.
+fn empty(pieces: &[Piece<'_>]) -> LockError {
+    let mut name = String::new();
+    for piece in pieces {
+        match piece.0 {
+            Part::Text(text) => name.push_str(text),
+            Part::Value { shown, value } => {
+                let before = name.len();
+                if write!(name, "{value}").is_err() || name.len() == before {
+                    name.truncate(before);
+                    name.push_str(shown);
+                }
+            }
+        }
+    }
     LockError::InvalidName {
-        name: template.into(),
-        reason,
+        name: name.into(),
+        reason: "what should replace the placeholder is empty",
     }
 }
 
@@ -99,7 +109,6 @@ pub const fn fits(matrix: &ConflictMatrix, start: &str, more: bool, complaint: &
 
 /// What one call asks for, and of whom.
 #[must_use]
-#[allow(missing_debug_implementations)]
 pub struct Call {
     names: Result<Vec<LockName>>,
     patience: Patience,
@@ -181,7 +190,6 @@ impl Call {
 }
 
 /// What a running call holds.
-#[allow(missing_debug_implementations)]
 pub struct Held {
     guard: LockGuard,
     scope: ScopePath,
@@ -227,13 +235,11 @@ pub fn enter_blocking(mut call: Call) -> Result<Held> {
 }
 
 /// Whether `busy = …` answers this.
-#[must_use]
 pub fn is_refused(error: &LockError) -> bool {
     error.is_busy() || error.is_timeout()
 }
 
 /// The guard that `guard = …` binds.
-#[must_use]
 pub fn guard(held: &Held) -> &LockGuard {
     &held.guard
 }
@@ -289,7 +295,6 @@ fn settle<R, E>(released: Result<()>, on_lost: OnLost, returns: Returns<R, E>, v
 
 /// How the function's return type takes an error of ours.
 #[must_use]
-#[allow(missing_debug_implementations)]
 pub struct Returns<R, E> {
     map: fn(LockError) -> E,
     wrap: fn(E) -> R,
@@ -304,7 +309,6 @@ pub fn returns<R: LockResult<E>, E: From<LockError>>() -> Returns<R, E> {
 /// A return type, with the way to its error still to be said: a type that does not fit
 /// shall be reported here, and not once more where that way is.
 #[must_use]
-#[allow(missing_debug_implementations)]
 pub struct Fits<R, E> {
     wrap: fn(E) -> R,
     is_ok: fn(&R) -> bool,
@@ -373,7 +377,6 @@ pub fn mention<T: ?Sized>(_: &T) {}
 
 /// A value for a `return` that is never reached: it tells the compiler what the body
 /// returns.
-#[must_use]
 pub fn never<R>() -> R {
     unreachable!("BUG: a branch that is never taken")
 }
@@ -392,14 +395,15 @@ mod tests {
     #[test]
     fn an_empty_value_is_refused_wherever_it_stands() {
         let (empty, full) = ("", "x");
-        for pieces in [
-            [text("app_"), value("<a.b>", &empty)],
-            [value("<a.b>", &empty), text("app_")],
-            [value("<a.b>", &empty), value("<c>", &full)],
+        for (pieces, shown) in [
+            ([text("app_"), value("<a.b>", &empty)], "app_<a.b>"),
+            ([value("<a.b>", &empty), text("_app")], "<a.b>_app"),
+            ([value("<c>", &full), value("<a.b>", &empty)], "x<a.b>"),
         ] {
-            let error = name(&pieces).unwrap_err();
-            assert!(matches!(error, LockError::InvalidName { .. }), "{error:?}");
-            assert!(error.to_string().contains("<a.b>"), "{error}");
+            match name(&pieces) {
+                Err(LockError::InvalidName { name, .. }) => assert_eq!(&*name, shown),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
