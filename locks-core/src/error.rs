@@ -167,6 +167,14 @@ impl LockError {
         }
     }
 
+    /// A commit that failed may have happened: never to be tried again blindly.
+    pub(crate) fn from_commit(error: sqlx::Error) -> Self {
+        Self::Database {
+            source: Arc::new(error),
+            transient: false,
+        }
+    }
+
     pub(crate) fn schema(reason: impl Into<String>) -> Self {
         Self::Schema {
             reason: reason.into().into(),

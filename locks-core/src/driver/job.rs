@@ -10,7 +10,7 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time;
 
-use super::{lease::Moment, observer::Cause};
+use super::{lease::Moment, observer::Cause, plan::ChoreId};
 use crate::{
     store::{Class, Connection, Failure, Link, Liveness, NewSession, Row, Stamp},
     table::{LockTable, SessionId},
@@ -29,6 +29,7 @@ pub(super) enum Job {
     },
     Adopt {
         version: i64,
+        least: i64,
         stamp: String,
     },
     Create {
@@ -90,8 +91,13 @@ impl Job {
                     result,
                 }
             }
-            Self::Adopt { version, stamp } => {
-                let adopt = async |c: &mut Connection| c.adopt(namespace, version, &stamp).await;
+            Self::Adopt {
+                version,
+                least,
+                stamp,
+            } => {
+                let adopt =
+                    async |c: &mut Connection| c.adopt(namespace, version, least, &stamp).await;
                 Outcome::Adopted(link.with(adopt).await)
             }
             Self::Create { least, stamp } => {
@@ -139,7 +145,7 @@ pub(super) enum SideJob {
     /// this version; `None`: there is no row.
     Clear(Option<i64>),
     /// Delete the sessions of one task, or of all.
-    Evacuate(Option<Arc<str>>),
+    Evacuate(ChoreId, Option<Arc<str>>),
     /// Wait for commits that were fenced with this session and are still under way.
     Touch(SessionId),
     /// Delete our own sessions at the end.
@@ -152,7 +158,7 @@ pub(super) enum SideOutcome {
     Evicted(SessionId, Cause, Result<bool, Failure>),
     /// Who is dead now; nothing where the row had moved.
     Cleared(Result<Option<Vec<SessionId>>, Failure>),
-    Evacuated(Option<Arc<str>>, Result<Vec<SessionId>, Failure>),
+    Evacuated(ChoreId, Result<Vec<SessionId>, Failure>),
     Touched(SessionId, Result<(), Failure>),
     Left(Result<(), Failure>),
 }
@@ -192,7 +198,7 @@ impl SideJob {
                 })
                 .await,
             ),
-            Self::Evacuate(task) => {
+            Self::Evacuate(chore, task) => {
                 let result = persist(link, async |c| {
                     let of = |t: &str| task.as_ref().is_none_or(|task| **task == *t);
                     let mut sessions = sessions_in(c, namespace, of).await?;
@@ -211,7 +217,7 @@ impl SideJob {
                     Ok(sessions)
                 })
                 .await;
-                SideOutcome::Evacuated(task, result)
+                SideOutcome::Evacuated(chore, result)
             }
             Self::Touch(id) => {
                 let result = persist(link, async |c| c.touch_fence(&id).await).await;

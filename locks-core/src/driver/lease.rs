@@ -69,6 +69,12 @@ impl Lease {
         self.deadline.store(0, Ordering::Release);
     }
 
+    /// How long it still lasts; nothing when it never ends.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let deadline = self.deadline();
+        (deadline != Moment::NEVER).then(|| deadline.since(Moment::now()))
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         Moment::now() >= self.deadline()
     }

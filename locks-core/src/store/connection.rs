@@ -200,15 +200,17 @@ impl Connection {
         Ok(self.execute(sql, &args).await? == 1)
     }
 
-    /// Makes a row without stamp ours: its locks stay as they stand.
+    /// Makes a row without stamp ours: its locks stay as they stand, its version
+    /// starts at `least` or above.
     pub(crate) async fn adopt(
         &mut self,
         namespace: &str,
         version: i64,
+        least: i64,
         stamp: &str,
     ) -> Result<bool, Failure> {
         let args = [
-            Value::Int(version.saturating_add(1)),
+            Value::Int(least.max(version.saturating_add(1))),
             Value::Text(stamp),
             Value::Text(namespace),
             Value::Int(version),

@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::{
     connection::Connection,
     failure::{Class, Failure},
+    listen::Tells,
     target::Target,
 };
+use crate::error::LockError;
 
 /// A place for one connection, opened when needed and thrown away when in doubt.
 #[derive(Debug)]
@@ -31,6 +33,23 @@ impl Link {
     /// Another link to the same database.
     pub(crate) fn another(&self, limit: Duration, role: &'static str) -> Self {
         Self::new(self.target.clone(), limit, role)
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        self.target.clone()
+    }
+
+    /// How the engine tells of changes.
+    pub(crate) fn tells(&self) -> Tells {
+        self.target.tells()
+    }
+
+    /// Connects, and sees to it that the tables are there.
+    pub(crate) async fn ensure_tables(&mut self) -> Result<(), LockError> {
+        let mut connection = self.target.open(self.limit).await?;
+        connection.ensure_tables().await?;
+        self.connection = Some(connection);
+        Ok(())
     }
 
     /// Runs `work` on the connection, opened first where there is none. After a

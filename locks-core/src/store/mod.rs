@@ -7,6 +7,7 @@ mod connection;
 mod failure;
 mod file;
 mod link;
+mod listen;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
@@ -21,5 +22,7 @@ pub(crate) use self::{
     connection::{Connection, Liveness, NewSession, Row, SessionRow, Stamp},
     failure::{Class, Failure},
     link::Link,
-    target::{IntoConnectOptions, Target, sealed},
+    listen::{Listener, Tells},
+    target::{Target, sealed},
 };
+pub use self::target::IntoConnectOptions;

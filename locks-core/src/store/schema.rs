@@ -11,36 +11,27 @@ use super::{
 };
 use crate::error::{LockError, Result};
 
-/// How the tables were found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    Complete,
-    /// They were not there, or were the original's.
-    Made,
-}
-
 impl Connection {
     /// Sees to it that all tables are there. Many processes may do so at once: every
     /// statement may find its work done, and no lock is taken, since two of the
     /// engines have none that would hold.
-    pub(crate) async fn ensure_tables(&mut self) -> Result<Found> {
+    pub(crate) async fn ensure_tables(&mut self) -> Result<()> {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(5))
             .with_max_delay(Duration::from_millis(500))
             .with_max_times(30)
             .with_jitter()
             .build();
-        let mut found = Found::Complete;
         let mut last = None;
         for pause in pauses {
             match self.probe().await {
-                Ok(()) => return Ok(found),
+                Ok(()) => return Ok(()),
                 Err(failure) if failure.kind == Kind::Missing => {}
                 Err(failure) if failure.class == Class::Retry => {}
                 Err(failure) => return Err(failure.into()),
             }
             match self.migrate().await {
-                Ok(()) => found = Found::Made,
+                Ok(()) => tracing::info!("the lock tables were made"),
                 Err(failure) if failure.kind == Kind::Denied => {
                     return Err(self.not_allowed(&failure));
                 }

@@ -8,13 +8,14 @@ use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 #[cfg(feature = "sqlite")]
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection as _, Database};
+use sqlx::ConnectOptions;
 use tokio::time;
 
 use super::{
     connection::Connection,
     failure::Failure,
     file::FileIdentity,
+    listen::Tells,
     run::{Engine, On, Run, failure},
 };
 use crate::error::{LockError, Result};
@@ -74,6 +75,18 @@ impl Target {
         };
         self.file.remember();
         Connection::open(run, limit, self.file.clone()).await
+    }
+
+    /// How the engine tells of changes.
+    pub(super) fn tells(&self) -> Tells {
+        match &self.engine {
+            #[cfg(feature = "sqlite")]
+            Options::Sqlite(_) => Tells::Number,
+            #[cfg(feature = "mysql")]
+            Options::MySql(_) => Tells::Nothing,
+            #[cfg(feature = "postgres")]
+            Options::Postgres(_) => Tells::Notifications,
+        }
     }
 
     /// How to listen for what others tell, where the engine can.

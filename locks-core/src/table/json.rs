@@ -20,7 +20,6 @@ use super::{Entry, Grant, LockTable, Nonce, SessionId, Waiting};
 use crate::{
     matrix::{ConflictMatrix, Fingerprint},
     name::LockName,
-    scope::ScopePath,
 };
 
 /// A row that does not parse. It is reported, never overwritten.

@@ -25,7 +25,7 @@ use crate::{
     scope::ScopePath,
 };
 
-pub(crate) use json::Unreadable;
+pub(crate) use self::order::Order;
 
 /// The id of a session: one per driver, namespace and task id, never used again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +36,11 @@ impl SessionId {
     /// nothing but the id, can be found by it.
     pub(crate) fn new(namespace: &str, random: u64) -> Self {
         Self(format!("{}{random:016x}", Self::start_of(namespace)).into())
+    }
+
+    /// No session: what asks has none yet.
+    pub(crate) fn none() -> Self {
+        Self("".into())
     }
 
     /// How the ids of a namespace start; `/` is in none.
@@ -283,10 +288,10 @@ impl LockTable {
     }
 
     /// Puts `claim` into the queue, behind everybody with a lower or equal ticket.
-    pub(crate) fn enqueue(&mut self, claim: &Claim, ticket: i64) {
+    pub(crate) fn enqueue(&mut self, claim: &Claim, session: &SessionId, ticket: i64) {
         let at = self.queue.partition_point(|w| w.ticket <= ticket);
         let waiting = Waiting {
-            session: claim.session.clone(),
+            session: session.clone(),
             nonce: claim.nonce,
             task: claim.task.clone(),
             names: claim.names.clone(),

@@ -98,6 +98,18 @@ impl LockTable {
         blockers
     }
 
+    /// What refuses the waiter at this place.
+    pub(crate) fn blockers_of(&self, place: usize, matrix: &ConflictMatrix) -> Vec<Blocker> {
+        let waiting = &self.queue[place];
+        let holders = self.holders_against(waiting.into(), matrix);
+        let waiters = self.waiters_against(waiting.into(), matrix, place);
+        holders
+            .into_iter()
+            .chain(waiters.into_iter().map(Obstacle::Waiter))
+            .map(|obstacle| self.tell(&obstacle, waiting.matrix))
+            .collect()
+    }
+
     /// The obstacle as users are told of it.
     pub(super) fn tell(&self, obstacle: &Obstacle<'_>, matrix: Fingerprint) -> Blocker {
         match obstacle {

@@ -1,0 +1,241 @@
+//! How a manager is set up.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    driver::{Config, Driver},
+    error::{LockError, Result},
+    manager::LockManager,
+    matrix::ConflictMatrix,
+    name,
+    process::Identity,
+    request::Request,
+    store::{IntoConnectOptions, Target, sealed::Connect},
+};
+
+/// The shortest life of a session: below it, a slow write looks like a crash.
+const LEAST_TTL: Duration = Duration::from_millis(200);
+
+/// When the locks of a process that is not heard of come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// So long after its session was last renewed, which happens three times as
+    /// often. At least 200 ms; the default is 15 s. A process that is known to have
+    /// ended on the same machine loses its locks at once.
+    After(Duration),
+    /// Never: neither time nor the death of the process frees them, only
+    /// [`LockManager::release_task`] and [`LockManager::release_all`].
+    Never,
+}
+
+/// Who is served first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fairness {
+    /// In order of arrival per conflict, across processes.
+    #[default]
+    InTurn,
+    /// Whoever asks when the lock is free, as in the original: somebody who conflicts
+    /// with many may wait for ever.
+    Barging,
+}
+
+/// Whether a process of the same machine is asked for when its session is in doubt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Evidence {
+    /// A session whose process has ended on this machine, as the system's process
+    /// table tells, is evicted at once.
+    #[default]
+    Process,
+    /// Only time evicts: for machines whose process table cannot be trusted.
+    Time,
+}
+
+/// Settings of a [`LockManager`], all of which have defaults.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use locks_core::{ConflictMatrix, Expiry, LockManager};
+///
+/// # async fn example() -> locks_core::Result<()> {
+/// let locks = LockManager::builder()
+///     .namespace("platform")
+///     .task_id("worker-7")
+///     .matrix(ConflictMatrix::platform())
+///     .expiry(Expiry::After(Duration::from_secs(15)))
+///     .connect("sqlite://locks.db")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct Builder {
+    namespace: String,
+    task_id: Option<String>,
+    matrix: ConflictMatrix,
+    expiry: Expiry,
+    fairness: Fairness,
+    evidence: Evidence,
+    queue_limit: usize,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            namespace: "platform".into(),
+            task_id: None,
+            matrix: ConflictMatrix::platform(),
+            expiry: Expiry::After(Duration::from_secs(15)),
+            fairness: Fairness::InTurn,
+            evidence: Evidence::Process,
+            queue_limit: 10_000,
+        }
+    }
+
+    /// Which row of the lock table: 1–64 of `[a-z0-9._-]`. Locks of different
+    /// namespaces have nothing to do with each other. The default, `platform`, is
+    /// the original's.
+    pub fn namespace(mut self, n: impl Into<String>) -> Self {
+        self.namespace = n.into();
+        self
+    }
+
+    /// For whom the locks are held: like a lock name, 1–255 bytes without control
+    /// characters and `*`. The default is `<host>-<pid>-<random>`.
+    pub fn task_id(mut self, n: impl Into<String>) -> Self {
+        self.task_id = Some(n.into());
+        self
+    }
+
+    /// Which locks exclude each other; the default is
+    /// [`ConflictMatrix::platform`]. The same in all processes of a namespace.
+    pub fn matrix(mut self, m: ConflictMatrix) -> Self {
+        self.matrix = m;
+        self
+    }
+
+    /// When the locks of a process that is not heard of come back; the default is
+    /// after 15 s.
+    pub fn expiry(mut self, e: Expiry) -> Self {
+        self.expiry = e;
+        self
+    }
+
+    /// Who is served first; the default is in turn.
+    pub fn fairness(mut self, f: Fairness) -> Self {
+        self.fairness = f;
+        self
+    }
+
+    /// What may show that another process of this machine is gone; the default is
+    /// its absence from the process table.
+    pub fn evidence(mut self, e: Evidence) -> Self {
+        self.evidence = e;
+        self
+    }
+
+    /// How many requests may wait in the namespace; the default is 10,000. One more
+    /// is refused with [`LockError::QueueFull`].
+    pub fn queue_limit(mut self, limit: usize) -> Self {
+        self.queue_limit = limit;
+        self
+    }
+
+    /// Connects to the database that `url` names: `sqlite:`, `mysql:`, `mariadb:`,
+    /// `postgres:` or `postgresql:`. An `SQLite` file is made where there is none,
+    /// unless the URL has a `mode`. Missing tables are made.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidConfig`] for a setting or URL that cannot be,
+    /// [`LockError::Schema`] when tables are missing and may not be made,
+    /// [`LockError::Database`] when the server cannot be reached or refuses. No
+    /// error repeats the URL.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, it leaves nothing behind but, perhaps, the tables.
+    pub fn connect(self, url: &str) -> Request<LockManager> {
+        self.start(Target::parse(url))
+    }
+
+    /// Connects with an engine's connect options, as a pool's `connect_options()`
+    /// returns them. The connections are our own: hooks of the pool, such as
+    /// `after_connect`, are not copied, and its `:memory:` is another database.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`connect`](Self::connect).
+    pub fn connect_with(self, options: impl IntoConnectOptions) -> Request<LockManager> {
+        self.start(Ok(Connect::into_target(options)))
+    }
+
+    fn start(self, target: Result<Target>) -> Request<LockManager> {
+        match target.and_then(|target| Ok((self.config()?, target))) {
+            Ok((config, target)) => Request::new(move |reply| Driver::start(config, target, reply)),
+            Err(error) => Request::failed(error),
+        }
+    }
+
+    fn config(self) -> Result<Config> {
+        let ttl = match self.expiry {
+            Expiry::Never => None,
+            Expiry::After(ttl) if ttl >= LEAST_TTL => Some(ttl),
+            Expiry::After(ttl) => {
+                return Err(LockError::config(
+                    "expiry",
+                    format!("{ttl:?} is shorter than {LEAST_TTL:?}"),
+                ));
+            }
+        };
+        Ok(Config {
+            namespace: name::namespace(&self.namespace)?,
+            task: match self.task_id {
+                Some(id) => name::task_id(&id)?,
+                None => default_task_id(),
+            },
+            matrix: self.matrix,
+            ttl,
+            fairness: self.fairness,
+            queue_limit: self.queue_limit,
+            process: Identity::current(),
+            evidence: self.evidence,
+            signal: Default::default(),
+        })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("namespace", &self.namespace)
+            .field("task_id", &self.task_id)
+            .field("matrix", &self.matrix)
+            .field("expiry", &self.expiry)
+            .field("fairness", &self.fairness)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `<host>-<pid>-<random>`.
+fn default_task_id() -> Arc<str> {
+    let name = rustix::system::uname();
+    let host: String = name
+        .nodename()
+        .to_string_lossy()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c))
+        .take(64)
+        .collect();
+    let random = fastrand::u32(..);
+    format!("{host}-{}-{random:08x}", std::process::id()).into()
+}

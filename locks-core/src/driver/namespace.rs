@@ -1,0 +1,582 @@
+//! What a driver knows of one namespace, and what it wants to do next.
+//!
+//! ```text
+//!              ┌────────────── conflict, doubt ──────────────┐
+//!              ▼                                             │
+//!   Unknown ─read─▶ Missing ─create─┐                        │
+//!              │└─▶ Unstamped ─adopt┴▶ Unknown               │
+//!              └──▶ Known ─plan─▶ Writing ─────▶ Known ──────┘
+//! ```
+//!
+//! Nothing here awaits: jobs are handed out, and what came of them is handed in.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    Config,
+    asking::Asking,
+    backoff::Backoff,
+    job::{Job, SideJob},
+    lease::{Lease, Moment},
+    observer::{Cause, Observer},
+    outcome::Delivery,
+    plan::{ChoreId, Due, Pending, Phase, Plan},
+    poll::Poll,
+    request::{Chore, Mode, Reply, Request},
+    session::{Fence, Held, Keeper, Kind, Releasing, Session, SessionKey, Tenure},
+};
+use crate::{
+    error::LockError,
+    store::{NewSession, Stamp},
+    table::{Claim, LockTable, Nonce, SessionId},
+};
+
+/// How long a release that nobody waits for may ride along with the next write.
+const LINGER: Duration = Duration::from_millis(1);
+/// How long to wait for the other half of the original's delete-and-insert.
+const INSERT_GRACE: Duration = Duration::from_secs(3);
+/// How long a request that does not wait tries to get an answer from the database.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is known of the row.
+#[derive(Debug)]
+pub(super) enum Row {
+    Unknown,
+    Missing {
+        since: Instant,
+        cleared: bool,
+    },
+    /// The original made it.
+    Unstamped {
+        version: i64,
+        cleared: bool,
+    },
+    Known(Cached),
+    /// A write is under way, and has the table.
+    Writing,
+}
+
+/// A row, as it was at some moment at least.
+#[derive(Debug)]
+pub(super) struct Cached {
+    pub(super) at: Stamp,
+    pub(super) table: LockTable,
+    pub(super) proven: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Namespace {
+    pub(super) name: Arc<str>,
+    pub(super) row: Row,
+    /// The highest version seen: a new row starts above it.
+    pub(super) highest: i64,
+    /// Whether a row was ever there: then its absence may be the original's start.
+    pub(super) seen: bool,
+    pub(super) missing_since: Option<Instant>,
+    /// A write that may yet arrive, by the version it was for.
+    pub(super) unsettled: Option<Stamp>,
+    /// The row is new to us: it may hold what we do not know of.
+    pub(super) strays: bool,
+    pub(super) sessions: BTreeMap<SessionKey, Session>,
+    pub(super) asking: BTreeMap<Nonce, Asking>,
+    pub(super) held: BTreeMap<Nonce, Held>,
+    pub(super) releasing: BTreeMap<Nonce, Releasing>,
+    pub(super) chores: BTreeMap<ChoreId, Pending>,
+    next_chore: ChoreId,
+    /// Sessions whose two rows are gone for good, while the row may know them.
+    pub(super) dead: BTreeSet<SessionId>,
+    pub(super) evicting: BTreeSet<SessionId>,
+    pub(super) side: VecDeque<SideJob>,
+    /// Side jobs that failed, and when to try them again.
+    pub(super) later: Vec<(Instant, SideJob)>,
+    pub(super) clearing: bool,
+    pub(super) observer: Observer,
+    /// Somebody was refused: their blockers are looked after.
+    pub(super) observing: bool,
+    pub(super) neighbours_due: Option<Instant>,
+    pub(super) poll: Poll,
+    pub(super) backoff: Backoff,
+    /// The last failure, until something succeeds.
+    pub(super) trouble: Option<LockError>,
+    pub(super) notify: bool,
+    /// Somebody needs an answer from the row as it is now.
+    pub(super) needs_fresh: bool,
+    /// The plan of the write that is under way.
+    pub(super) plan: Option<Plan>,
+    /// Whether anything happened since the last plan.
+    pub(super) dirty: bool,
+    /// Grants whose guards are to be handed out.
+    pub(super) deliveries: Vec<Delivery>,
+}
+
+impl Namespace {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            row: Row::Unknown,
+            highest: 0,
+            seen: false,
+            missing_since: None,
+            unsettled: None,
+            strays: false,
+            sessions: BTreeMap::new(),
+            asking: BTreeMap::new(),
+            held: BTreeMap::new(),
+            releasing: BTreeMap::new(),
+            chores: BTreeMap::new(),
+            next_chore: 0,
+            dead: BTreeSet::new(),
+            evicting: BTreeSet::new(),
+            side: VecDeque::new(),
+            later: Vec::new(),
+            clearing: false,
+            observer: Observer::default(),
+            observing: false,
+            neighbours_due: None,
+            poll: Poll::default(),
+            backoff: Backoff::default(),
+            trouble: None,
+            notify: false,
+            needs_fresh: false,
+            plan: None,
+            dirty: false,
+            deliveries: Vec::new(),
+        }
+    }
+
+    /// Takes in a request.
+    pub(super) fn ask(&mut self, request: Request, config: &Config) {
+        let hold = self.session_id(&request.seat.task, config.holding());
+        let queue = self.session_id(&request.seat.task, Kind::Expiring);
+        let claim = Claim {
+            session: hold,
+            nonce: request.nonce,
+            task: request.seat.task.clone(),
+            names: request.names,
+            matrix: config.matrix,
+            path: request.path,
+            since: micros(),
+        };
+        let asking = Asking {
+            claim,
+            queue_session: queue,
+            queued_as: None,
+            ticket: None,
+            mode: request.mode,
+            since: request.sent,
+            blocked_by: Vec::new(),
+            reply: Some(request.reply),
+            abandoned: false,
+            seat: request.seat,
+        };
+        self.asking.insert(request.nonce, asking);
+        self.dirty = true;
+    }
+
+    /// The session that is open for this, or none yet.
+    fn session_id(&self, task: &Arc<str>, kind: Kind) -> SessionId {
+        match self.sessions.get(&(task.clone(), kind)) {
+            Some(session) => session.id.clone(),
+            None => SessionId::none(),
+        }
+    }
+
+    /// Nobody waits for this request any more.
+    pub(super) fn abandon(&mut self, nonce: Nonce) {
+        if let Some(asking) = self.asking.get_mut(&nonce) {
+            asking.abandoned = true;
+            asking.reply = None;
+            self.dirty = true;
+        }
+        // Else it was granted in between, and its guard is dropped with the answer.
+    }
+
+    /// A guard is gone.
+    pub(super) fn release(
+        &mut self,
+        nonce: Nonce,
+        tenure: Option<&Tenure>,
+        reply: Option<Reply<()>>,
+        now: Instant,
+    ) {
+        let waited_for = reply.is_some();
+        if let Some(held) = self.held.remove(&nonce) {
+            let rides = !waited_for && !self.others_wait();
+            let due = if rides { now + LINGER } else { now };
+            let mut releasing = Releasing::new(nonce, held, due);
+            if releasing.fence == Fence::ToTouch {
+                self.side.push_back(SideJob::Touch(releasing.id.0.clone()));
+                releasing.fence = Fence::Touching;
+            }
+            releasing.replies.extend(reply);
+            self.releasing.insert(nonce, releasing);
+            self.dirty = true;
+        } else if let Some(reply) = reply {
+            let lost = tenure.map(|tenure| tenure.lose("it was lost before it was released", None));
+            drop(reply.send(Err(lost.map_or(LockError::Closed, LockError::Lost))));
+        }
+    }
+
+    /// Whether anybody stands in the queue, as far as is known.
+    fn others_wait(&self) -> bool {
+        match &self.row {
+            Row::Known(cached) => !cached.table.queue().is_empty(),
+            _ => !self.asking.is_empty(),
+        }
+    }
+
+    pub(super) fn detach(&mut self, nonce: Nonce) {
+        if let Some(held) = self.held.get_mut(&nonce) {
+            held.keeper = Keeper::Detached;
+        }
+    }
+
+    pub(super) fn chore(&mut self, chore: Chore, now: Instant) {
+        let phase = match &chore {
+            Chore::ReleaseTask(..) | Chore::ReleaseAll(_) => Phase::ToEvacuate,
+            _ => Phase::Ready,
+        };
+        let since = now;
+        let pending = Pending { chore, since, phase };
+        self.chores.insert(self.next_chore, pending);
+        self.next_chore += 1;
+        self.dirty = true;
+    }
+
+    /// Whether something is to be done on the row.
+    fn is_busy(&self, now: Instant) -> bool {
+        let due = |r: &Releasing| r.fence == Fence::Clear && r.due <= now;
+        let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated(_));
+        self.needs_fresh
+            || self.unsettled.is_some()
+            || self.releasing.values().any(due)
+            || (self.dirty
+                && (!self.asking.is_empty()
+                    || !self.dead.is_empty()
+                    || self.chores.values().any(ready)))
+    }
+
+    /// Whether nothing is left to do for those who are gone.
+    pub(super) fn is_settled(&self) -> bool {
+        self.releasing.is_empty()
+            && self.asking.is_empty()
+            && self.unsettled.is_none()
+            && self.plan.is_none()
+    }
+
+    /// What the connection should do next for this namespace.
+    pub(super) fn job(&mut self, config: &Config, now: Instant) -> Option<Job> {
+        if matches!(self.row, Row::Writing) || self.backoff.holds(now) {
+            return None;
+        }
+        if std::mem::take(&mut self.notify) {
+            return Some(Job::Notify);
+        }
+        self.start_evacuations();
+        if self.is_busy(now)
+            && let Some(job) = self.work(config, now)
+        {
+            return Some(job);
+        }
+        self.look(config, now)
+    }
+
+    /// A step towards what is asked.
+    fn work(&mut self, config: &Config, now: Instant) -> Option<Job> {
+        match &mut self.row {
+            Row::Writing => None,
+            Row::Unknown => Some(Job::Read),
+            Row::Missing { since, cleared } => {
+                if self.seen && now.duration_since(*since) < INSERT_GRACE {
+                    self.backoff.pause(now, Duration::from_millis(50));
+                    return Some(Job::Read);
+                }
+                if *cleared {
+                    return Some(Job::Create {
+                        least: self.highest.saturating_add(1),
+                        stamp: stamp(),
+                    });
+                }
+                self.clear(None);
+                None
+            }
+            Row::Unstamped { version, cleared } => {
+                let version = *version;
+                if *cleared {
+                    return Some(Job::Adopt {
+                        version,
+                        least: self.highest.saturating_add(1),
+                        stamp: stamp(),
+                    });
+                }
+                self.clear(Some(version));
+                None
+            }
+            Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
+        }
+    }
+
+    fn clear(&mut self, version: Option<i64>) {
+        if !self.clearing {
+            self.clearing = true;
+            self.side.push_back(SideJob::Clear(version));
+        }
+    }
+
+    /// Opens the sessions that requests are in need of.
+    fn open(&mut self, config: &Config) -> Option<Job> {
+        let mut wanted = BTreeSet::new();
+        for asking in self.asking.values_mut() {
+            if asking.abandoned {
+                continue;
+            }
+            let key = (asking.claim.task.clone(), config.holding());
+            match self.sessions.get(&key) {
+                Some(session) if !session.lease.is_over() => {
+                    asking.claim.session = session.id.clone();
+                }
+                _ => _ = wanted.insert(key),
+            }
+            if matches!(asking.mode, Mode::InTurn { .. }) {
+                let key = (asking.claim.task.clone(), Kind::Expiring);
+                match self.sessions.get(&key) {
+                    Some(session) if !session.lease.is_over() => {
+                        asking.queue_session = session.id.clone();
+                    }
+                    _ => _ = wanted.insert(key),
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return None;
+        }
+        let new = |(task, kind): SessionKey| NewSession {
+            id: SessionId::new(&self.name, fastrand::u64(..)),
+            namespace: self.name.clone(),
+            task,
+            process: config.process.clone(),
+            ttl: match kind {
+                Kind::Expiring => Some(config.beat_ttl()),
+                Kind::Never => None,
+            },
+        };
+        Some(Job::Open(wanted.into_iter().map(new).collect()))
+    }
+
+    /// A session's rows are there.
+    pub(super) fn opened(&mut self, new: NewSession, sent: Moment) {
+        let (kind, deadline) = match new.ttl {
+            Some(ttl) => (Kind::Expiring, sent.after(ttl)),
+            None => (Kind::Never, Moment::NEVER),
+        };
+        let session = Session {
+            id: new.id,
+            ttl: new.ttl,
+            lease: Arc::new(Lease::until(deadline)),
+        };
+        let key = (new.task, kind);
+        self.lose_session(&key, "another session took its place");
+        self.sessions.insert(key, session);
+        self.dirty = true;
+    }
+
+    /// Evicts a session of our own that is of no use any more, like anybody's.
+    fn bury_own(&mut self, session: Session) {
+        session.lease.end();
+        self.evict(session.id, Cause::Gone);
+    }
+
+    pub(super) fn evict(&mut self, id: SessionId, cause: Cause) {
+        if !self.dead.contains(&id) && self.evicting.insert(id.clone()) {
+            self.side.push_back(SideJob::Evict(id, cause));
+        }
+    }
+
+    /// A session of ours is lost, and all that is held under it.
+    pub(super) fn lose_session(&mut self, key: &SessionKey, reason: &'static str) {
+        let Some(session) = self.sessions.remove(key) else {
+            return;
+        };
+        tracing::warn!(
+            session = %session.id.0, task = %key.0, namespace = %self.name, reason,
+            "a session is lost"
+        );
+        let lost: Vec<_> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.tenure.session == session.id)
+            .map(|(nonce, _)| *nonce)
+            .collect();
+        for nonce in lost {
+            self.lose(nonce, reason, None);
+        }
+        self.bury_own(session);
+        self.dirty = true;
+    }
+
+    /// What a grant held is lost.
+    pub(super) fn lose(&mut self, nonce: Nonce, reason: &'static str, by: Option<Arc<str>>) {
+        if let Some(held) = self.held.remove(&nonce) {
+            let lost = held.tenure.lose(reason, by);
+            tracing::warn!(
+                lock = super::plan::joined(&held.tenure.names), task = %held.task,
+                namespace = %self.name, token = held.tenure.token, %lost,
+                "a lock is lost"
+            );
+        }
+    }
+
+    /// What a renewal says of our sessions.
+    pub(super) fn renewed(
+        &mut self,
+        renewed: &[SessionId],
+        lost: &[SessionId],
+        deadline: Moment,
+    ) {
+        let mut gone = Vec::new();
+        for (key, session) in &self.sessions {
+            if lost.contains(&session.id) {
+                gone.push(key.clone());
+            } else if renewed.contains(&session.id) {
+                session.lease.extend(deadline);
+            }
+        }
+        for key in gone {
+            self.lose_session(&key, "its session was evicted: it had not been seen to live");
+        }
+    }
+
+    /// How long the least of our leases still lasts.
+    pub(super) fn least_left(&self) -> Option<Duration> {
+        let sessions = self.sessions.values();
+        sessions.filter_map(|session| session.lease.left()).min()
+    }
+
+    /// Which write the row was of, seen while renewing.
+    pub(super) fn seen_at(&mut self, at: Option<&Stamp>) {
+        if let Row::Known(cached) = &self.row
+            && at != Some(&cached.at)
+        {
+            self.forget_row();
+        }
+    }
+
+    pub(super) fn somebody_waits(&self) -> bool {
+        let waits = |a: &Asking| !a.abandoned && !a.blocked_by.is_empty();
+        self.asking.values().any(waits)
+    }
+
+    /// Something may have changed unheard.
+    pub(super) fn wake(&mut self, now: Instant) {
+        if self.somebody_waits() {
+            self.poll.wake(now);
+        }
+    }
+
+    /// Lets everything go, at the end. What never expires and has no guard stays.
+    pub(super) fn close(&mut self, never: bool, now: Instant) {
+        for asking in self.asking.values_mut() {
+            if let Some(reply) = asking.reply.take() {
+                drop(reply.send(Err(LockError::Closed)));
+            }
+            asking.abandoned = true;
+        }
+        for pending in std::mem::take(&mut self.chores).into_values() {
+            pending.chore.fail(LockError::Closed);
+        }
+        let stays = |held: &Held| never && held.keeper == Keeper::Detached;
+        let going: Vec<_> = self
+            .held
+            .iter()
+            .filter(|(_, held)| !stays(held))
+            .map(|(nonce, held)| (*nonce, held.tenure.clone()))
+            .collect();
+        for (nonce, tenure) in going {
+            self.release(nonce, None, None, now);
+            tenure.lose("the manager was closed", None);
+        }
+        self.dirty = true;
+    }
+
+    /// The sessions to delete at the end: all that hold nothing.
+    pub(super) fn leave(&mut self) -> Vec<SessionId> {
+        let holding: BTreeSet<_> = self
+            .held
+            .values()
+            .map(|held| held.tenure.session.clone())
+            .collect();
+        std::mem::take(&mut self.sessions)
+            .into_values()
+            .map(|session| session.id)
+            .filter(|id| !holding.contains(id))
+            .collect()
+    }
+
+    /// Plans the next write on the row that is known, and answers what needs none.
+    fn write(&mut self, config: &Config, now: Instant) -> Option<Job> {
+        let Row::Known(mut cached) = std::mem::replace(&mut self.row, Row::Writing) else {
+            return None;
+        };
+        self.dirty = false;
+        self.needs_fresh = false;
+        let strays_of = if std::mem::take(&mut self.strays) {
+            self.sessions.values().map(|s| s.id.clone()).collect()
+        } else {
+            Vec::new()
+        };
+        let held = |nonce| self.held.contains_key(&nonce);
+        let mut plan = Plan::make(
+            &mut cached.table,
+            &Due {
+                proven: cached.proven,
+                next_version: cached.at.version + 1,
+                asking: &self.asking,
+                releasing: &self.releasing,
+                held: &held,
+                strays_of,
+                dead: &self.dead,
+                chores: &self.chores,
+                fairness: config.fairness,
+                queue_limit: config.queue_limit,
+            },
+        );
+        // A write that may yet arrive is made impossible by any other one.
+        let settle = self.unsettled.take().is_some_and(|at| at == cached.at);
+        let write = plan.changed || settle;
+        for id in std::mem::take(&mut plan.disowned) {
+            self.evict(id, Cause::Gone);
+        }
+        self.refuse(&mut plan);
+        self.answer_chores(&mut plan, &cached.table, config);
+        if write {
+            self.plan = Some(plan);
+            return Some(Job::Swap {
+                at: cached.at,
+                stamp: stamp(),
+                table: cached.table,
+            });
+        }
+        let fresh = plan.needs_fresh;
+        let reading = fresh.then_some(Job::Read);
+        let at = cached.at.clone();
+        self.row = Row::Known(cached);
+        self.carry_out(plan, &at, config, now);
+        self.needs_fresh = fresh;
+        reading
+    }
+}
+
+/// A random text that no other write has.
+fn stamp() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
+}
+
+/// Microseconds since 1970, for people to read.
+fn micros() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(0))
+}

@@ -1,0 +1,309 @@
+//! What the next write of a row should do: a decision, without any effect.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use super::{
+    request::{Chore, Mode},
+    session::{Fence, Releasing},
+    asking::Asking,
+};
+use crate::{
+    builder::Fairness,
+    error::LockError,
+    name::LockName,
+    report::{Blocker, Holder},
+    table::{LockTable, Nonce, Order, SessionId},
+};
+
+/// What the plan may look at beside the table.
+pub(super) struct Due<'a> {
+    /// The table was as it is now at this moment.
+    pub(super) proven: Instant,
+    /// The version that the write will make.
+    pub(super) next_version: i64,
+    pub(super) asking: &'a BTreeMap<Nonce, Asking>,
+    pub(super) releasing: &'a BTreeMap<Nonce, Releasing>,
+    pub(super) held: &'a dyn Fn(Nonce) -> bool,
+    /// Our sessions, where the row is new to us and may hold what we do not know.
+    pub(super) strays_of: Vec<SessionId>,
+    pub(super) dead: &'a BTreeSet<SessionId>,
+    pub(super) chores: &'a BTreeMap<ChoreId, Pending>,
+    pub(super) fairness: Fairness,
+    pub(super) queue_limit: usize,
+}
+
+/// A chore, and how far it is.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) chore: Chore,
+    pub(super) since: Instant,
+    pub(super) phase: Phase,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Phase {
+    /// The sessions concerned have to go first.
+    ToEvacuate,
+    Evacuating,
+    /// It needs a row read after it came.
+    Ready,
+    /// These sessions are dead; what they held can be taken away.
+    Evacuated(BTreeSet<SessionId>),
+}
+
+/// Tells one chore from another.
+pub(super) type ChoreId = u64;
+
+/// What to do: the table that was handed in is already the one to write.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Whether there is anything to write.
+    pub(super) changed: bool,
+    /// Whether somebody's answer needs a row that is read now.
+    pub(super) needs_fresh: bool,
+    /// Granted by this write, with its token, or found granted by an earlier one.
+    pub(super) granted: BTreeMap<Nonce, i64>,
+    /// In the queue after this write, under this session.
+    pub(super) enqueued: BTreeMap<Nonce, SessionId>,
+    /// No longer in the row after this write.
+    pub(super) released: Vec<Nonce>,
+    pub(super) abandoned: Vec<Nonce>,
+    /// Refused for good; no write is needed to say so.
+    pub(super) refused: Vec<(Nonce, LockError)>,
+    /// Blocked for now, by these.
+    pub(super) blocked: Vec<(Nonce, Vec<Blocker>)>,
+    /// What chores took away.
+    pub(super) removed: Vec<(ChoreId, Vec<Holder>)>,
+    /// Chores that are answered from the row as it is.
+    pub(super) answered: Vec<ChoreId>,
+    /// Sessions that have to die before anything can be granted.
+    pub(super) disowned: Vec<SessionId>,
+}
+
+impl Plan {
+    /// Changes `table` to what should be written, and says what that means.
+    pub(super) fn make(table: &mut LockTable, due: &Due<'_>) -> Self {
+        let mut plan = Self::default();
+        plan.release(table, due);
+        plan.chores(table, due);
+        plan.bury(table, due);
+        plan.grant_queued(table, due);
+        plan.grant_new(table, due);
+        plan
+    }
+
+    fn release(&mut self, table: &mut LockTable, due: &Due<'_>) {
+        for (nonce, releasing) in due.releasing {
+            if releasing.fence == Fence::Clear {
+                self.changed |= table.release(&releasing.id, &releasing.tenure.names);
+                self.released.push(*nonce);
+            }
+        }
+        for (nonce, asking) in due.asking {
+            if asking.abandoned {
+                for session in asking.sessions() {
+                    let id = (session, *nonce);
+                    self.changed |= table.release(&id, &asking.claim.names);
+                    self.changed |= table.dequeue(&id);
+                }
+                self.abandoned.push(*nonce);
+            }
+        }
+        // What carries a session of ours and nothing of ours knows: an answer that
+        // came too late for somebody.
+        for session in &due.strays_of {
+            for (nonce, names) in table.grants_of(session) {
+                let known = (due.held)(nonce)
+                    || due.asking.contains_key(&nonce)
+                    || due.releasing.contains_key(&nonce);
+                if !known {
+                    self.changed |= table.release(&(session.clone(), nonce), &names);
+                }
+            }
+        }
+        if !due.strays_of.is_empty() {
+            let stray = |session: &SessionId, nonce: &Nonce| {
+                due.strays_of.contains(session) && !due.asking.contains_key(nonce)
+            };
+            self.changed |= table.dequeue_where(|w| stray(&w.session, &w.nonce)) > 0;
+        }
+    }
+
+    fn chores(&mut self, table: &mut LockTable, due: &Due<'_>) {
+        for (id, pending) in due.chores {
+            let fresh = due.proven >= pending.since;
+            match &pending.phase {
+                Phase::ToEvacuate | Phase::Evacuating => {}
+                _ if !fresh => self.needs_fresh = true,
+                Phase::Ready => self.answered.push(*id),
+                Phase::Evacuated(sessions) => {
+                    let removed = table.release_where(|entry| match (&entry.grant, &pending.chore) {
+                        (Some(grant), _) => sessions.contains(&grant.session),
+                        (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
+                        (None, _) => true,
+                    });
+                    self.changed |= !removed.is_empty();
+                    self.removed.push((*id, removed));
+                }
+            }
+        }
+    }
+
+    /// Takes away what the dead left, after letting our own waiters of lost sessions
+    /// go on under new ones.
+    fn bury(&mut self, table: &mut LockTable, due: &Due<'_>) {
+        for (nonce, asking) in due.asking {
+            if let Some(old) = &asking.queued_as
+                && *old != asking.queue_session
+                && !asking.abandoned
+            {
+                self.changed |= table.move_waiter(&(old.clone(), *nonce), &asking.queue_session);
+            }
+        }
+        if !due.dead.is_empty() {
+            let holders = table.release_where(|entry| {
+                let grant = entry.grant.as_ref();
+                grant.is_some_and(|grant| due.dead.contains(&grant.session))
+            });
+            for holder in &holders {
+                tracing::warn!(
+                    lock = %holder.name, task = %holder.task_id, token = holder.token,
+                    "a lock whose holder is gone comes back"
+                );
+            }
+            self.changed |= !holders.is_empty();
+            self.changed |= table.dequeue_where(|w| due.dead.contains(&w.session)) > 0;
+        }
+        table.forget_disowned(|session| due.dead.contains(session));
+        self.disowned = table.disowned().cloned().collect();
+        self.disowned.dedup();
+    }
+
+    /// Those of ours who stand in the queue, in its order.
+    fn grant_queued(&mut self, table: &mut LockTable, due: &Due<'_>) {
+        let mut place = 0;
+        while let Some(waiting) = table.queue().get(place) {
+            let asking = due
+                .asking
+                .get(&waiting.nonce)
+                .filter(|asking| !asking.abandoned && asking.queue_session == waiting.session);
+            if let Some(asking) = asking {
+                let nonce = waiting.nonce;
+                if table.granted(&asking.id(), &asking.claim.names).is_some() {
+                    // Both cannot be: a write grants and dequeues at once.
+                    self.changed |= table.dequeue(&(asking.queue_session.clone(), nonce));
+                    continue;
+                }
+                self.enqueued.insert(nonce, waiting.session.clone());
+                let order = self.order(due, place);
+                if self.disowned.is_empty() && table.is_free(&asking.claim, order) {
+                    self.enqueued.remove(&nonce);
+                    table.dequeue(&(asking.queue_session.clone(), nonce));
+                    self.grant(table, due, asking);
+                    continue;
+                }
+            }
+            place += 1;
+        }
+    }
+
+    #[allow(clippy::unused_self)]
+    fn order(&self, due: &Due<'_>, place: usize) -> Order {
+        match due.fairness {
+            Fairness::Barging => Order::Barging,
+            Fairness::InTurn => Order::Behind(place),
+        }
+    }
+
+    fn grant(&mut self, table: &mut LockTable, due: &Due<'_>, asking: &Asking) {
+        table.grant(&asking.claim, due.next_version);
+        self.granted.insert(asking.claim.nonce, due.next_version);
+        self.changed = true;
+    }
+
+    /// Those who stand nowhere yet, in the order they came.
+    fn grant_new(&mut self, table: &mut LockTable, due: &Due<'_>) {
+        for (nonce, asking) in due.asking {
+            if asking.abandoned
+                || self.enqueued.contains_key(nonce)
+                || self.granted.contains_key(nonce)
+            {
+                continue;
+            }
+            if let Some(token) = table.granted(&asking.id(), &asking.claim.names) {
+                self.granted.insert(*nonce, token);
+                continue;
+            }
+            let place = table.queue().len();
+            let order = self.order(due, place);
+            if self.disowned.is_empty() && table.is_free(&asking.claim, order) {
+                self.grant(table, due, asking);
+                continue;
+            }
+            let fresh = due.proven >= asking.since;
+            match asking.mode {
+                // Blocked by what will be gone in a moment, and by nothing else.
+                Mode::AtOnce if !self.disowned.is_empty() => {}
+                Mode::AtOnce if fresh => {
+                    let blocked_by = table.blockers(&asking.claim, order);
+                    let error = LockError::Busy {
+                        names: asking.claim.names.to_vec(),
+                        blocked_by,
+                    };
+                    self.refused.push((*nonce, error));
+                }
+                Mode::AtOnce => self.needs_fresh = true,
+                Mode::InTurn { .. } => self.wait(table, due, asking, order, fresh),
+            }
+        }
+    }
+
+    fn wait(
+        &mut self,
+        table: &mut LockTable,
+        due: &Due<'_>,
+        asking: &Asking,
+        order: Order,
+        fresh: bool,
+    ) {
+        let nonce = asking.claim.nonce;
+        let names = || asking.claim.names.to_vec();
+        let refusal = if let Some(cycle) = table.circle(&asking.claim, table.queue().len()) {
+            Some(LockError::Deadlock {
+                names: names(),
+                cycle,
+            })
+        } else if order != Order::Barging && table.queue().len() >= due.queue_limit {
+            Some(LockError::QueueFull {
+                limit: due.queue_limit,
+            })
+        } else {
+            None
+        };
+        match refusal {
+            Some(error) if fresh => self.refused.push((nonce, error)),
+            Some(_) => self.needs_fresh = true,
+            None => {
+                if asking.blocked_by.is_empty() {
+                    let blockers = table.blockers(&asking.claim, order);
+                    self.blocked.push((nonce, blockers));
+                }
+                if order != Order::Barging {
+                    let ticket = asking.ticket.unwrap_or(due.next_version);
+                    table.enqueue(&asking.claim, &asking.queue_session, ticket);
+                    self.enqueued.insert(nonce, asking.queue_session.clone());
+                    self.changed = true;
+                }
+            }
+        }
+    }
+}
+
+/// The names of everything a plan granted, for events.
+pub(super) fn joined(names: &[LockName]) -> String {
+    let names: Vec<_> = names.iter().map(LockName::as_str).collect();
+    names.join(", ")
+}

@@ -1,0 +1,488 @@
+//! The loop: what comes in, what is due, and the jobs that are under way.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    StreamExt,
+    future::LocalBoxFuture,
+    stream::FuturesUnordered,
+};
+use tokio::{sync::mpsc, time};
+
+use super::{
+    Config, Driver,
+    job::{Done, Renewal, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
+    namespace::{Namespace, PATIENCE},
+    request::{Command, Reply, Seat},
+    session::{Keeper, Kind},
+    signal::Signals,
+};
+use crate::{
+    error::LockError,
+    guard::LockGuard,
+    manager::LockManager,
+    store::{Failure, Link, Listener, Target},
+    table::SessionId,
+};
+
+/// How long a statement may take on the connection that reads and writes the rows.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How many side jobs may be under way.
+const SIDE_JOBS: usize = 8;
+
+/// What a driver's thread does from its start to its end.
+pub(super) fn main(
+    config: Config,
+    target: Target,
+    driver: Driver,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    reply: Reply<LockManager>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve(config, target, driver, inbox, reply)),
+        Err(error) => {
+            let source = Arc::new(sqlx::Error::Io(error));
+            let transient = true;
+            drop(reply.send(Err(LockError::Database { source, transient })));
+        }
+    }
+}
+
+async fn serve(
+    config: Config,
+    target: Target,
+    driver: Driver,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    reply: Reply<LockManager>,
+) {
+    let mut link = Link::new(target, LIMIT, "rows");
+    if let Err(error) = link.ensure_tables().await {
+        drop(reply.send(Err(error)));
+        return;
+    }
+    let driver = Arc::new(driver);
+    let weak = Arc::downgrade(&driver);
+    let seat = Seat {
+        namespace: config.namespace.clone(),
+        task: config.task.clone(),
+    };
+    let mut driving = Driving::new(config, link, weak);
+    driving.namespace(&seat.namespace);
+    // If the caller is gone, this drops the last handle.
+    drop(reply.send(Ok(LockManager::new(driver, seat))));
+    driving.run(inbox).await;
+}
+
+/// Something that ended.
+enum Event {
+    Done(Link, Arc<str>, Done),
+    Side(Link, Arc<str>, SideOutcome),
+    Renewed(Link, Renewed),
+    Heard(Result<(Listener, Option<String>), Failure>),
+}
+
+struct Driving {
+    config: Config,
+    driver: Weak<Driver>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    /// Whose turn it was.
+    last: Option<Arc<str>>,
+    /// The connection of the rows, unless a job has it.
+    link: Option<Link>,
+    /// The connection of the renewals, unless one is under way.
+    renewing: Option<Link>,
+    renewal_due: Option<Instant>,
+    /// Side connections that are free.
+    side: Vec<Link>,
+    side_jobs: usize,
+    signals: Signals,
+    jobs: FuturesUnordered<LocalBoxFuture<'static, Event>>,
+    ending: Option<Ending>,
+}
+
+/// The driver is to end once nothing is pending, or at this moment.
+struct Ending {
+    deadline: Instant,
+    replies: Vec<Reply<()>>,
+    /// Our sessions are being deleted, as the last thing.
+    leaving: usize,
+    left: bool,
+}
+
+impl Driving {
+    fn new(config: Config, link: Link, driver: Weak<Driver>) -> Self {
+        let limit = (config.beat_ttl() / 3).min(LIMIT);
+        Self {
+            driver,
+            namespaces: BTreeMap::new(),
+            last: None,
+            renewing: Some(link.another(limit, "renewals")),
+            renewal_due: None,
+            side: Vec::new(),
+            side_jobs: 0,
+            signals: Signals::new(&link, &config),
+            link: Some(link),
+            jobs: FuturesUnordered::new(),
+            ending: None,
+            config,
+        }
+    }
+
+    fn namespace(&mut self, name: &Arc<str>) -> &mut Namespace {
+        self.namespaces
+            .entry(name.clone())
+            .or_insert_with(|| Namespace::new(name.clone()))
+    }
+
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            let now = Instant::now();
+            for namespace in self.namespaces.values_mut() {
+                namespace.alarm(&self.config, now);
+            }
+            self.start_jobs(now);
+            self.deliver();
+            if self.is_over(now) {
+                break;
+            }
+            let wake = self.next_alarm(now);
+            tokio::select! {
+                biased;
+                Some(event) = self.jobs.next(), if !self.jobs.is_empty() => self.event(event),
+                Some(command) = inbox.recv() => {
+                    self.command(command);
+                    // What has arrived meanwhile goes into the next write as well.
+                    while let Ok(command) = inbox.try_recv() {
+                        self.command(command);
+                    }
+                }
+                () = time::sleep_until(wake.into()) => {}
+            }
+        }
+        inbox.close();
+        while let Ok(command) = inbox.try_recv() {
+            command.fail(LockError::Closed);
+        }
+        self.end().await;
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        if self.ending.as_ref().is_some_and(|e| !e.replies.is_empty()) {
+            match command {
+                Command::Close(reply) => {
+                    let ending = self.ending.as_mut().expect("BUG: it is ending");
+                    ending.replies.push(reply);
+                }
+                // Guards that were told of their loss already.
+                Command::Release(..) | Command::Abandon(..) | Command::LastHandle => {}
+                command => command.fail(LockError::Closed),
+            }
+            return;
+        }
+        match command {
+            Command::Acquire(request) => {
+                let name = request.seat.namespace.clone();
+                self.namespace(&name);
+                let namespace = self.namespaces.get_mut(&name).expect("BUG: just made");
+                namespace.ask(request, &self.config);
+            }
+            Command::Abandon(seat, nonce) => self.namespace(&seat.namespace).abandon(nonce),
+            Command::Release(seat, nonce, tenure, reply) => {
+                let namespace = self.namespace(&seat.namespace);
+                namespace.release(nonce, Some(&tenure), reply, now);
+            }
+            Command::Detach(seat, nonce) => self.namespace(&seat.namespace).detach(nonce),
+            Command::Chore(name, chore) => self.namespace(&name).chore(chore, now),
+            Command::Close(reply) => {
+                let never = self.config.holding() == Kind::Never;
+                for namespace in self.namespaces.values_mut() {
+                    namespace.close(never, now);
+                }
+                self.begin_end(Some(reply), now);
+            }
+            Command::LastHandle => {
+                let kept = |n: &Namespace| n.held.values().any(|h| h.keeper == Keeper::Detached);
+                // Detached locks that expire live as long as somebody renews them.
+                if self.config.holding() == Kind::Expiring && self.namespaces.values().any(kept) {
+                    if let Some(driver) = self.driver.upgrade() {
+                        driver.flushed.tell();
+                    }
+                    return;
+                }
+                self.begin_end(None, now);
+            }
+        }
+    }
+
+    fn begin_end(&mut self, reply: Option<Reply<()>>, now: Instant) {
+        self.ending = Some(Ending {
+            deadline: now + PATIENCE,
+            replies: reply.into_iter().collect(),
+            leaving: 0,
+            left: false,
+        });
+    }
+
+    fn event(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Done(link, name, done) => {
+                self.link = Some(link);
+                if let Some(namespace) = self.namespaces.get_mut(&name) {
+                    namespace.done(done, &self.config, now);
+                }
+            }
+            Event::Side(link, name, outcome) => {
+                self.side.push(link);
+                self.side_jobs -= 1;
+                if let (SideOutcome::Left(_), Some(ending)) = (&outcome, &mut self.ending) {
+                    ending.leaving = ending.leaving.saturating_sub(1);
+                }
+                if let Some(namespace) = self.namespaces.get_mut(&name) {
+                    namespace.side_done(outcome, now);
+                }
+            }
+            Event::Renewed(link, renewed) => {
+                self.renewing = Some(link);
+                self.renewed(renewed, now);
+            }
+            Event::Heard(heard) => {
+                for name in self.signals.heard(heard, &self.config, now) {
+                    match name {
+                        Some(name) => {
+                            if let Some(namespace) = self.namespaces.get_mut(&*name) {
+                                namespace.poll.wake(now);
+                            }
+                        }
+                        // Something may have been missed.
+                        None => {
+                            for namespace in self.namespaces.values_mut() {
+                                namespace.wake(now);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands out the guards of what was granted.
+    fn deliver(&mut self) {
+        for namespace in self.namespaces.values_mut() {
+            for delivery in std::mem::take(&mut namespace.deliveries) {
+                // Without a handle there is nobody to hold it: the guard is made
+                // before it is sent, so that it releases when nobody takes it.
+                match self.driver.upgrade() {
+                    Some(driver) => {
+                        let guard =
+                            LockGuard::new(driver, delivery.seat, delivery.nonce, delivery.tenure);
+                        drop(delivery.reply.send(Ok(guard)));
+                    }
+                    None => namespace.release(delivery.nonce, None, None, Instant::now()),
+                }
+            }
+        }
+    }
+
+    fn start_jobs(&mut self, now: Instant) {
+        self.start_job(now);
+        self.start_side_jobs();
+        self.start_renewal(now);
+        let waiting = self.namespaces.values().any(Namespace::somebody_waits);
+        if let Some(listening) = self.signals.listen(waiting, &self.config, now) {
+            self.jobs.push(Box::pin(async { Event::Heard(listening.await) }));
+        }
+    }
+
+    /// Gives the connection of the rows to the next namespace that has a use for it.
+    fn start_job(&mut self, now: Instant) {
+        let Some(mut link) = self.link.take() else {
+            return;
+        };
+        let names: Vec<_> = self.namespaces.keys().cloned().collect();
+        let start = self.last.as_ref().map_or(0, |last| {
+            names.partition_point(|name| name <= last) % names.len()
+        });
+        for offset in 0..names.len() {
+            let name = &names[(start + offset) % names.len()];
+            let Some(namespace) = self.namespaces.get_mut(name) else {
+                continue;
+            };
+            if let Some(job) = namespace.job(&self.config, now) {
+                self.last = Some(name.clone());
+                let name = name.clone();
+                self.jobs.push(Box::pin(async move {
+                    let done = job.run(&mut link, &name).await;
+                    Event::Done(link, name, done)
+                }));
+                return;
+            }
+        }
+        self.link = Some(link);
+    }
+
+    fn start_side_jobs(&mut self) {
+        for namespace in self.namespaces.values_mut() {
+            while self.side_jobs < SIDE_JOBS
+                && let Some(job) = namespace.side.pop_front()
+            {
+                let mut link = match (self.side.pop(), &self.renewing, &self.link) {
+                    (Some(link), ..) => link,
+                    (None, Some(link), _) | (None, None, Some(link)) => {
+                        link.another(SIDE_LIMIT, "evictions")
+                    }
+                    // Both are busy: it begins when one of them is back.
+                    (None, None, None) => {
+                        namespace.side.push_front(job);
+                        break;
+                    }
+                };
+                self.side_jobs += 1;
+                let name = namespace.name.clone();
+                self.jobs.push(Box::pin(async move {
+                    let outcome = job.run(&mut link, &name).await;
+                    Event::Side(link, name, outcome)
+                }));
+            }
+        }
+    }
+
+    /// Renews all sessions of the process in one statement.
+    fn start_renewal(&mut self, now: Instant) {
+        let expiring = || {
+            let namespaces = self.namespaces.values();
+            let sessions = namespaces.flat_map(|namespace| namespace.sessions.values());
+            sessions.filter(|session| session.ttl.is_some())
+        };
+        let holding = |n: &&Namespace| !n.held.is_empty();
+        let idle = expiring().next().is_none()
+            && !self.namespaces.values().any(|namespace| holding(&namespace));
+        if idle {
+            self.renewal_due = None;
+            return;
+        }
+        let due = *self
+            .renewal_due
+            .get_or_insert(now + self.config.beat_ttl() / 3);
+        if due > now {
+            return;
+        }
+        let Some(mut link) = self.renewing.take() else {
+            return;
+        };
+        self.renewal_due = Some(now + self.config.beat_ttl() / 3);
+        let renewal = Renewal {
+            sessions: expiring().map(|session| session.id.clone()).collect(),
+            namespaces: self
+                .namespaces
+                .values()
+                .filter(holding)
+                .map(|namespace| namespace.name.clone())
+                .collect(),
+        };
+        self.jobs.push(Box::pin(async move {
+            let renewed = renewal.run(&mut link).await;
+            Event::Renewed(link, renewed)
+        }));
+    }
+
+    fn renewed(&mut self, renewed: Renewed, now: Instant) {
+        let ttl = self.config.beat_ttl();
+        match renewed.result {
+            Ok(lost) => {
+                let deadline = renewed.sent.after(ttl);
+                for namespace in self.namespaces.values_mut() {
+                    namespace.renewed(&renewed.sessions, &lost, deadline);
+                }
+            }
+            Err(failure) => {
+                self.renewal_due = Some(now + (ttl / 30).max(Duration::from_millis(20)));
+                let left = self.namespaces.values().filter_map(Namespace::least_left);
+                let left = left.min().unwrap_or(ttl);
+                if left < ttl / 2 {
+                    tracing::warn!(%failure, ?left, "sessions cannot be renewed; locks will be lost");
+                } else {
+                    tracing::debug!(%failure, "a renewal failed and is tried again");
+                }
+            }
+        }
+        for (name, at) in renewed.rows {
+            if let Some(namespace) = self.namespaces.get_mut(&name) {
+                namespace.seen_at(at.as_ref());
+            }
+        }
+    }
+
+    fn next_alarm(&self, now: Instant) -> Instant {
+        let namespaces = || self.namespaces.values();
+        let clocks = namespaces().filter_map(|namespace| namespace.next_alarm(now));
+        let jobs = namespaces()
+            .filter(|_| self.link.is_some())
+            .filter_map(|namespace| namespace.next_job(now));
+        let renewal = self.renewal_due.filter(|_| self.renewing.is_some());
+        let ending = self.ending.as_ref().map(|ending| ending.deadline);
+        clocks
+            .chain(jobs)
+            .chain(renewal)
+            .chain(ending)
+            .chain(self.signals.due())
+            .min()
+            .unwrap_or(now + Duration::from_secs(60))
+    }
+
+    /// Whether the end has come: nothing is pending, and our sessions are gone.
+    fn is_over(&mut self, now: Instant) -> bool {
+        let Some(ending) = &mut self.ending else {
+            return false;
+        };
+        if now >= ending.deadline {
+            return true;
+        }
+        if !self.namespaces.values().all(Namespace::is_settled) {
+            return false;
+        }
+        if !ending.left {
+            ending.left = true;
+            for namespace in self.namespaces.values_mut() {
+                let ids: Vec<SessionId> = namespace.leave();
+                if !ids.is_empty() {
+                    ending.leaving += 1;
+                    namespace.side.push_back(SideJob::Leave(ids));
+                }
+            }
+            self.start_side_jobs();
+        }
+        self.ending.as_ref().is_some_and(|ending| ending.leaving == 0)
+    }
+
+    /// Says good-bye to the server and to whoever waits for the end.
+    async fn end(mut self) {
+        let pending = !self.namespaces.values().all(Namespace::is_settled);
+        let trouble = self
+            .namespaces
+            .values()
+            .find_map(|namespace| namespace.trouble.clone());
+        for mut link in self.link.take().into_iter().chain(self.side.drain(..)) {
+            link.close().await;
+        }
+        if let Some(mut link) = self.renewing.take() {
+            link.close().await;
+        }
+        let result = match (pending, trouble) {
+            (true, Some(error)) => Err(error),
+            _ => Ok(()),
+        };
+        let ending = self.ending.take();
+        for reply in ending.into_iter().flat_map(|ending| ending.replies) {
+            drop(reply.send(result.clone()));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The sessions of this driver, and what is held under them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::watch;
+
+use super::{lease::Lease, request::Reply};
+use crate::{
+    name::LockName,
+    report::Lost,
+    table::{Nonce, RequestId, SessionId},
+};
+
+/// Whether a session ends when nobody renews it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Expiring,
+    Never,
+}
+
+/// For which task a session is, and of which kind.
+pub(super) type SessionKey = (Arc<str>, Kind);
+
+/// A session whose two rows are there.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) ttl: Option<Duration>,
+    pub(super) lease: Arc<Lease>,
+}
+
+/// What a guard and its driver share.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    pub(crate) session: SessionId,
+    pub(crate) lease: Arc<Lease>,
+    /// Set before the first fence is sent.
+    pub(crate) fenced: AtomicBool,
+    pub(crate) lost: watch::Sender<Option<Lost>>,
+    pub(crate) names: Arc<[LockName]>,
+    pub(crate) token: i64,
+}
+
+impl Tenure {
+    pub(crate) fn lose(&self, reason: &'static str, by: Option<Arc<str>>) -> Lost {
+        let lost = Lost {
+            names: self.names.clone(),
+            since: SystemTime::now(),
+            by,
+            reason,
+        };
+        self.lost.send_if_modified(|slot| {
+            let first = slot.is_none();
+            if first {
+                *slot = Some(lost.clone());
+            }
+            first
+        });
+        self.lost.borrow().clone().unwrap_or(lost)
+    }
+}
+
+/// Who takes care of a lock that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeper {
+    Guard,
+    /// Nobody: it goes by name, or with the session.
+    Detached,
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) task: Arc<str>,
+    pub(super) keeper: Keeper,
+    pub(super) tenure: Arc<Tenure>,
+}
+
+/// A lock that is to go.
+#[derive(Debug)]
+pub(super) struct Releasing {
+    pub(super) id: RequestId,
+    pub(super) tenure: Arc<Tenure>,
+    pub(super) task: Arc<str>,
+    pub(super) replies: Vec<Reply<()>>,
+    /// A release that nobody waits for rides with the next write until then.
+    pub(super) due: std::time::Instant,
+    pub(super) fence: Fence,
+}
+
+/// Whether a commit that was fenced with the lock may still be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fence {
+    Clear,
+    /// To be touched by us, which waits for such commits.
+    ToTouch,
+    Touching,
+}
+
+impl Releasing {
+    pub(super) fn new(nonce: Nonce, held: Held, due: std::time::Instant) -> Self {
+        let fence = if held.tenure.fenced.load(Ordering::Acquire) {
+            Fence::ToTouch
+        } else {
+            Fence::Clear
+        };
+        Self {
+            id: (held.tenure.session.clone(), nonce),
+            task: held.task,
+            tenure: held.tenure,
+            replies: Vec::new(),
+            due,
+            fence,
+        }
+    }
+}

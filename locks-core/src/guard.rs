@@ -1,0 +1,269 @@
+//! The guard: a lock that is held.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    driver::{Chore, Command, Driver, Seat, Tenure},
+    error::{LockError, Result},
+    fence::FenceConnection,
+    name::LockName,
+    report::Lost,
+    request::Request,
+    table::Nonce,
+};
+
+/// One or more locks, held until it goes.
+///
+/// Dropping it releases the locks through the driver: at once for this process, and
+/// with the driver's next write, some milliseconds later, for others.
+/// [`release`](Self::release) returns when it is done. A drop never blocks, panics or
+/// needs a runtime, except that of a driver's last handle, which flushes for at most
+/// 2 s. Like every destructor it does not run after `std::process::exit`, an abort or
+/// a kill: then others get the lock when the session is found dead.
+///
+/// # Losing it
+///
+/// A lock is lost when its session is not renewed in time, when a supervisor releases
+/// it, or when the manager is closed. [`lost`](Self::lost) tells; [`fence`](Self::fence)
+/// and [`commit`](Self::commit) refuse.
+#[must_use = "a lock is released as soon as its guard is dropped: `let _ = …` releases it at once, \
+              `let _guard = …` keeps it to the end of the block"]
+pub struct LockGuard {
+    driver: Arc<Driver>,
+    seat: Arc<Seat>,
+    nonce: Nonce,
+    tenure: Arc<Tenure>,
+    end: End,
+}
+
+/// What is left to do when the guard goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Release,
+    /// It was released or detached by name.
+    Nothing,
+}
+
+impl LockGuard {
+    pub(crate) fn new(
+        driver: Arc<Driver>,
+        seat: Arc<Seat>,
+        nonce: Nonce,
+        tenure: Arc<Tenure>,
+    ) -> Self {
+        Self {
+            driver,
+            seat,
+            nonce,
+            tenure,
+            end: End::Release,
+        }
+    }
+
+    /// What it holds, sorted, each name once.
+    #[must_use]
+    pub fn names(&self) -> &[LockName] {
+        &self.tenure.names
+    }
+
+    /// The fencing token: larger than that of every earlier grant in the namespace
+    /// that this one conflicts with. Grants of one write share it.
+    ///
+    /// Hand it to whatever else has to refuse a holder that was paused for too long;
+    /// a database needs no token, since [`commit`](Self::commit) does it.
+    #[must_use]
+    pub fn token(&self) -> i64 {
+        self.tenure.token
+    }
+
+    /// Whether the lock is held no longer, as far as this process can know: its
+    /// session's time is over, or the driver has seen it taken.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.tenure.lease.is_over() || self.tenure.lost.borrow().is_some()
+    }
+
+    /// Resolves when the lock is lost, and never if it is not. It does not borrow the
+    /// guard.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only looks: dropping it changes nothing, and another one tells the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> locks_core::Result<()> {
+    /// # let locks = locks_core::LockManager::connect("sqlite::memory:").await?;
+    /// # async fn work() {}
+    /// let guard = locks.acquire("app_backup_1").await?;
+    /// tokio::select! {
+    ///     () = work() => {}
+    ///     lost = guard.lost() => eprintln!("{lost}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lost(&self) -> impl Future<Output = Lost> + Send + 'static + use<> {
+        let mut lost = self.tenure.lost.subscribe();
+        let tenure = self.tenure.clone();
+        async move {
+            // The sender lives in the tenure, so this cannot end without a loss.
+            match lost.wait_for(Option::is_some).await {
+                Ok(lost) => lost.clone().expect("BUG: waited for a loss"),
+                Err(_) => tenure.lose("the driver has ended", None),
+            }
+        }
+    }
+
+    /// Makes the transaction that `conn` is in fail unless the lock is still held,
+    /// and keeps the lock from passing on before that transaction has ended.
+    ///
+    /// Call it as the *last* statement before the commit; [`commit`](Self::commit)
+    /// does both. `conn` must be of the database that the locks are in. On a
+    /// connection outside any transaction it proves no more than that the lock was
+    /// held at that moment.
+    ///
+    /// A holder that is stopped between the fence and the commit keeps the lock from
+    /// being taken while its database session lives: set the server's limit for
+    /// sessions that are idle in a transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`](LockError::Lost): do not commit. [`Database`](LockError::Database)
+    /// when the connection failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the fence may or may not be on; the transaction should be
+    /// rolled back.
+    pub async fn fence<C: FenceConnection + ?Sized>(&self, conn: &mut C) -> Result<()> {
+        // Before anything is sent: from now on a release waits for the commit.
+        self.tenure.fenced.store(true, Ordering::Release);
+        self.check()?;
+        if conn.touch(&self.tenure.session.0).await? != 1 {
+            let reason = "its session was evicted before the fence";
+            return Err(LockError::Lost(self.tenure.lose(reason, None)));
+        }
+        // Whoever takes locks as the original does asks no fence: the row says.
+        self.confirm().await?;
+        self.check()
+    }
+
+    /// Fences the transaction and commits it.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`](LockError::Lost): the transaction was rolled back.
+    /// [`Database`](LockError::Database): as after every failed commit, it may or may
+    /// not have happened.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the transaction may or may not be committed, but never after
+    /// the next holder was granted the lock.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example(locks: locks_core::LockManager, pool: locks_core::sqlx::SqlitePool)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let guard = locks.wait("app_task_1").await?;
+    /// let mut tx = pool.begin().await?;
+    /// locks_core::sqlx::query("UPDATE apps SET version = 2").execute(&mut *tx).await?;
+    /// guard.commit(tx).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn commit<DB: sqlx::Database>(
+        &self,
+        mut tx: sqlx::Transaction<'_, DB>,
+    ) -> Result<()>
+    where
+        for<'t> sqlx::Transaction<'t, DB>: FenceConnection,
+    {
+        match self.fence(&mut tx).await {
+            Ok(()) => tx.commit().await.map_err(LockError::from_commit),
+            Err(error) => {
+                if let Err(rollback) = tx.rollback().await {
+                    tracing::debug!(%rollback, "a refused transaction could not be rolled back");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Fails when the loss is known here.
+    fn check(&self) -> Result<()> {
+        if self.is_lost() {
+            let reason = "its session was not renewed in time";
+            return Err(LockError::Lost(self.tenure.lose(reason, None)));
+        }
+        Ok(())
+    }
+
+    /// Asks the driver to look at the row as it is now.
+    async fn confirm(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let chore = Chore::Confirm(self.nonce, reply);
+        self.driver
+            .send(Command::Chore(self.seat.namespace.clone(), chore));
+        answer.await.unwrap_or(Err(LockError::Closed))
+    }
+
+    /// Releases the locks and returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`](LockError::Lost) when there was nothing to release any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped at any time, even before it is polled, the locks are released.
+    pub fn release(mut self) -> Request<()> {
+        let driver = self.driver.clone();
+        Request::new(move |reply| {
+            self.end = End::Nothing;
+            let (seat, tenure) = (self.seat.clone(), self.tenure.clone());
+            driver.send(Command::Release(seat, self.nonce, tenure, Some(reply)));
+        })
+    }
+
+    /// Keeps the locks without a guard: [`LockManager::release`](crate::LockManager::release)
+    /// releases them by name.
+    ///
+    /// Where locks expire, it goes with its process at the latest; the driver goes on
+    /// renewing it, also after the last handle was dropped. Where they never expire,
+    /// it stays until it is released.
+    pub fn detach(mut self) {
+        self.end = End::Nothing;
+        self.driver
+            .send(Command::Detach(self.seat.clone(), self.nonce));
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        if self.end == End::Release {
+            let (seat, tenure) = (self.seat.clone(), self.tenure.clone());
+            self.driver
+                .send(Command::Release(seat, self.nonce, tenure, None));
+        }
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard")
+            .field("names", &self.names())
+            .field("token", &self.token())
+            .field("lost", &self.is_lost())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,70 @@
+//! Hearing what others tell, on the engines that can.
+
+use std::time::Duration;
+
+use super::{failure::Failure, target::Target};
+
+/// How a change becomes known beside looking at the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tells {
+    Nothing,
+    /// A number, nearly free to ask for, that changes when others write.
+    Number,
+    /// Notifications, on a connection of their own.
+    Notifications,
+}
+
+/// A connection on which notifications arrive.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    #[cfg(feature = "postgres")]
+    inner: sqlx::postgres::PgListener,
+}
+
+#[cfg(feature = "postgres")]
+impl Listener {
+    /// Opens a connection and listens on it. What it was told before is unknown.
+    pub(crate) async fn open(target: Target) -> Result<(Self, Option<String>), Failure> {
+        use sqlx::postgres::{PgListener, PgPoolOptions};
+
+        let failed = super::run::failure::<sqlx::Postgres>;
+        let Some(options) = target.postgres() else {
+            return Err(Failure::no_answer(Duration::ZERO));
+        };
+        // sqlx listens through a pool only; this one has the one connection.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(options.clone());
+        let mut inner = PgListener::connect_with(&pool).await.map_err(failed)?;
+        inner
+            .listen(super::postgres::CHANNEL)
+            .await
+            .map_err(failed)?;
+        Ok((Self { inner }, None))
+    }
+
+    /// The next namespace that is told of; nothing when there was none for so long,
+    /// or when the connection was lost for a moment.
+    pub(crate) async fn next(
+        mut self,
+        limit: Duration,
+    ) -> Result<(Self, Option<String>), Failure> {
+        match tokio::time::timeout(limit, self.inner.try_recv()).await {
+            Ok(Ok(told)) => Ok((self, told.map(|told| told.payload().to_owned()))),
+            Ok(Err(error)) => Err(super::run::failure::<sqlx::Postgres>(error)),
+            Err(_) => Ok((self, None)),
+        }
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+impl Listener {
+    pub(crate) async fn open(_: Target) -> Result<(Self, Option<String>), Failure> {
+        Err(Failure::no_answer(Duration::ZERO))
+    }
+
+    pub(crate) async fn next(self, _: Duration) -> Result<(Self, Option<String>), Failure> {
+        Ok((self, None))
+    }
+}
