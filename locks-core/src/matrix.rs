@@ -132,6 +132,15 @@ impl ConflictMatrix {
         }
     }
 
+    pub(crate) const fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// Whether both mean the same.
+    pub(crate) fn same_as(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+
     pub(crate) const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
