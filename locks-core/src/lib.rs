@@ -4,8 +4,10 @@ mod driver;
 mod error;
 mod fence;
 mod guard;
+mod installed;
 mod manager;
 mod matrix;
+mod matrix_check;
 mod name;
 mod process;
 mod report;
@@ -13,11 +15,13 @@ mod request;
 mod scope;
 mod store;
 mod table;
+mod with_lock;
 
 pub use builder::{Builder, Evidence, Expiry, Fairness};
 pub use error::{LockError, Result};
 pub use fence::FenceConnection;
 pub use guard::LockGuard;
+pub use installed::Installed;
 pub use manager::LockManager;
 pub use matrix::ConflictMatrix;
 pub use name::{IntoLockNames, LockName};
@@ -26,3 +30,13 @@ pub use request::{Request, Wait};
 pub use store::IntoConnectOptions;
 
 pub use sqlx;
+
+#[cfg(feature = "macros")]
+#[doc = include_str!("with_lock.md")]
+pub use locks_macros::with_lock;
+
+/// What `#[with_lock]` calls.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::with_lock::*;
+}
