@@ -179,7 +179,7 @@ pub(super) enum SideOutcome {
 
 /// How long a deletion may wait for an open fenced transaction before it is asked
 /// again.
-pub(super) const SIDE_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const SIDE_LIMIT: Duration = Duration::from_mins(1);
 
 impl SideJob {
     pub(super) async fn run(self, link: &mut Link, namespace: &str) -> SideOutcome {

@@ -18,12 +18,12 @@ use std::{
 
 use super::{
     Config,
+    answer::Delivery,
     asking::Asking,
     backoff::Backoff,
     job::{Job, SideJob},
     lease::{Lease, Moment},
     observer::{Cause, Observer},
-    outcome::Delivery,
     plan::{ChoreId, Due, Pending, Phase, Plan},
     poll::Poll,
     request::{Chore, Mode, Reply, Request},
@@ -68,6 +68,8 @@ pub(super) struct Cached {
     pub(super) proven: Instant,
 }
 
+/// Everything that a driver keeps for one namespace.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub(super) struct Namespace {
     pub(super) name: Arc<str>,

@@ -271,11 +271,11 @@ impl Connection {
         let beating = self.session_rows(&sql, &args).await?;
         let (sql, args) = self.listed(self.statements().fences, sessions);
         let fences = self.fetch(&sql, &args, &[Shape::Text]).await?;
-        let fenced = ids(fences);
+        let with_fence = ids(fences);
         let state = |id: &SessionId| {
             if let Some(row) = beating.iter().find(|row| row.id == *id) {
                 Liveness::Beating(row.clone())
-            } else if fenced.contains(id) {
+            } else if with_fence.contains(id) {
                 Liveness::Fenced
             } else {
                 Liveness::Dead

@@ -66,10 +66,9 @@ impl Engine for Sqlite {
             5 | 6 => Class::Retry,
             // Not writable now, or for good.
             8 => Class::WrongNode,
-            // Error, denied, corrupt, too big, constraint, mismatch, not a database.
-            1 | 3 | 11 | 18 | 19 | 20 | 26 => Class::Hopeless,
-            // The file cannot be opened: its directory may be missing for good.
-            14 => Class::Hopeless,
+            // Error, denied, corrupt, cannot open, too big, constraint, mismatch, not a
+            // database.
+            1 | 3 | 11 | 14 | 18 | 19 | 20 | 26 => Class::Hopeless,
             _ => Class::Unknown,
         };
         let text = error.message();
