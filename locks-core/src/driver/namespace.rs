@@ -310,7 +310,7 @@ impl Namespace {
                         stamp: stamp(),
                     });
                 }
-                self.clear(None);
+                self.clear(None, now);
                 None
             }
             Row::Unstamped { version, cleared } => {
@@ -322,14 +322,16 @@ impl Namespace {
                         stamp: stamp(),
                     });
                 }
-                self.clear(Some(version));
+                self.clear(Some(version), now);
                 None
             }
             Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
         }
     }
 
-    fn clear(&mut self, version: Option<i64>) {
+    fn clear(&mut self, version: Option<i64>, now: Instant) {
+        // Its end ends the pause.
+        self.backoff.pause(now, PATIENCE);
         if !self.clearing {
             self.clearing = true;
             self.side.push_back(SideJob::Clear(version));

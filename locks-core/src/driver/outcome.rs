@@ -210,7 +210,8 @@ impl Namespace {
                 };
                 self.highest = at.version;
                 let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
-                self.notify = table.queue().iter().any(|w| !ours.contains(&w.session));
+                let others_wait = table.queue().iter().any(|w| !ours.contains(&w.session));
+                self.notify = plan.freed && others_wait;
                 self.row = Row::Known(Cached {
                     at: at.clone(),
                     table,

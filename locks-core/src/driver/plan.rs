@@ -62,6 +62,8 @@ pub(super) type ChoreId = u64;
 pub(super) struct Plan {
     /// Whether there is anything to write.
     pub(super) changed: bool,
+    /// Whether others may get something by it: all but new waiters.
+    pub(super) freed: bool,
     /// Whether somebody's answer needs a row that is read now.
     pub(super) needs_fresh: bool,
     /// Granted by this write, with its token, or found granted by an earlier one.
@@ -90,6 +92,7 @@ impl Plan {
         plan.release(table, due);
         plan.chores(table, due);
         plan.bury(table, due);
+        plan.freed = plan.changed;
         plan.grant_queued(table, due);
         plan.grant_new(table, due);
         plan
@@ -224,6 +227,8 @@ impl Plan {
         table.grant(&asking.claim, due.next_version);
         self.granted.insert(asking.claim.nonce, due.next_version);
         self.changed = true;
+        // A waiter stood in the way of more than a holder does.
+        self.freed = true;
     }
 
     /// Those who stand nowhere yet, in the order they came.

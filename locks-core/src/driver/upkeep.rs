@@ -13,8 +13,10 @@ use super::{
     plan::{ChoreId, Pending, Phase},
     request::{Chore, Mode},
     session::Fence,
+    signal::Signal,
 };
 use crate::{
+    builder::Fairness,
     error::LockError,
     report::Blocker,
     table::{Claim, Order, SessionId, Waiting},
@@ -40,7 +42,12 @@ impl Namespace {
         }
         let waiting = self.asking.values().filter(|a| !a.abandoned);
         let latest = waiting.map(|asking| asking.since).max();
-        self.poll.plan(latest, config.signal.get(), now);
+        // Those who barge stand in no queue, so nobody notifies them.
+        let signal = match (config.fairness, config.signal.get()) {
+            (Fairness::Barging, Signal::Notifications) => Signal::None,
+            (_, signal) => signal,
+        };
+        self.poll.plan(latest, signal, now);
         if self.observing {
             let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
             let others: BTreeSet<_> = table
@@ -134,6 +141,7 @@ impl Namespace {
             }
             SideOutcome::Cleared(result) => {
                 self.clearing = false;
+                self.backoff.success();
                 match result {
                     Ok(Some(dead)) => {
                         // Sessions without a row: it was there a moment ago.
