@@ -47,6 +47,9 @@ impl Namespace {
                 self.failed(failure, now);
             }
             Outcome::Surveyed(Ok(Some(states))) => {
+                // The row was looked at as well.
+                self.poll.looked();
+                self.reviewed(config, now);
                 let (evict, dead) = self.observer.see(states, now);
                 for (id, cause) in evict {
                     self.evict(id, cause);
