@@ -220,6 +220,8 @@ impl Namespace {
                     table,
                     proven: sent,
                 });
+                // Who asked for a row that is read now has one.
+                self.dirty |= plan.needs_fresh;
                 self.carry_out(plan, &at, config, now);
             }
             Ok(false) => {
