@@ -148,8 +148,8 @@ impl Plan {
             let fresh = due.proven >= pending.since;
             match &pending.phase {
                 Phase::ToEvacuate | Phase::Evacuating => {}
-                _ if !fresh => self.needs_fresh = true,
-                Phase::Ready => self.answered.push(*id),
+                Phase::Ready if fresh => self.answered.push(*id),
+                Phase::Ready => self.needs_fresh = true,
                 Phase::Evacuated(sessions) => {
                     let removed =
                         table.release_where(|entry| match (&entry.grant, &pending.chore) {
@@ -157,8 +157,15 @@ impl Plan {
                             (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
                             (None, _) => true,
                         });
-                    self.changed |= !removed.is_empty();
-                    self.removed.push((*id, removed));
+                    // Before they are buried as dead by whatever write is next: what is
+                    // found here is told. The write proves it; only finding nothing
+                    // needs a row that is read now.
+                    if removed.is_empty() && !fresh {
+                        self.needs_fresh = true;
+                    } else {
+                        self.changed |= !removed.is_empty();
+                        self.removed.push((*id, removed));
+                    }
                 }
             }
         }
