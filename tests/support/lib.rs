@@ -14,6 +14,7 @@
 
 pub mod conflict_table;
 pub mod engine;
+pub mod journal;
 pub mod oracle;
 pub mod original;
 pub mod plain;
@@ -21,4 +22,6 @@ pub mod process;
 pub mod relay;
 pub mod row;
 pub mod server;
+pub mod sessions;
 pub mod wait;
+pub mod worker;

@@ -1,5 +1,7 @@
 //! The worker process of the tests; what it does is its first argument.
 
+mod worker;
+
 use std::{
     io::{BufRead as _, Write as _},
     path::PathBuf,
@@ -21,6 +23,8 @@ enum Peer {
         #[arg(long)]
         unlocked: bool,
     },
+    /// Takes, fences and gives back locks as its input says.
+    Worker(worker::Worker),
 }
 
 fn main() {
@@ -33,7 +37,16 @@ fn main() {
         } => {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
+        Peer::Worker(worker) => runtime().block_on(worker.run()),
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 fn say(line: &str) {
