@@ -7,7 +7,8 @@
 //!
 //! One exception keeps correct programs from waiting for themselves: an earlier
 //! waiter that waits, directly or through others, for something that the requester's
-//! own scope or an ancestor of it holds does not stand in its way.
+//! own scope or an ancestor of it holds does not stand in its way. Nor does one that
+//! waits for what the requester's session holds outside any scope.
 
 use std::{
     collections::BTreeSet,
@@ -288,12 +289,12 @@ impl<'t> Reach<'t> {
     }
 }
 
-/// Whether the entry is held by the requester's scope or an ancestor of it; outside
-/// any scope, by anything unscoped of the same session.
+/// Whether the entry is held by the requester's own scope, an ancestor of it, or outside
+/// any scope by its session: a guard that was made before the first scope was opened.
 fn is_own(entry: &Entry, asked: Asked<'_>) -> bool {
     entry.grant.as_ref().is_some_and(|grant| match grant.scope {
         Some(scope) => asked.path.contains(scope),
-        None => asked.path.is_empty() && grant.session == *asked.session,
+        None => grant.session == *asked.session,
     })
 }
 
