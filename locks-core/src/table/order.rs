@@ -268,7 +268,7 @@ impl<'t> Reach<'t> {
                 let nested = || {
                     holders
                         .iter()
-                        .any(|o| matches!(o, Obstacle::Holder(_, e) if is_own(e, w.into())))
+                        .any(|o| matches!(o, Obstacle::Holder(_, e) if may_be_waiters(e, w)))
                 };
                 ((ahead || nested()) && !visited.contains(&other)).then_some(other)
             };
@@ -296,6 +296,15 @@ fn is_own(entry: &Entry, asked: Asked<'_>) -> bool {
         Some(scope) => asked.path.contains(scope),
         None => grant.session == *asked.session,
     })
+}
+
+/// Whether the entry may be held by the job that waits: as above, and outside any scope by
+/// the same task, since what never expires is held under another session than its task
+/// waits under.
+fn may_be_waiters(entry: &Entry, waiting: &Waiting) -> bool {
+    let grant = entry.grant.as_ref();
+    is_own(entry, waiting.into())
+        || (grant.is_some_and(|grant| grant.scope.is_none()) && entry.task == waiting.task)
 }
 
 /// Whether two requests conflict in either direction.
