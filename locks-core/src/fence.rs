@@ -36,7 +36,10 @@ macro_rules! fence_connection {
     ($engine:ty, $connection:ty, $sql:expr) => {
         impl $crate::fence::sealed::Touch for $connection {
             async fn touch(&mut self, session: &str) -> Result<u64> {
-                let touched = sqlx::query::<$engine>($sql).bind(session).execute(self).await;
+                let touched = sqlx::query::<$engine>($sql)
+                    .bind(session)
+                    .execute(self)
+                    .await;
                 match touched {
                     Ok(result) => Ok(<$engine as Engine>::rows_affected(&result)),
                     Err(error) => Err(super::run::failure::<$engine>(error).into()),

@@ -132,6 +132,15 @@ impl ConflictMatrix {
         }
     }
 
+    pub(crate) const fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// Whether both mean the same.
+    pub(crate) fn same_as(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+
     pub(crate) const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -380,11 +389,8 @@ mod tests {
 
     #[test]
     fn bad_patterns_panic() {
-        for rules in [
-            &[("", &[][..])] as Rules,
-            &[("a*b", &[])],
-            &[("a", &["**"])],
-        ] {
+        const BAD: [Rules; 3] = [&[("", &[])], &[("a*b", &[])], &[("a", &["**"])]];
+        for rules in BAD {
             assert!(std::panic::catch_unwind(|| ConflictMatrix::new(rules)).is_err());
         }
     }

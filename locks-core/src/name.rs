@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(text(&vec![LockName::new("a").unwrap()]), ["a"]);
         assert_eq!(text(&&["a"][..]), ["a"]);
         assert_eq!(collect(&["b", "a", "b"]).unwrap().len(), 2);
-        assert!(collect::<[&str; 0]>(&[]).is_err());
+        let none: [&str; 0] = [];
+        assert!(collect(&none).is_err());
     }
 }

@@ -18,12 +18,12 @@ use std::{
 
 use super::{
     Config,
+    answer::Delivery,
     asking::Asking,
     backoff::Backoff,
     job::{Job, SideJob},
     lease::{Lease, Moment},
     observer::{Cause, Observer},
-    outcome::Delivery,
     plan::{ChoreId, Due, Pending, Phase, Plan},
     poll::Poll,
     request::{Chore, Mode, Reply, Request},
@@ -68,6 +68,8 @@ pub(super) struct Cached {
     pub(super) proven: Instant,
 }
 
+/// Everything that a driver keeps for one namespace.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub(super) struct Namespace {
     pub(super) name: Arc<str>,
@@ -95,6 +97,8 @@ pub(super) struct Namespace {
     pub(super) later: Vec<(Instant, SideJob)>,
     pub(super) clearing: bool,
     pub(super) observer: Observer,
+    /// Whether it was looked for what dead processes left behind.
+    pub(super) swept: bool,
     /// Somebody was refused: their blockers are looked after.
     pub(super) observing: bool,
     pub(super) neighbours_due: Option<Instant>,
@@ -135,6 +139,7 @@ impl Namespace {
             later: Vec::new(),
             clearing: false,
             observer: Observer::default(),
+            swept: false,
             observing: false,
             neighbours_due: None,
             poll: Poll::default(),
@@ -241,7 +246,11 @@ impl Namespace {
             _ => Phase::Ready,
         };
         let since = now;
-        let pending = Pending { chore, since, phase };
+        let pending = Pending {
+            chore,
+            since,
+            phase,
+        };
         self.chores.insert(self.next_chore, pending);
         self.next_chore += 1;
         self.dirty = true;
@@ -301,7 +310,7 @@ impl Namespace {
                         stamp: stamp(),
                     });
                 }
-                self.clear(None);
+                self.clear(None, now);
                 None
             }
             Row::Unstamped { version, cleared } => {
@@ -313,14 +322,16 @@ impl Namespace {
                         stamp: stamp(),
                     });
                 }
-                self.clear(Some(version));
+                self.clear(Some(version), now);
                 None
             }
             Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
         }
     }
 
-    fn clear(&mut self, version: Option<i64>) {
+    fn clear(&mut self, version: Option<i64>, now: Instant) {
+        // Its end ends the pause.
+        self.backoff.pause(now, PATIENCE);
         if !self.clearing {
             self.clearing = true;
             self.side.push_back(SideJob::Clear(version));
@@ -431,12 +442,7 @@ impl Namespace {
     }
 
     /// What a renewal says of our sessions.
-    pub(super) fn renewed(
-        &mut self,
-        renewed: &[SessionId],
-        lost: &[SessionId],
-        deadline: Moment,
-    ) {
+    pub(super) fn renewed(&mut self, renewed: &[SessionId], lost: &[SessionId], deadline: Moment) {
         let mut gone = Vec::new();
         for (key, session) in &self.sessions {
             if lost.contains(&session.id) {
@@ -446,7 +452,10 @@ impl Namespace {
             }
         }
         for key in gone {
-            self.lose_session(&key, "its session was evicted: it had not been seen to live");
+            self.lose_session(
+                &key,
+                "its session was evicted: it had not been seen to live",
+            );
         }
     }
 

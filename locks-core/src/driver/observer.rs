@@ -19,7 +19,10 @@ use crate::{
 /// The part of the ttl that is waited beyond it, for clocks that run apart.
 const MARGIN: u32 = 10;
 /// How often within a ttl a session is looked at.
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 5;
+
+/// The longest pause between two looks.
+const MOST: Duration = Duration::from_secs(3);
 
 /// Why a session may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,12 +69,6 @@ impl Observer {
         self.due
     }
 
-    /// Whether any watched session runs on the machine of `here`.
-    pub(crate) fn has_neighbours(&self, here: &Identity) -> bool {
-        let near = |seen: &Seen| seen.row.ttl.is_some() && seen.row.process.host == here.host;
-        !here.host.is_empty() && self.seen.values().any(near)
-    }
-
     /// The sessions whose process is gone, as far as this machine can tell.
     pub(crate) fn gone(&self, here: &Identity) -> Vec<(SessionId, Cause)> {
         self.seen
@@ -89,7 +86,7 @@ impl Observer {
     ) -> (Vec<(SessionId, Cause)>, Vec<SessionId>) {
         let mut evict = Vec::new();
         let mut dead = Vec::new();
-        let mut next = Duration::from_secs(2);
+        let mut next = MOST;
         for (id, state) in states {
             match state {
                 Liveness::Dead => {
@@ -114,7 +111,12 @@ impl Observer {
                     seen.row = row;
                     let end = seen.since + ttl + ttl / MARGIN;
                     if now >= end {
-                        evict.push((id, Cause::Stopped { beat: seen.row.beat }));
+                        evict.push((
+                            id,
+                            Cause::Stopped {
+                                beat: seen.row.beat,
+                            },
+                        ));
                     } else {
                         let look = (ttl / LOOKS).min(end.duration_since(now));
                         next = next.min(look.max(Duration::from_millis(10)));
@@ -152,7 +154,10 @@ mod tests {
         let row = SessionRow {
             id: id.clone(),
             task: "t".into(),
-            process: Identity::anonymous(),
+            process: Identity {
+                host: "".into(),
+                process: "".into(),
+            },
             ttl,
             beat,
         };

@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
+    asking::Asking,
     request::{Chore, Mode},
     session::{Fence, Releasing},
-    asking::Asking,
 };
 use crate::{
     builder::Fairness,
@@ -62,14 +62,16 @@ pub(super) type ChoreId = u64;
 pub(super) struct Plan {
     /// Whether there is anything to write.
     pub(super) changed: bool,
+    /// Whether others may get something by it: all but new waiters.
+    pub(super) freed: bool,
     /// Whether somebody's answer needs a row that is read now.
     pub(super) needs_fresh: bool,
     /// Granted by this write, with its token, or found granted by an earlier one.
     pub(super) granted: BTreeMap<Nonce, i64>,
     /// In the queue after this write, under this session.
     pub(super) enqueued: BTreeMap<Nonce, SessionId>,
-    /// No longer in the row after this write.
-    pub(super) released: Vec<Nonce>,
+    /// No longer in the row after this write, and whether it was there before.
+    pub(super) released: BTreeMap<Nonce, bool>,
     pub(super) abandoned: Vec<Nonce>,
     /// Refused for good; no write is needed to say so.
     pub(super) refused: Vec<(Nonce, LockError)>,
@@ -90,6 +92,7 @@ impl Plan {
         plan.release(table, due);
         plan.chores(table, due);
         plan.bury(table, due);
+        plan.freed = plan.changed;
         plan.grant_queued(table, due);
         plan.grant_new(table, due);
         plan
@@ -98,8 +101,9 @@ impl Plan {
     fn release(&mut self, table: &mut LockTable, due: &Due<'_>) {
         for (nonce, releasing) in due.releasing {
             if releasing.fence == Fence::Clear {
-                self.changed |= table.release(&releasing.id, &releasing.tenure.names);
-                self.released.push(*nonce);
+                let found = table.release(&releasing.id, &releasing.tenure.names);
+                self.changed |= found;
+                self.released.insert(*nonce, found);
             }
         }
         for (nonce, asking) in due.asking {
@@ -140,11 +144,12 @@ impl Plan {
                 _ if !fresh => self.needs_fresh = true,
                 Phase::Ready => self.answered.push(*id),
                 Phase::Evacuated(sessions) => {
-                    let removed = table.release_where(|entry| match (&entry.grant, &pending.chore) {
-                        (Some(grant), _) => sessions.contains(&grant.session),
-                        (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
-                        (None, _) => true,
-                    });
+                    let removed =
+                        table.release_where(|entry| match (&entry.grant, &pending.chore) {
+                            (Some(grant), _) => sessions.contains(&grant.session),
+                            (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
+                            (None, _) => true,
+                        });
                     self.changed |= !removed.is_empty();
                     self.removed.push((*id, removed));
                 }
@@ -222,6 +227,8 @@ impl Plan {
         table.grant(&asking.claim, due.next_version);
         self.granted.insert(asking.claim.nonce, due.next_version);
         self.changed = true;
+        // A waiter stood in the way of more than a holder does.
+        self.freed = true;
     }
 
     /// Those who stand nowhere yet, in the order they came.

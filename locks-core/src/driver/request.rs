@@ -73,10 +73,7 @@ impl Command {
             Self::Acquire(request) => drop(request.reply.send(Err(error))),
             Self::Release(.., Some(reply)) | Self::Close(reply) => drop(reply.send(Err(error))),
             Self::Chore(_, chore) => chore.fail(error),
-            Self::Release(.., None)
-            | Self::Abandon(..)
-            | Self::Detach(..)
-            | Self::LastHandle => {}
+            Self::Release(.., None) | Self::Abandon(..) | Self::Detach(..) | Self::LastHandle => {}
         }
     }
 }
@@ -99,7 +96,9 @@ impl Chore {
     pub(crate) fn fail(self, error: LockError) {
         // Where the caller is gone, nobody wants the error.
         match self {
-            Self::ReleaseName(_, _, reply) | Self::Confirm(_, reply) => drop(reply.send(Err(error))),
+            Self::ReleaseName(_, _, reply) | Self::Confirm(_, reply) => {
+                drop(reply.send(Err(error)));
+            }
             Self::ReleaseTask(_, reply) | Self::ReleaseAll(reply) | Self::Held(reply) => {
                 drop(reply.send(Err(error)));
             }

@@ -6,11 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{
-    StreamExt,
-    future::LocalBoxFuture,
-    stream::FuturesUnordered,
-};
+use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time};
 
 use super::{
@@ -298,7 +294,8 @@ impl Driving {
         self.start_renewal(now);
         let waiting = self.namespaces.values().any(Namespace::somebody_waits);
         if let Some(listening) = self.signals.listen(waiting, &self.config, now) {
-            self.jobs.push(Box::pin(async { Event::Heard(listening.await) }));
+            self.jobs
+                .push(Box::pin(async { Event::Heard(listening.await) }));
         }
     }
 
@@ -364,7 +361,10 @@ impl Driving {
         };
         let holding = |n: &&Namespace| !n.held.is_empty();
         let idle = expiring().next().is_none()
-            && !self.namespaces.values().any(|namespace| holding(&namespace));
+            && !self
+                .namespaces
+                .values()
+                .any(|namespace| holding(&namespace));
         if idle {
             self.renewal_due = None;
             return;
@@ -435,7 +435,7 @@ impl Driving {
             .chain(ending)
             .chain(self.signals.due())
             .min()
-            .unwrap_or(now + Duration::from_secs(60))
+            .unwrap_or(now + Duration::from_mins(1))
     }
 
     /// Whether the end has come: nothing is pending, and our sessions are gone.
@@ -460,7 +460,9 @@ impl Driving {
             }
             self.start_side_jobs();
         }
-        self.ending.as_ref().is_some_and(|ending| ending.leaving == 0)
+        self.ending
+            .as_ref()
+            .is_some_and(|ending| ending.leaving == 0)
     }
 
     /// Says good-bye to the server and to whoever waits for the end.

@@ -46,10 +46,7 @@ impl Listener {
 
     /// The next namespace that is told of; nothing when there was none for so long,
     /// or when the connection was lost for a moment.
-    pub(crate) async fn next(
-        mut self,
-        limit: Duration,
-    ) -> Result<(Self, Option<String>), Failure> {
+    pub(crate) async fn next(mut self, limit: Duration) -> Result<(Self, Option<String>), Failure> {
         match tokio::time::timeout(limit, self.inner.try_recv()).await {
             Ok(Ok(told)) => Ok((self, told.map(|told| told.payload().to_owned()))),
             Ok(Err(error)) => Err(super::run::failure::<sqlx::Postgres>(error)),

@@ -18,6 +18,7 @@ mod schema;
 mod sqlite;
 mod target;
 
+pub use self::target::IntoConnectOptions;
 pub(crate) use self::{
     connection::{Connection, Liveness, NewSession, Row, SessionRow, Stamp},
     failure::{Class, Failure},
@@ -25,4 +26,3 @@ pub(crate) use self::{
     listen::{Listener, Tells},
     target::{Target, sealed},
 };
-pub use self::target::IntoConnectOptions;

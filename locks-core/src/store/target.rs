@@ -2,13 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use sqlx::ConnectOptions;
 #[cfg(feature = "mysql")]
 use sqlx::mysql::MySqlConnectOptions;
 #[cfg(feature = "postgres")]
 use sqlx::postgres::PgConnectOptions;
 #[cfg(feature = "sqlite")]
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::ConnectOptions;
 use tokio::time;
 
 use super::{
@@ -123,9 +123,8 @@ async fn connected<DB: Engine>(
 
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 fn parsed<T: std::str::FromStr<Err = sqlx::Error>>(url: &str) -> Result<T> {
-    url.parse().map_err(|error: sqlx::Error| {
-        LockError::config("database URL", error.to_string())
-    })
+    url.parse()
+        .map_err(|error: sqlx::Error| LockError::config("database URL", error.to_string()))
 }
 
 #[cfg(not(all(feature = "sqlite", feature = "mysql", feature = "postgres")))]

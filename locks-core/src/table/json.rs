@@ -151,7 +151,10 @@ impl LockTable {
         let held = AsMap(|| {
             let held = self.held.iter();
             let ours = held.filter_map(|(name, entry)| Some((name, entry.grant.as_ref()?)));
-            let robbed = self.disowned.iter().map(|(name, (_, grant, _))| (name, grant));
+            let robbed = self
+                .disowned
+                .iter()
+                .map(|(name, (_, grant, _))| (name, grant));
             ours.chain(robbed).map(|(name, g)| {
                 let held: Held<&str> = (&g.session.0, g.nonce.0, g.token, g.since, g.scope);
                 (name.as_str(), held)

@@ -126,10 +126,6 @@ pub(crate) struct Claim {
 }
 
 impl LockTable {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.queue.is_empty()
-    }
-
     pub(crate) fn queue(&self) -> &[Waiting] {
         &self.queue
     }
@@ -185,7 +181,8 @@ impl LockTable {
 
     /// Forgets what dead sessions were robbed of.
     pub(crate) fn forget_disowned(&mut self, dead: impl Fn(&SessionId) -> bool) {
-        self.disowned.retain(|_, (_, grant, _)| !dead(&grant.session));
+        self.disowned
+            .retain(|_, (_, grant, _)| !dead(&grant.session));
     }
 
     /// The requests of a session that hold something, and what they hold.
@@ -336,12 +333,6 @@ impl LockTable {
     pub(crate) fn holders(&self) -> Vec<Holder> {
         let holders = self.held.iter();
         holders.map(|(name, entry)| holder(name, entry)).collect()
-    }
-}
-
-impl Entry {
-    pub(crate) fn is_of(&self, session: &SessionId) -> bool {
-        self.grant.as_ref().is_some_and(|g| g.session == *session)
     }
 }
 

@@ -149,7 +149,10 @@ impl LockTable {
             let conflicts = |(name, entry): &(&LockName, &Entry)| {
                 self.matrix_of(entry) != matrix.fingerprint()
                     || asked.matrix != matrix.fingerprint()
-                    || asked.names.iter().any(|n| matrix.refuses(n.as_str(), name.as_str()))
+                    || asked
+                        .names
+                        .iter()
+                        .any(|n| matrix.refuses(n.as_str(), name.as_str()))
             };
             return self
                 .held
@@ -253,17 +256,28 @@ impl<'t> Reach<'t> {
             }
             let waiting = &self.table.queue[at];
             let holders = self.table.holders_against(waiting.into(), self.matrix);
-            let own = |o: &Obstacle<'_>| matches!(o, Obstacle::Holder(_, e) if is_own(e, self.asked));
+            let own =
+                |o: &Obstacle<'_>| matches!(o, Obstacle::Holder(_, e) if is_own(e, self.asked));
             if self.known[at] == Some(true) || holders.iter().any(own) {
                 self.known[place] = Some(true);
                 return true;
             }
             let after = |(other, w): (usize, &Waiting)| {
                 let ahead = other < at && meets(self.matrix, waiting.into(), w.into());
-                let nested = || holders.iter().any(|o| matches!(o, Obstacle::Holder(_, e) if is_own(e, w.into())));
+                let nested = || {
+                    holders
+                        .iter()
+                        .any(|o| matches!(o, Obstacle::Holder(_, e) if is_own(e, w.into())))
+                };
                 ((ahead || nested()) && !visited.contains(&other)).then_some(other)
             };
-            let found: Vec<_> = self.table.queue.iter().enumerate().filter_map(after).collect();
+            let found: Vec<_> = self
+                .table
+                .queue
+                .iter()
+                .enumerate()
+                .filter_map(after)
+                .collect();
             visited.extend(found);
         }
         // Nothing that was visited leads there.
