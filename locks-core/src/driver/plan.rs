@@ -292,7 +292,7 @@ impl Plan {
     ) {
         let nonce = asking.claim.nonce;
         let names = || asking.claim.names.to_vec();
-        let refusal = if let Some(cycle) = table.circle(&asking.claim, table.queue().len()) {
+        let refusal = if let Some(cycle) = table.circle(&asking.claim) {
             Some(LockError::Deadlock {
                 names: names(),
                 cycle,

@@ -1,5 +1,7 @@
 //! The worker process of the tests; what it does is its first argument.
 
+mod migrant;
+mod neighbour;
 mod worker;
 
 use std::{
@@ -23,6 +25,10 @@ enum Peer {
         #[arg(long)]
         unlocked: bool,
     },
+    /// Connects to every URL of its input.
+    Migrant,
+    /// Takes and returns locks as its input says.
+    Neighbour { url: String, task: String },
     /// Takes, fences and gives back locks as its input says.
     Worker(worker::Worker),
 }
@@ -37,6 +43,8 @@ fn main() {
         } => {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
+        Peer::Migrant => migrant::arrive(),
+        Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
         Peer::Worker(worker) => runtime().block_on(worker.run()),
     }
 }
