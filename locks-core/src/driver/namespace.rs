@@ -431,6 +431,15 @@ impl Namespace {
         self.dirty = true;
     }
 
+    /// Somebody took what was granted under this session, so it is dead, or has to be:
+    /// nothing may be granted under it any more.
+    pub(super) fn robbed(&mut self, id: &SessionId) {
+        let ours = self.sessions.iter().find(|(_, s)| s.id == *id);
+        if let Some(key) = ours.map(|(key, _)| key.clone()) {
+            self.lose_session(&key, "its session ended: a lock of it was taken away");
+        }
+    }
+
     /// What a grant held is lost.
     pub(super) fn lose(&mut self, nonce: Nonce, reason: &'static str, by: Option<Arc<str>>) {
         if let Some(held) = self.held.remove(&nonce) {
