@@ -260,7 +260,7 @@ impl Namespace {
     /// Whether something is to be done on the row.
     fn is_busy(&self, now: Instant) -> bool {
         let due = |r: &Releasing| r.fence == Fence::Clear && r.due <= now;
-        let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated(_));
+        let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated { .. });
         self.needs_fresh
             || self.rides_until.is_some_and(|until| until <= now)
             || self.unsettled.is_some()

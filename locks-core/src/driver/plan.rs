@@ -55,8 +55,12 @@ pub(super) enum Phase {
     Evacuating,
     /// It needs a row read after it came.
     Ready,
-    /// These sessions are dead; what they held can be taken away.
-    Evacuated(BTreeSet<SessionId>),
+    /// These sessions are dead, and held this; it can be taken away, if nobody else
+    /// has done so.
+    Evacuated {
+        dead: BTreeSet<SessionId>,
+        held: Vec<Holder>,
+    },
 }
 
 /// Tells one chore from another.
@@ -150,10 +154,10 @@ impl Plan {
                 Phase::ToEvacuate | Phase::Evacuating => {}
                 Phase::Ready if fresh => self.answered.push(*id),
                 Phase::Ready => self.needs_fresh = true,
-                Phase::Evacuated(sessions) => {
-                    let removed =
+                Phase::Evacuated { dead, held } => {
+                    let mut removed =
                         table.release_where(|entry| match (&entry.grant, &pending.chore) {
-                            (Some(grant), _) => sessions.contains(&grant.session),
+                            (Some(grant), _) => dead.contains(&grant.session),
                             (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
                             (None, _) => true,
                         });
@@ -164,6 +168,9 @@ impl Plan {
                         self.needs_fresh = true;
                     } else {
                         self.changed |= !removed.is_empty();
+                        let told = |h: &Holder| removed.iter().any(|r| same_grant(r, h));
+                        let buried: Vec<_> = held.iter().filter(|h| !told(h)).cloned().collect();
+                        removed.extend(buried);
                         self.removed.push((*id, removed));
                     }
                 }
@@ -327,6 +334,10 @@ impl Plan {
             }
         }
     }
+}
+
+fn same_grant(a: &Holder, b: &Holder) -> bool {
+    a.name == b.name && a.token == b.token
 }
 
 /// The names of everything a plan granted, for events.
