@@ -62,7 +62,7 @@ pub(super) type ChoreId = u64;
 pub(super) struct Plan {
     /// Whether there is anything to write.
     pub(super) changed: bool,
-    /// Whether others may get something by it: all but new waiters.
+    /// Whether others may get something by it: all but new waiters who hold nothing.
     pub(super) freed: bool,
     /// Whether somebody's answer needs a row that is read now.
     pub(super) needs_fresh: bool,
@@ -83,6 +83,8 @@ pub(super) struct Plan {
     pub(super) answered: Vec<ChoreId>,
     /// Sessions that have to die before anything can be granted.
     pub(super) disowned: Vec<SessionId>,
+    /// Whether what was done may let somebody go on who could not a moment ago.
+    again: bool,
 }
 
 impl Plan {
@@ -95,6 +97,10 @@ impl Plan {
         plan.freed = plan.changed;
         plan.grant_queued(table, due);
         plan.grant_new(table, due);
+        // Nothing else would ever make a plan, were all of them of this process.
+        while std::mem::take(&mut plan.again) {
+            plan.grant_queued(table, due);
+        }
         plan
     }
 
@@ -224,6 +230,7 @@ impl Plan {
     }
 
     fn grant(&mut self, table: &mut LockTable, due: &Due<'_>, asking: &Asking) {
+        self.again |= table.is_nested(&asking.claim);
         table.grant(&asking.claim, due.next_version);
         self.granted.insert(asking.claim.nonce, due.next_version);
         self.changed = true;
@@ -303,6 +310,11 @@ impl Plan {
                     table.enqueue(&asking.claim, &asking.queue_session, ticket);
                     self.enqueued.insert(nonce, asking.queue_session.clone());
                     self.changed = true;
+                    // Who waits for the waiter may pass those who do so behind it; and who
+                    // comes back to an old place was judged from the last one.
+                    let nested = table.is_nested(&asking.claim);
+                    self.freed |= nested;
+                    self.again |= nested || asking.ticket.is_some();
                 }
             }
         }
@@ -314,3 +326,6 @@ pub(super) fn joined(names: &[LockName]) -> String {
     let names: Vec<_> = names.iter().map(LockName::as_str).collect();
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests;
