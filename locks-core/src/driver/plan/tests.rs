@@ -39,6 +39,8 @@ struct Process {
     dead: BTreeSet<SessionId>,
     fairness: Fairness,
     queue_limit: usize,
+    /// By how much later it plans than it was asked.
+    patience: Duration,
     next: Cell<u64>,
 }
 
@@ -54,6 +56,7 @@ impl Process {
             dead: BTreeSet::new(),
             fairness: Fairness::InTurn,
             queue_limit: 100,
+            patience: LINGER,
             next: Cell::new(0),
         }
     }
@@ -120,6 +123,7 @@ impl Process {
     fn plan(&self, desk: &mut Desk, proven: Instant) -> Plan {
         static NO_CHORES: BTreeMap<ChoreId, Pending> = BTreeMap::new();
         let due = Due {
+            now: Instant::now() + self.patience,
             proven,
             next_version: desk.version + 1,
             asking: &self.asking,
@@ -213,6 +217,22 @@ fn what_changes_nothing_is_not_written() {
     for process in [&mut a, &mut b] {
         assert!(!process.write(&mut desk).changed);
     }
+}
+
+#[test]
+fn a_new_waiter_rides_with_another_write_or_makes_one_soon() {
+    let (mut desk, mut a, mut b) = (Desk::default(), Process::new("a"), Process::new("b"));
+    a.wait(&["x"], &[]);
+    a.write(&mut desk);
+    b.patience = Duration::ZERO;
+    let waits = b.wait(&["x"], &[]);
+    let plan = b.write(&mut desk);
+    let since = b.asking[&waits].since;
+    assert_eq!(plan.rides_until, Some(since + LINGER));
+    assert!(!plan.changed && matches!(&plan.blocked[..], [(n, _)] if *n == waits));
+    b.wait(&["y"], &[]);
+    b.write(&mut desk);
+    assert_eq!(desk.table.queue().len(), 1);
 }
 
 #[test]
