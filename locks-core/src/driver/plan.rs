@@ -15,7 +15,7 @@ use crate::{
     error::LockError,
     name::LockName,
     report::{Blocker, Holder},
-    table::{LockTable, Nonce, Order, SessionId},
+    table::{LockTable, Nonce, Order, RequestId, SessionId},
 };
 
 /// How long a write may be put off that nobody waits for: a release by drop, or a
@@ -92,6 +92,8 @@ pub(super) struct Plan {
     pub(super) disowned: Vec<SessionId>,
     /// Whether what was done may let somebody go on who could not a moment ago.
     again: bool,
+    /// New in the queue, with no hurry to be written, and until when.
+    riding: Vec<(RequestId, Instant)>,
 }
 
 impl Plan {
@@ -108,6 +110,7 @@ impl Plan {
         while std::mem::take(&mut plan.again) {
             plan.grant_queued(table, due);
         }
+        plan.put_off(table, due);
         plan
     }
 
@@ -312,17 +315,13 @@ impl Plan {
                     let blockers = table.blockers(&asking.claim, order);
                     self.blocked.push((nonce, blockers));
                 }
-                let rides_until = asking.since + LINGER;
-                if order == Order::Barging {
-                    // It stands in no queue and is tried again.
-                } else if !self.changed && due.now < rides_until {
-                    let until = self.rides_until.unwrap_or(rides_until);
-                    self.rides_until = Some(until.min(rides_until));
-                } else {
+                // Who barges stands in no queue and is tried again.
+                if order != Order::Barging {
                     let ticket = asking.ticket.unwrap_or(due.next_version);
                     table.enqueue(&asking.claim, &asking.queue_session, ticket);
                     self.enqueued.insert(nonce, asking.queue_session.clone());
-                    self.changed = true;
+                    let id = (asking.queue_session.clone(), nonce);
+                    self.riding.push((id, asking.since + LINGER));
                     // Who waits for the waiter may pass those who do so behind it; and who
                     // comes back to an old place was judged from the last one.
                     let nested = table.is_nested(&asking.claim);
@@ -330,6 +329,21 @@ impl Plan {
                     self.again |= nested || asking.ticket.is_some();
                 }
             }
+        }
+    }
+
+    /// New waiters alone are not written at once. They were in the table all the same,
+    /// so that nobody who came after them was granted what they wait for.
+    fn put_off(&mut self, table: &mut LockTable, due: &Due<'_>) {
+        let until = self.riding.iter().map(|(_, until)| *until).min();
+        if self.changed || until.is_some_and(|until| until <= due.now) {
+            self.changed |= until.is_some();
+            return;
+        }
+        self.rides_until = until;
+        for (id, _) in self.riding.drain(..) {
+            table.dequeue(&id);
+            self.enqueued.remove(&id.1);
         }
     }
 }

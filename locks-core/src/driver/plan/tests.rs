@@ -230,9 +230,24 @@ fn a_new_waiter_rides_with_another_write_or_makes_one_soon() {
     let since = b.asking[&waits].since;
     assert_eq!(plan.rides_until, Some(since + LINGER));
     assert!(!plan.changed && matches!(&plan.blocked[..], [(n, _)] if *n == waits));
+    assert_eq!(desk.table.queue().len(), 0);
     b.wait(&["y"], &[]);
     b.write(&mut desk);
     assert_eq!(desk.table.queue().len(), 1);
+}
+
+#[test]
+fn a_waiter_that_is_not_written_yet_is_not_overtaken() {
+    let (mut desk, mut a) = (Desk::default(), Process::new("a"));
+    a.patience = Duration::ZERO;
+    a.wait(&["app_task_1"], &[9]);
+    a.write(&mut desk);
+    a.wait(&["box_update"], &[1]);
+    a.write(&mut desk);
+    let task = a.wait(&["app_task_2"], &[2]);
+    let at_once = a.ask(&["app_task_3"], &[3], Mode::AtOnce);
+    a.write(&mut desk);
+    assert!(!a.holds(task) && !a.holds(at_once));
 }
 
 #[test]
