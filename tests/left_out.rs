@@ -48,32 +48,23 @@ fn run(feature: &str, urls: &[&str]) -> Output {
         .expect("cargo runs")
 }
 
-fn says(feature: &str, expected: &[(&str, &str)]) {
-    let urls: Vec<_> = expected.iter().map(|(url, _)| *url).collect();
-    let output = run(feature, &urls);
+// One engine is built, the quickest; all three say the same in the same way.
+#[test]
+fn its_url_names_its_feature() {
+    let expected = [
+        ("sqlite://locks.db", "`sqlite`"),
+        ("sqlite::memory:", "`sqlite`"),
+        ("mysql://u:hunter2@127.0.0.1/d", "`mysql`"),
+        ("mariadb://u:hunter2@127.0.0.1/d", "`mysql`"),
+    ];
+    let output = run("postgres", &expected.map(|(url, _)| url));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     let said = String::from_utf8(output.stdout).expect("text");
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), expected.len(), "{said}");
-    for (line, (_, missing)) in lines.iter().zip(expected) {
-        assert!(line.contains("feature") && line.contains(missing), "{line}");
+    for (line, (_, feature)) in lines.iter().zip(expected) {
+        assert!(line.contains("feature") && line.contains(feature), "{line}");
     }
     assert!(!said.contains("hunter2"), "{said}");
-}
-
-#[test]
-fn its_url_names_its_feature() {
-    let others = [
-        ("sqlite://locks.db", "`sqlite`"),
-        ("mysql://u:hunter2@127.0.0.1/d", "`mysql`"),
-        ("mariadb://u:hunter2@127.0.0.1/d", "`mysql`"),
-    ];
-    says("postgres", &others);
-    let others = [
-        ("sqlite::memory:", "`sqlite`"),
-        ("postgres://u:hunter2@127.0.0.1/d", "`postgres`"),
-        ("postgresql://u:hunter2@127.0.0.1/d", "`postgres`"),
-    ];
-    says("mysql", &others);
 }
