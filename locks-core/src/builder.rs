@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    driver::{Config, Driver},
+    driver::{Config, Driver, Signalled},
     error::{LockError, Result},
     manager::LockManager,
     matrix::ConflictMatrix,
@@ -209,7 +209,7 @@ impl Builder {
             queue_limit: self.queue_limit,
             process: Identity::current(),
             evidence: self.evidence,
-            signal: Default::default(),
+            signal: Signalled::default(),
         })
     }
 }

@@ -115,10 +115,9 @@ impl LockGuard {
         let tenure = self.tenure.clone();
         async move {
             // The sender lives in the tenure, so this cannot end without a loss.
-            match lost.wait_for(Option::is_some).await {
-                Ok(lost) => lost.clone().expect("BUG: waited for a loss"),
-                Err(_) => tenure.lose("the driver has ended", None),
-            }
+            let told = lost.wait_for(Option::is_some).await.ok();
+            let told = told.and_then(|lost| lost.clone());
+            told.unwrap_or_else(|| tenure.lose("the driver has ended", None))
         }
     }
 

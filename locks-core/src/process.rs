@@ -18,13 +18,13 @@ impl Identity {
     /// This process.
     pub(crate) fn current() -> Self {
         let id = std::process::id();
-        let start = match status(id) {
+        let started = match status(id) {
             Status::Runs { start } => start,
             Status::Zombie | Status::Unreadable => String::new(),
         };
         Self {
             host: host().unwrap_or_default().into(),
-            process: format!("{id}:{start}").into(),
+            process: format!("{id}:{started}").into(),
         }
     }
 
@@ -74,8 +74,8 @@ fn status(id: u32) -> Status {
     let mut fields = rest.split_ascii_whitespace();
     match (fields.next(), fields.nth(18)) {
         (Some("Z" | "X" | "x"), _) => Status::Zombie,
-        (Some(_), Some(start)) => Status::Runs {
-            start: start.to_owned(),
+        (Some(_), Some(ticks)) => Status::Runs {
+            start: ticks.to_owned(),
         },
         _ => Status::Unreadable,
     }

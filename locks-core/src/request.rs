@@ -24,12 +24,15 @@ pub(crate) type Undo = Box<dyn FnOnce() + Send>;
 #[must_use = "a request does nothing until it is awaited, or `.blocking()` is called"]
 pub struct Request<T>(State<T>);
 
+/// Undoes a request when it is dropped.
+type Undoing = ScopeGuard<(), Box<dyn FnOnce(()) + Send>>;
+
 enum State<T> {
     Lazy(Box<dyn FnOnce(Reply<T>) -> Option<Undo> + Send>),
     Failed(LockError),
     Running {
         answer: oneshot::Receiver<Result<T>>,
-        undo: Option<ScopeGuard<(), Box<dyn FnOnce(()) + Send>>>,
+        undo: Option<Undoing>,
     },
     Over,
 }
@@ -91,7 +94,7 @@ impl<T> Request<T> {
 }
 
 /// There was an answer: nothing is to be undone any more.
-fn settle(undo: Option<ScopeGuard<(), Box<dyn FnOnce(()) + Send>>>) {
+fn settle(undo: Option<Undoing>) {
     if let Some(undo) = undo {
         ScopeGuard::into_inner(undo);
     }

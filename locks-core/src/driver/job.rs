@@ -12,7 +12,7 @@ use tokio::time;
 
 use super::{lease::Moment, observer::Cause, plan::ChoreId};
 use crate::{
-    store::{Class, Connection, Failure, Link, Liveness, NewSession, Row, Stamp},
+    store::{Class, Connection, Failure, Link, Liveness, NewSession, Row, SessionRow, Stamp},
     table::{LockTable, SessionId},
 };
 
@@ -43,6 +43,8 @@ pub(super) enum Job {
         at: Stamp,
         sessions: Vec<SessionId>,
     },
+    /// Look who has rows in this namespace.
+    Sweep,
     Notify,
     /// Has anybody written anything? Only asked where the answer is nearly free.
     DataVersion,
@@ -71,6 +73,8 @@ pub(super) enum Outcome {
     Opened(Vec<NewSession>, Moment, Result<(), Failure>),
     /// Nothing where the row had moved.
     Surveyed(Result<Option<Vec<(SessionId, Liveness)>>, Failure>),
+    /// Who beats, and whose fence row is all that is left.
+    Swept(Result<(Vec<SessionRow>, Vec<SessionId>), Failure>),
     Notified(Result<(), Failure>),
     DataVersion(Result<Option<i64>, Failure>),
 }
@@ -126,6 +130,16 @@ impl Job {
                 };
                 Outcome::Surveyed(link.with(survey).await)
             }
+            Self::Sweep => {
+                let sweep = async |c: &mut Connection| {
+                    // In this order, as for every eviction.
+                    let mut fences = c.fences_in(namespace).await?;
+                    let beating = c.sessions_in(namespace).await?;
+                    fences.retain(|id| !beating.iter().any(|row| row.id == *id));
+                    Ok((beating, fences))
+                };
+                Outcome::Swept(link.with(sweep).await)
+            }
             Self::Notify => Outcome::Notified(link.with(async |c| c.notify(namespace).await).await),
             Self::DataVersion => {
                 Outcome::DataVersion(link.with(async |c| c.data_version().await).await)
@@ -165,7 +179,7 @@ pub(super) enum SideOutcome {
 
 /// How long a deletion may wait for an open fenced transaction before it is asked
 /// again.
-pub(super) const SIDE_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const SIDE_LIMIT: Duration = Duration::from_mins(1);
 
 impl SideJob {
     pub(super) async fn run(self, link: &mut Link, namespace: &str) -> SideOutcome {
@@ -254,9 +268,10 @@ async fn sessions_in(
     namespace: &str,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<SessionId>, Failure> {
-    let beating = c.sessions_in(namespace).await?;
+    // The fences first: a session that begins in between has its beat row before its
+    // fence row, so a fence without one is a half-done eviction, of whomever.
     let mut ids = c.fences_in(namespace).await?;
-    // A fence whose beat row is gone is a half-done eviction of whoever.
+    let beating = c.sessions_in(namespace).await?;
     ids.retain(|id| {
         let row = beating.iter().find(|row| row.id == *id);
         row.is_none_or(|row| wanted(&row.task))

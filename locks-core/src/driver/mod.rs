@@ -9,6 +9,7 @@
 //! It has a runtime of its own, so that neither blocking code in the caller's runtime
 //! nor its end can stop releases and renewals.
 
+mod answer;
 mod asking;
 mod backoff;
 mod job;
@@ -22,6 +23,7 @@ mod request;
 mod run;
 mod session;
 mod signal;
+mod upkeep;
 
 use std::{
     fmt,
@@ -49,6 +51,7 @@ use crate::{
 pub(crate) use self::{
     request::{Chore, Command, Mode, Reply, Request as Asked, Seat},
     session::Tenure,
+    signal::Current as Signalled,
 };
 
 /// How long the drop of the last handle may wait for what is pending.

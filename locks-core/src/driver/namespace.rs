@@ -18,13 +18,13 @@ use std::{
 
 use super::{
     Config,
+    answer::Delivery,
     asking::Asking,
     backoff::Backoff,
     job::{Job, SideJob},
     lease::{Lease, Moment},
     observer::{Cause, Observer},
-    outcome::Delivery,
-    plan::{ChoreId, Due, Pending, Phase, Plan},
+    plan::{ChoreId, Due, LINGER, Pending, Phase, Plan},
     poll::Poll,
     request::{Chore, Mode, Reply, Request},
     session::{Fence, Held, Keeper, Kind, Releasing, Session, SessionKey, Tenure},
@@ -35,8 +35,6 @@ use crate::{
     table::{Claim, LockTable, Nonce, SessionId},
 };
 
-/// How long a release that nobody waits for may ride along with the next write.
-const LINGER: Duration = Duration::from_millis(1);
 /// How long to wait for the other half of the original's delete-and-insert.
 const INSERT_GRACE: Duration = Duration::from_secs(3);
 /// How long a request that does not wait tries to get an answer from the database.
@@ -68,6 +66,8 @@ pub(super) struct Cached {
     pub(super) proven: Instant,
 }
 
+/// Everything that a driver keeps for one namespace.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub(super) struct Namespace {
     pub(super) name: Arc<str>,
@@ -95,6 +95,8 @@ pub(super) struct Namespace {
     pub(super) later: Vec<(Instant, SideJob)>,
     pub(super) clearing: bool,
     pub(super) observer: Observer,
+    /// Whether it was looked for what dead processes left behind.
+    pub(super) swept: bool,
     /// Somebody was refused: their blockers are looked after.
     pub(super) observing: bool,
     pub(super) neighbours_due: Option<Instant>,
@@ -107,6 +109,8 @@ pub(super) struct Namespace {
     pub(super) needs_fresh: bool,
     /// The plan of the write that is under way.
     pub(super) plan: Option<Plan>,
+    /// When those who are blocked must be in the queue.
+    pub(super) rides_until: Option<Instant>,
     /// Whether anything happened since the last plan.
     pub(super) dirty: bool,
     /// Grants whose guards are to be handed out.
@@ -135,6 +139,7 @@ impl Namespace {
             later: Vec::new(),
             clearing: false,
             observer: Observer::default(),
+            swept: false,
             observing: false,
             neighbours_due: None,
             poll: Poll::default(),
@@ -143,6 +148,7 @@ impl Namespace {
             notify: false,
             needs_fresh: false,
             plan: None,
+            rides_until: None,
             dirty: false,
             deliveries: Vec::new(),
         }
@@ -256,6 +262,7 @@ impl Namespace {
         let due = |r: &Releasing| r.fence == Fence::Clear && r.due <= now;
         let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated(_));
         self.needs_fresh
+            || self.rides_until.is_some_and(|until| until <= now)
             || self.unsettled.is_some()
             || self.releasing.values().any(due)
             || (self.dirty
@@ -305,7 +312,7 @@ impl Namespace {
                         stamp: stamp(),
                     });
                 }
-                self.clear(None);
+                self.clear(None, now);
                 None
             }
             Row::Unstamped { version, cleared } => {
@@ -317,14 +324,16 @@ impl Namespace {
                         stamp: stamp(),
                     });
                 }
-                self.clear(Some(version));
+                self.clear(Some(version), now);
                 None
             }
             Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
         }
     }
 
-    fn clear(&mut self, version: Option<i64>) {
+    fn clear(&mut self, version: Option<i64>, now: Instant) {
+        // Its end ends the pause.
+        self.backoff.pause(now, PATIENCE);
         if !self.clearing {
             self.clearing = true;
             self.side.push_back(SideJob::Clear(version));
@@ -525,6 +534,7 @@ impl Namespace {
         };
         self.dirty = false;
         self.needs_fresh = false;
+        self.rides_until = None;
         let strays_of = if std::mem::take(&mut self.strays) {
             self.sessions.values().map(|s| s.id.clone()).collect()
         } else {
@@ -534,6 +544,7 @@ impl Namespace {
         let mut plan = Plan::make(
             &mut cached.table,
             &Due {
+                now,
                 proven: cached.proven,
                 next_version: cached.at.version + 1,
                 asking: &self.asking,
@@ -552,6 +563,7 @@ impl Namespace {
         for id in std::mem::take(&mut plan.disowned) {
             self.evict(id, Cause::Gone);
         }
+        self.rides_until = plan.rides_until;
         self.refuse(&mut plan);
         self.answer_chores(&mut plan, &cached.table, config);
         if write {

@@ -19,7 +19,10 @@ use crate::{
 /// The part of the ttl that is waited beyond it, for clocks that run apart.
 const MARGIN: u32 = 10;
 /// How often within a ttl a session is looked at.
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 5;
+
+/// The longest pause between two looks.
+const MOST: Duration = Duration::from_secs(3);
 
 /// Why a session may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +86,7 @@ impl Observer {
     ) -> (Vec<(SessionId, Cause)>, Vec<SessionId>) {
         let mut evict = Vec::new();
         let mut dead = Vec::new();
-        let mut next = Duration::from_secs(2);
+        let mut next = MOST;
         for (id, state) in states {
             match state {
                 Liveness::Dead => {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -18,8 +18,13 @@ use crate::{
     table::{LockTable, Nonce, Order, SessionId},
 };
 
+/// How long a write may be put off that nobody waits for: a release by drop, or a
+/// place in the queue. It rides along with any other write.
+pub(super) const LINGER: Duration = Duration::from_millis(1);
+
 /// What the plan may look at beside the table.
 pub(super) struct Due<'a> {
+    pub(super) now: Instant,
     /// The table was as it is now at this moment.
     pub(super) proven: Instant,
     /// The version that the write will make.
@@ -62,14 +67,18 @@ pub(super) type ChoreId = u64;
 pub(super) struct Plan {
     /// Whether there is anything to write.
     pub(super) changed: bool,
+    /// Those who are blocked can queue with whatever is written until then.
+    pub(super) rides_until: Option<Instant>,
+    /// Whether others may get something by it: all but new waiters.
+    pub(super) freed: bool,
     /// Whether somebody's answer needs a row that is read now.
     pub(super) needs_fresh: bool,
     /// Granted by this write, with its token, or found granted by an earlier one.
     pub(super) granted: BTreeMap<Nonce, i64>,
     /// In the queue after this write, under this session.
     pub(super) enqueued: BTreeMap<Nonce, SessionId>,
-    /// No longer in the row after this write.
-    pub(super) released: Vec<Nonce>,
+    /// No longer in the row after this write, and whether it was there before.
+    pub(super) released: BTreeMap<Nonce, bool>,
     pub(super) abandoned: Vec<Nonce>,
     /// Refused for good; no write is needed to say so.
     pub(super) refused: Vec<(Nonce, LockError)>,
@@ -90,6 +99,7 @@ impl Plan {
         plan.release(table, due);
         plan.chores(table, due);
         plan.bury(table, due);
+        plan.freed = plan.changed;
         plan.grant_queued(table, due);
         plan.grant_new(table, due);
         plan
@@ -98,8 +108,9 @@ impl Plan {
     fn release(&mut self, table: &mut LockTable, due: &Due<'_>) {
         for (nonce, releasing) in due.releasing {
             if releasing.fence == Fence::Clear {
-                self.changed |= table.release(&releasing.id, &releasing.tenure.names);
-                self.released.push(*nonce);
+                let found = table.release(&releasing.id, &releasing.tenure.names);
+                self.changed |= found;
+                self.released.insert(*nonce, found);
             }
         }
         for (nonce, asking) in due.asking {
@@ -223,6 +234,8 @@ impl Plan {
         table.grant(&asking.claim, due.next_version);
         self.granted.insert(asking.claim.nonce, due.next_version);
         self.changed = true;
+        // A waiter stood in the way of more than a holder does.
+        self.freed = true;
     }
 
     /// Those who stand nowhere yet, in the order they came.
@@ -272,7 +285,7 @@ impl Plan {
     ) {
         let nonce = asking.claim.nonce;
         let names = || asking.claim.names.to_vec();
-        let refusal = if let Some(cycle) = table.circle(&asking.claim, table.queue().len()) {
+        let refusal = if let Some(cycle) = table.circle(&asking.claim) {
             Some(LockError::Deadlock {
                 names: names(),
                 cycle,
@@ -292,7 +305,13 @@ impl Plan {
                     let blockers = table.blockers(&asking.claim, order);
                     self.blocked.push((nonce, blockers));
                 }
-                if order != Order::Barging {
+                let rides_until = asking.since + LINGER;
+                if order == Order::Barging {
+                    // It stands in no queue and is tried again.
+                } else if !self.changed && due.now < rides_until {
+                    let until = self.rides_until.unwrap_or(rides_until);
+                    self.rides_until = Some(until.min(rides_until));
+                } else {
                     let ticket = asking.ticket.unwrap_or(due.next_version);
                     table.enqueue(&asking.claim, &asking.queue_session, ticket);
                     self.enqueued.insert(nonce, asking.queue_session.clone());

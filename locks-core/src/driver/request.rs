@@ -97,7 +97,7 @@ impl Chore {
         // Where the caller is gone, nobody wants the error.
         match self {
             Self::ReleaseName(_, _, reply) | Self::Confirm(_, reply) => {
-                drop(reply.send(Err(error)))
+                drop(reply.send(Err(error)));
             }
             Self::ReleaseTask(_, reply) | Self::ReleaseAll(reply) | Self::Held(reply) => {
                 drop(reply.send(Err(error)));

@@ -435,7 +435,7 @@ impl Driving {
             .chain(ending)
             .chain(self.signals.due())
             .min()
-            .unwrap_or(now + Duration::from_secs(60))
+            .unwrap_or(now + Duration::from_mins(1))
     }
 
     /// Whether the end has come: nothing is pending, and our sessions are gone.

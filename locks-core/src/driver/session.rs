@@ -92,6 +92,8 @@ pub(super) struct Releasing {
     /// A release that nobody waits for rides with the next write until then.
     pub(super) due: std::time::Instant,
     pub(super) fence: Fence,
+    /// Whether a write that released it has no answer.
+    pub(super) tried: bool,
 }
 
 /// Whether a commit that was fenced with the lock may still be under way.
@@ -117,6 +119,7 @@ impl Releasing {
             replies: Vec::new(),
             due,
             fence,
+            tried: false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A connection, and the statements it knows.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time;
 
@@ -44,12 +44,11 @@ pub(super) struct Statements {
     pub(super) insert_fence: &'static str,
     /// (list of ids follows)
     pub(super) renew: &'static str,
-    /// (list of ids follows) → id, taskId, host, process, ttlMs, beat
-    pub(super) sessions: &'static str,
-    /// namespace → the same
+    /// (list of ids follows) → those with a fence: fence, id, taskId, host, process,
+    /// ttlMs, beat; all but the fence NULL where the beat row is gone
+    pub(super) liveness: &'static str,
+    /// namespace → id, taskId, host, process, ttlMs, beat
     pub(super) sessions_in: &'static str,
-    /// (list of ids follows) → session
-    pub(super) fences: &'static str,
     /// length, start of the id → session
     pub(super) fences_in: &'static str,
     /// id
@@ -259,62 +258,31 @@ impl Connection {
         self.execute(&sql, &args).await
     }
 
-    /// What is left of these sessions, in their order.
+    /// What is left of these sessions, in their order. Each was seen in the row, so
+    /// both of its rows were there once.
     pub(crate) async fn liveness(
         &mut self,
         sessions: &[SessionId],
     ) -> Result<Vec<(SessionId, Liveness)>, Failure> {
+        const SHAPE: [Shape; 7] = {
+            let [a, b, c, d, e, f] = SESSION;
+            [Shape::Text, a, b, c, d, e, f]
+        };
         if sessions.is_empty() {
             return Ok(Vec::new());
         }
-        let (sql, args) = self.listed(self.statements().sessions, sessions);
-        let beating = self.session_rows(&sql, &args).await?;
-        let (sql, args) = self.listed(self.statements().fences, sessions);
-        let fences = self.fetch(&sql, &args, &[Shape::Text]).await?;
-        let fenced = ids(fences);
-        let state = |id: &SessionId| {
-            if let Some(row) = beating.iter().find(|row| row.id == *id) {
-                Liveness::Beating(row.clone())
-            } else if fenced.contains(id) {
-                Liveness::Fenced
-            } else {
-                Liveness::Dead
-            }
+        let (sql, args) = self.listed(self.statements().liveness, sessions);
+        let mut found = BTreeMap::new();
+        for mut cells in self.fetch(&sql, &args, &SHAPE).await? {
+            let fence = cells.remove(0).text().unwrap_or_default();
+            found.insert(fence, session_row(cells));
+        }
+        let mut state = |id: &SessionId| match found.remove(&*id.0) {
+            Some(Some(row)) => Liveness::Beating(row),
+            Some(None) => Liveness::Fenced,
+            None => Liveness::Dead,
         };
         Ok(sessions.iter().map(|id| (id.clone(), state(id))).collect())
-    }
-
-    async fn session_rows(
-        &mut self,
-        sql: &str,
-        args: &[Value<'_>],
-    ) -> Result<Vec<SessionRow>, Failure> {
-        const SHAPE: &[Shape] = &[
-            Shape::Text,
-            Shape::Text,
-            Shape::Text,
-            Shape::Text,
-            Shape::Int,
-            Shape::Int,
-        ];
-        let rows = self.fetch(sql, args, SHAPE).await?;
-        Ok(rows
-            .into_iter()
-            .map(|cells| {
-                let [id, task, host, process, ttl, beat] = columns(cells);
-                let ttl = ttl.int().and_then(|ms| u64::try_from(ms).ok());
-                SessionRow {
-                    id: SessionId(id.text().unwrap_or_default().into()),
-                    task: task.text().unwrap_or_default(),
-                    process: Identity {
-                        host: host.text().unwrap_or_default().into(),
-                        process: process.text().unwrap_or_default().into(),
-                    },
-                    ttl: ttl.map(Duration::from_millis),
-                    beat: beat.int().unwrap_or_default(),
-                }
-            })
-            .collect())
     }
 
     /// Every session of a namespace that has a beat row.
@@ -323,7 +291,9 @@ impl Connection {
         namespace: &str,
     ) -> Result<Vec<SessionRow>, Failure> {
         let sql = self.statements().sessions_in;
-        self.session_rows(sql, &[Value::Text(namespace)]).await
+        let args = [Value::Text(namespace)];
+        let rows = self.fetch(sql, &args, &SESSION).await?;
+        Ok(rows.into_iter().filter_map(session_row).collect())
     }
 
     /// Every session of a namespace that has a fence row.
@@ -440,6 +410,32 @@ async fn within<T>(limit: Duration, running: Running<'_, T>) -> Result<T, Failur
         Ok(result) => result,
         Err(_) => Err(Failure::no_answer(limit)),
     }
+}
+
+/// How a beat row is read.
+const SESSION: [Shape; 6] = [
+    Shape::Text,
+    Shape::Text,
+    Shape::Text,
+    Shape::Text,
+    Shape::Int,
+    Shape::Int,
+];
+
+/// A beat row; nothing where it is not there.
+fn session_row(cells: Vec<Cell>) -> Option<SessionRow> {
+    let [id, task, host, process, ttl, beat] = columns(cells);
+    let ttl = ttl.int().and_then(|ms| u64::try_from(ms).ok());
+    Some(SessionRow {
+        id: SessionId(id.text()?.into()),
+        task: task.text()?,
+        process: Identity {
+            host: host.text()?.into(),
+            process: process.text()?.into(),
+        },
+        ttl: ttl.map(Duration::from_millis),
+        beat: beat.int()?,
+    })
 }
 
 /// The cells of a row, whose number the statement's shape fixes.

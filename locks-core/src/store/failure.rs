@@ -65,6 +65,14 @@ impl Failure {
         matches!(self.class, Class::Retry | Class::Hopeless)
     }
 
+    /// The same, when nothing had been asked yet.
+    pub(super) fn not_applied(mut self) -> Self {
+        if self.class == Class::Unknown {
+            self.class = Class::WrongNode;
+        }
+        self
+    }
+
     pub(crate) fn is_hopeless(&self) -> bool {
         self.class == Class::Hopeless
     }

@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    connection::Connection,
-    failure::{Class, Failure},
-    listen::Tells,
-    target::Target,
-};
+use super::{connection::Connection, failure::Failure, listen::Tells, target::Target};
 use crate::error::LockError;
 
 /// A place for one connection, opened when needed and thrown away when in doubt.
@@ -58,23 +53,14 @@ impl Link {
         &mut self,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            None => {
-                let opened = match self.target.open(self.limit).await {
-                    Ok(opened) => opened,
-                    // Nothing was asked yet, so nothing can be unknown.
-                    Err(mut failure) => {
-                        if failure.class == Class::Unknown {
-                            failure.class = Class::WrongNode;
-                        }
-                        return Err(failure);
-                    }
-                };
-                tracing::debug!(role = self.role, target = ?self.target, "connected");
-                self.connection.insert(opened)
-            }
-        };
+        if self.connection.is_none() {
+            let opened = self.target.open(self.limit).await;
+            // Nothing was asked yet, so nothing can be unknown.
+            let opened = opened.map_err(Failure::not_applied)?;
+            tracing::debug!(role = self.role, target = ?self.target, "connected");
+            self.connection = Some(opened);
+        }
+        let connection = self.connection.as_mut().expect("BUG: just connected");
         let result = work(connection).await;
         if let Err(failure) = &result
             && !failure.keeps_connection()

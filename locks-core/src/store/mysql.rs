@@ -42,10 +42,11 @@ const STATEMENTS: Statements = Statements {
                      VALUES (?, ?, ?, ?, ?, ?, 0, SYSDATE(6))",
     insert_fence: "INSERT INTO lock_fences (session, touched) VALUES (?, 0)",
     renew: "UPDATE lock_sessions SET beat = beat + 1, seenAt = SYSDATE(6) WHERE id IN",
-    sessions: "SELECT id, taskId, host, process, ttlMs, beat FROM lock_sessions WHERE id IN",
+    liveness: "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat \
+               FROM lock_fences f LEFT JOIN lock_sessions s ON s.id = f.session \
+               WHERE f.session IN",
     sessions_in: "SELECT id, taskId, host, process, ttlMs, beat FROM lock_sessions \
                   WHERE namespace = ?",
-    fences: "SELECT session FROM lock_fences WHERE session IN",
     fences_in: "SELECT session FROM lock_fences WHERE SUBSTR(session, 1, ?) = ?",
     delete_session: "DELETE FROM lock_sessions WHERE id = ?",
     delete_session_at: "DELETE FROM lock_sessions WHERE id = ? AND beat = ?",

@@ -37,10 +37,11 @@ const STATEMENTS: Statements = Statements {
                      VALUES ($1, $2, $3, $4, $5, $6, 0, clock_timestamp())",
     insert_fence: "INSERT INTO lock_fences (session, touched) VALUES ($1, 0)",
     renew: "UPDATE lock_sessions SET beat = beat + 1, seenAt = clock_timestamp() WHERE id IN",
-    sessions: "SELECT id, taskId, host, process, ttlMs, beat FROM lock_sessions WHERE id IN",
+    liveness: "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat \
+               FROM lock_fences f LEFT JOIN lock_sessions s ON s.id = f.session \
+               WHERE f.session IN",
     sessions_in: "SELECT id, taskId, host, process, ttlMs, beat FROM lock_sessions \
                   WHERE namespace = $1",
-    fences: "SELECT session FROM lock_fences WHERE session IN",
     fences_in: "SELECT session FROM lock_fences WHERE SUBSTR(session, 1, $1::int) = $2",
     delete_session: "DELETE FROM lock_sessions WHERE id = $1",
     delete_session_at: "DELETE FROM lock_sessions WHERE id = $1 AND beat = $2",

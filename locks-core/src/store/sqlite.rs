@@ -36,10 +36,11 @@ const STATEMENTS: Statements = Statements {
                      VALUES (?, ?, ?, ?, ?, ?, 0, strftime('%FT%TZ'))",
     insert_fence: "INSERT INTO lock_fences (session, touched) VALUES (?, 0)",
     renew: "UPDATE lock_sessions SET beat = beat + 1, seenAt = strftime('%FT%TZ') WHERE id IN",
-    sessions: "SELECT id, taskId, host, process, ttlMs, beat FROM lock_sessions WHERE id IN",
+    liveness: "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat \
+               FROM lock_fences f LEFT JOIN lock_sessions s ON s.id = f.session \
+               WHERE f.session IN",
     sessions_in: "SELECT id, taskId, host, process, ttlMs, beat FROM lock_sessions \
                   WHERE namespace = ?",
-    fences: "SELECT session FROM lock_fences WHERE session IN",
     fences_in: "SELECT session FROM lock_fences WHERE SUBSTR(session, 1, ?) = ?",
     delete_session: "DELETE FROM lock_sessions WHERE id = ?",
     delete_session_at: "DELETE FROM lock_sessions WHERE id = ? AND beat = ?",
@@ -66,10 +67,9 @@ impl Engine for Sqlite {
             5 | 6 => Class::Retry,
             // Not writable now, or for good.
             8 => Class::WrongNode,
-            // Error, denied, corrupt, too big, constraint, mismatch, not a database.
-            1 | 3 | 11 | 18 | 19 | 20 | 26 => Class::Hopeless,
-            // The file cannot be opened: its directory may be missing for good.
-            14 => Class::Hopeless,
+            // Error, denied, corrupt, cannot open, too big, constraint, mismatch, not a
+            // database.
+            1 | 3 | 11 | 14 | 18 | 19 | 20 | 26 => Class::Hopeless,
             _ => Class::Unknown,
         };
         let text = error.message();

@@ -1,5 +1,8 @@
 //! The worker process of the tests; what it does is its first argument.
 
+mod migrant;
+mod neighbour;
+
 use std::{
     io::{BufRead as _, Write as _},
     path::PathBuf,
@@ -21,6 +24,10 @@ enum Peer {
         #[arg(long)]
         unlocked: bool,
     },
+    /// Connects to every URL of its input.
+    Migrant,
+    /// Takes and returns locks as its input says.
+    Neighbour { url: String, task: String },
 }
 
 fn main() {
@@ -33,6 +40,8 @@ fn main() {
         } => {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
+        Peer::Migrant => migrant::arrive(),
+        Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
     }
 }
 

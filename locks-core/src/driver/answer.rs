@@ -1,0 +1,225 @@
+//! Who is told what, once the row says so.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    Config,
+    namespace::Namespace,
+    plan::{Pending, Plan, joined},
+    request::{Chore, Reply, Seat},
+    session::{Held, Keeper, Tenure},
+};
+use crate::{
+    error::LockError,
+    guard::LockGuard,
+    report::Waiter,
+    store::Stamp,
+    table::{LockTable, Nonce},
+};
+
+/// A grant whose guard is to be made.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) seat: Arc<Seat>,
+    pub(super) nonce: Nonce,
+    pub(super) tenure: Arc<Tenure>,
+    pub(super) reply: Reply<LockGuard>,
+}
+
+impl Namespace {
+    /// Answers those whom the plan refuses for good.
+    pub(super) fn refuse(&mut self, plan: &mut Plan) {
+        for (nonce, error) in plan.refused.drain(..) {
+            let Some(mut asking) = self.asking.remove(&nonce) else {
+                continue;
+            };
+            tracing::debug!(
+                lock = joined(&asking.claim.names), task = %asking.claim.task,
+                namespace = %self.name, %error, "refused"
+            );
+            self.observing = true;
+            if let Some(reply) = asking.reply.take() {
+                drop(reply.send(Err(error)));
+            }
+        }
+    }
+
+    /// Answers the chores that only look, from the table that is known.
+    pub(super) fn answer_chores(&mut self, plan: &mut Plan, table: &LockTable, config: &Config) {
+        for id in plan.answered.drain(..) {
+            let Some(Pending { chore, .. }) = self.chores.remove(&id) else {
+                continue;
+            };
+            match chore {
+                Chore::Held(reply) => drop(reply.send(Ok(table.holders()))),
+                Chore::Waiting(reply) => drop(reply.send(Ok(waiters(table, config)))),
+                Chore::Confirm(nonce, reply) => drop(reply.send(self.confirm(nonce))),
+                Chore::ReleaseName(task, name, reply) => {
+                    self.release_name(table, &task, name, reply);
+                }
+                chore @ (Chore::ReleaseTask(..) | Chore::ReleaseAll(_)) => {
+                    chore.fail(LockError::Closed);
+                }
+            }
+        }
+    }
+
+    fn confirm(&self, nonce: Nonce) -> crate::error::Result<()> {
+        match self.held.get(&nonce) {
+            Some(held) => match held.tenure.lost.borrow().clone() {
+                None => Ok(()),
+                Some(lost) => Err(LockError::Lost(lost)),
+            },
+            // Lost, and the guard has been told; it says so itself.
+            None => Ok(()),
+        }
+    }
+
+    fn release_name(
+        &mut self,
+        table: &LockTable,
+        task: &Arc<str>,
+        name: crate::name::LockName,
+        reply: Reply<()>,
+    ) {
+        let Some(entry) = table.entry(name.as_str()) else {
+            drop(reply.send(Err(LockError::NotHeld { name })));
+            return;
+        };
+        let nonce = entry.grant.as_ref().map(|grant| grant.nonce);
+        let ours = nonce.and_then(|nonce| self.held.get(&nonce).map(|held| (nonce, held)));
+        match ours {
+            Some((nonce, held)) if held.task == *task && held.keeper == Keeper::Detached => {
+                self.release(nonce, None, Some(reply), Instant::now());
+            }
+            Some((_, held)) if held.task == *task => {
+                drop(reply.send(Err(LockError::HeldByGuard { name })));
+            }
+            _ => {
+                let holder = crate::table::holder(&name, entry);
+                drop(reply.send(Err(LockError::HeldByOther { holder })));
+            }
+        }
+    }
+
+    /// Does what a plan means, once the row says so.
+    pub(super) fn carry_out(&mut self, plan: Plan, at: &Stamp, config: &Config, now: Instant) {
+        for (nonce, session) in plan.enqueued {
+            if let Some(asking) = self.asking.get_mut(&nonce) {
+                asking.queued_as = Some(session);
+                asking.ticket.get_or_insert(at.version);
+            }
+        }
+        for (nonce, blockers) in plan.blocked {
+            if let Some(asking) = self.asking.get_mut(&nonce) {
+                tracing::info!(
+                    lock = joined(&asking.claim.names), task = %asking.claim.task,
+                    namespace = %self.name, blocked_by = blockers.first().map(tracing::field::display), "waiting"
+                );
+                asking.blocked_by = blockers;
+                self.observing = true;
+            }
+        }
+        for (nonce, found) in plan.released {
+            if let Some(releasing) = self.releasing.remove(&nonce) {
+                if !found && !releasing.tried {
+                    let reason = "somebody had released it before";
+                    let lost = releasing.tenure.lose(reason, None);
+                    for reply in releasing.replies {
+                        drop(reply.send(Err(LockError::Lost(lost.clone()))));
+                    }
+                    continue;
+                }
+                tracing::info!(
+                    lock = joined(&releasing.tenure.names), task = %releasing.task,
+                    namespace = %self.name, token = releasing.tenure.token, "released"
+                );
+                for reply in releasing.replies {
+                    drop(reply.send(Ok(())));
+                }
+            }
+        }
+        for nonce in plan.abandoned {
+            self.asking.remove(&nonce);
+        }
+        for (id, holders) in plan.removed {
+            let Some(Pending { chore, .. }) = self.chores.remove(&id) else {
+                continue;
+            };
+            for holder in &holders {
+                tracing::warn!(
+                    lock = %holder.name, task = %holder.task_id, namespace = %self.name,
+                    token = holder.token, "taken away: its task forgot to unlock"
+                );
+            }
+            match chore {
+                Chore::ReleaseTask(_, reply) | Chore::ReleaseAll(reply) => {
+                    drop(reply.send(Ok(holders)));
+                }
+                chore => chore.fail(LockError::Closed),
+            }
+        }
+        for (nonce, token) in plan.granted {
+            let delivery = self.granted(nonce, token);
+            self.deliveries.extend(delivery);
+        }
+        self.reviewed(config, now);
+    }
+
+    fn granted(&mut self, nonce: Nonce, token: i64) -> Option<Delivery> {
+        let session = &self.asking.get(&nonce)?.claim.session;
+        // Its session may have been lost while the write was under way: then the
+        // grant goes with it, and the request goes on under another one.
+        let session = self.sessions.values().find(|s| s.id == *session)?;
+        if session.lease.is_over() {
+            return None;
+        }
+        let lease = session.lease.clone();
+        let mut asking = self.asking.remove(&nonce)?;
+        let tenure = Arc::new(Tenure {
+            session: asking.claim.session.clone(),
+            lease,
+            fenced: AtomicBool::new(false),
+            lost: watch::Sender::new(None),
+            names: asking.claim.names.clone(),
+            token,
+        });
+        let held = Held {
+            task: asking.claim.task.clone(),
+            keeper: Keeper::Guard,
+            tenure: tenure.clone(),
+        };
+        self.held.insert(nonce, held);
+        tracing::info!(
+            lock = joined(&asking.claim.names), task = %asking.claim.task,
+            namespace = %self.name, token, "acquired"
+        );
+        if let Some(reply) = asking.reply.take() {
+            return Some(Delivery {
+                seat: asking.seat,
+                nonce,
+                tenure,
+                reply,
+            });
+        }
+        self.release(nonce, None, None, Instant::now());
+        None
+    }
+}
+
+/// The queue, and what blocks each.
+fn waiters(table: &LockTable, config: &Config) -> Vec<Waiter> {
+    let queue = table.queue().iter().enumerate();
+    queue
+        .map(|(place, waiting)| {
+            let mut waiter = waiting.report();
+            waiter.blocked_by = table.blockers_of(place, &config.matrix);
+            waiter
+        })
+        .collect()
+}

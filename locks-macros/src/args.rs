@@ -1,0 +1,300 @@
+//! What stands in the parentheses of `#[with_lock(…)]`.
+
+use std::time::Duration;
+
+use proc_macro2::{Ident, Span, TokenStream};
+use syn::{
+    Expr, ExprPath, Lit, LitStr, Path, Token,
+    ext::IdentExt,
+    parse::{Parse, ParseStream, Parser},
+};
+
+use crate::{mistakes::Mistakes, template::Template};
+
+/// Every option, and how it is written.
+const OPTIONS: [(&str, &str); 9] = [
+    ("wait", "`wait` or `wait = \"30s\"`"),
+    ("acquire", "`acquire`"),
+    ("busy", "`busy = EXPR`"),
+    ("locks", "`locks = EXPR`"),
+    ("guard", "`guard = NAME`"),
+    (
+        "on_lost",
+        "`on_lost = \"cancel\"` or `on_lost = \"continue\"`",
+    ),
+    ("matrix", "`matrix = PATH`"),
+    ("map_err", "`map_err = PATH`"),
+    ("crate", "`crate = PATH`"),
+];
+
+/// The templates and options of one use.
+#[derive(Default)]
+pub(crate) struct Args {
+    /// Those that could be taken apart.
+    pub(crate) templates: Vec<Template>,
+    /// Whether anything was given that may have been meant as a template.
+    pub(crate) names_a_lock: bool,
+    pub(crate) patience: Option<Given<Patience>>,
+    pub(crate) busy: Option<Given<Expr>>,
+    pub(crate) locks: Option<Given<Expr>>,
+    pub(crate) guard: Option<Given<Ident>>,
+    pub(crate) on_lost: Option<Given<OnLost>>,
+    pub(crate) matrix: Option<Given<ExprPath>>,
+    pub(crate) map_err: Option<Given<ExprPath>>,
+    pub(crate) krate: Option<Given<Path>>,
+    /// Options that were tried, also without success: what depends on one of them
+    /// is not complained about as well.
+    tried: Vec<String>,
+}
+
+/// An option's value and where to point when it does not fit the rest.
+pub(crate) struct Given<T> {
+    pub(crate) at: Span,
+    pub(crate) value: T,
+}
+
+/// How long a call waits for its locks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Forever,
+    AtMost(Duration),
+    AtOnce,
+}
+
+/// What happens to the body when its lock is lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnLost {
+    Cancel,
+    Continue,
+}
+
+impl Args {
+    /// Reads all that can be read; what cannot goes to `mistakes`.
+    pub(crate) fn parse(tokens: TokenStream, mistakes: &mut Mistakes) -> Self {
+        let mut args = Self::default();
+        let all = |input: ParseStream<'_>| {
+            while !input.is_empty() {
+                if let Err(error) = args.argument(input, mistakes) {
+                    mistakes.push(error);
+                    skip_to_comma(input)?;
+                }
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = all.parse2(tokens) {
+            mistakes.push(error);
+        }
+        args
+    }
+
+    pub(crate) fn tried(&self, option: &str) -> bool {
+        self.tried.iter().any(|tried| tried == option)
+    }
+
+    fn argument(&mut self, input: ParseStream<'_>, mistakes: &mut Mistakes) -> syn::Result<()> {
+        if input.peek(Lit) {
+            self.names_a_lock = true;
+            return self.template(input, mistakes);
+        }
+        let at = input.span();
+        let Ok(name) = input.call(Ident::parse_any) else {
+            return Err(syn::Error::new(
+                at,
+                format!("expected a template in quotes or an option: {}", options()),
+            ));
+        };
+        self.option(&name, input)
+    }
+
+    fn template(&mut self, input: ParseStream<'_>, mistakes: &mut Mistakes) -> syn::Result<()> {
+        let literal: Lit = input.parse()?;
+        let Lit::Str(literal) = literal else {
+            return Err(syn::Error::new(
+                literal.span(),
+                "a template is a string: write it in double quotes",
+            ));
+        };
+        at_end(input, input.span(), "expected `,` after the template")?;
+        self.templates.extend(Template::parse(literal, mistakes));
+        Ok(())
+    }
+
+    fn option(&mut self, name: &Ident, input: ParseStream<'_>) -> syn::Result<()> {
+        let key = name.to_string();
+        let Some((_, usage)) = OPTIONS.iter().find(|(option, _)| *option == key) else {
+            // It may have been meant as the template.
+            self.names_a_lock = true;
+            return Err(unknown(name, input));
+        };
+        if self.tried(&key) {
+            return Err(syn::Error::new(
+                name.span(),
+                format!("`{key}` is given twice"),
+            ));
+        }
+        self.tried.push(key.clone());
+        let option = Syntax { name, usage };
+        match key.as_str() {
+            "wait" | "acquire" => {
+                let patience = option.patience(input)?;
+                if self.tried("wait") && self.tried("acquire") {
+                    return Err(syn::Error::new(
+                        name.span(),
+                        "`wait` and `acquire` contradict each other: keep `wait` to queue \
+                         for the lock, or `acquire` to fail at once when it is taken",
+                    ));
+                }
+                self.patience = Some(option.given(patience));
+            }
+            "busy" => self.busy = Some(option.given(option.value(input)?)),
+            "locks" => self.locks = Some(option.given(option.value(input)?)),
+            "guard" => self.guard = Some(option.given(option.value(input)?)),
+            "on_lost" => self.on_lost = Some(option.on_lost(input)?),
+            "matrix" => self.matrix = Some(option.given(option.value(input)?)),
+            "map_err" => self.map_err = Some(option.given(option.value(input)?)),
+            _ => {
+                let path: ModPath = option.value(input)?;
+                self.krate = Some(option.given(path.0));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One option as it stands in the input.
+struct Syntax<'a> {
+    name: &'a Ident,
+    usage: &'static str,
+}
+
+impl Syntax<'_> {
+    fn given<T>(&self, value: T) -> Given<T> {
+        Given {
+            at: self.name.span(),
+            value,
+        }
+    }
+
+    fn misused(&self, at: Span) -> syn::Error {
+        syn::Error::new(at, format!("write {}", self.usage))
+    }
+
+    /// What follows `=`, up to the comma.
+    fn value<T: Parse>(&self, input: ParseStream<'_>) -> syn::Result<T> {
+        if !input.peek(Token![=]) {
+            return Err(self.misused(self.name.span()));
+        }
+        input.parse::<Token![=]>()?;
+        if is_at_end(input) {
+            return Err(self.misused(self.name.span()));
+        }
+        let at = input.span();
+        let value = input.parse().map_err(|_| self.misused(at))?;
+        at_end(input, at, &format!("write {}", self.usage))?;
+        Ok(value)
+    }
+
+    fn patience(&self, input: ParseStream<'_>) -> syn::Result<Patience> {
+        if is_at_end(input) {
+            return Ok(if self.name == "wait" {
+                Patience::Forever
+            } else {
+                Patience::AtOnce
+            });
+        }
+        if self.name == "acquire" {
+            return Err(syn::Error::new(
+                self.name.span(),
+                "`acquire` takes no value: it fails at once when the lock is taken; \
+                 write `wait = \"30s\"` to wait",
+            ));
+        }
+        let limit: LitStr = self.value(input)?;
+        let text = limit.value();
+        let wrong = |reason: &str| {
+            syn::Error::new(
+                limit.span(),
+                format!(
+                    "{text:?} is no duration{reason}: write a number with its unit, \
+                     such as \"500ms\", \"30s\" or \"2m\""
+                ),
+            )
+        };
+        match humantime::parse_duration(&text) {
+            Ok(Duration::ZERO) => Err(syn::Error::new(
+                limit.span(),
+                "a wait of no time is `acquire`: write that",
+            )),
+            Ok(limit) => Ok(Patience::AtMost(limit)),
+            Err(humantime::DurationError::Empty) => Err(wrong("")),
+            Err(error) => Err(wrong(&format!(" ({error})"))),
+        }
+    }
+
+    fn on_lost(&self, input: ParseStream<'_>) -> syn::Result<Given<OnLost>> {
+        let word: LitStr = self.value(input)?;
+        let value = match word.value().as_str() {
+            "cancel" => OnLost::Cancel,
+            "continue" => OnLost::Continue,
+            _ => return Err(self.misused(word.span())),
+        };
+        Ok(Given {
+            at: word.span(),
+            value,
+        })
+    }
+}
+
+/// A path as in `use`, so that `crate` itself is one.
+struct ModPath(Path);
+
+impl Parse for ModPath {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        input.call(Path::parse_mod_style).map(Self)
+    }
+}
+
+fn unknown(name: &Ident, input: ParseStream<'_>) -> syn::Error {
+    let hint = if input.peek(Token![=]) || is_at_end(input) {
+        ""
+    } else {
+        "; a template is a string in double quotes, not an expression"
+    };
+    syn::Error::new(
+        name.span(),
+        format!(
+            "unknown option `{name}`: the options are {}{hint}",
+            options()
+        ),
+    )
+}
+
+fn options() -> String {
+    let names: Vec<_> = OPTIONS
+        .iter()
+        .map(|(name, _)| format!("`{name}`"))
+        .collect();
+    names.join(", ")
+}
+
+fn is_at_end(input: ParseStream<'_>) -> bool {
+    input.is_empty() || input.peek(Token![,])
+}
+
+fn at_end(input: ParseStream<'_>, at: Span, message: &str) -> syn::Result<()> {
+    if is_at_end(input) {
+        Ok(())
+    } else {
+        Err(syn::Error::new(at, message))
+    }
+}
+
+fn skip_to_comma(input: ParseStream<'_>) -> syn::Result<()> {
+    while !is_at_end(input) {
+        input.parse::<proc_macro2::TokenTree>()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+use locks_core::{LockError, with_lock};
+
+#[with_lock("app_*", " app", "app\n_<app_id>")]
+async fn install(app_id: &str) -> Result<(), LockError> {
+    Ok(())
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+use locks_core::{LockError, with_lock};
+
+#[with_lock]
+async fn install(app_id: &str) -> Result<(), LockError> {
+    Ok(())
+}
+
+#[with_lock(acquire)]
+async fn update(app_id: &str) -> Result<(), LockError> {
+    Ok(())
+}
+
+fn main() {}

@@ -1,0 +1,27 @@
+//! The library under another name, while its own name is another crate's.
+#![deny(warnings)]
+
+extern crate core as locks_core;
+pub extern crate locks_core as renamed_locks;
+
+use renamed_locks::{ConflictMatrix, LockError, with_lock};
+
+const MATRIX: ConflictMatrix = ConflictMatrix::new(&[("app_*", &[])]);
+
+mod facade {
+    pub use renamed_locks as locks;
+}
+
+#[with_lock("app_<id>", crate = renamed_locks, matrix = MATRIX)]
+async fn renamed(id: u8) -> Result<u8, LockError> {
+    Ok(id)
+}
+
+#[with_lock("app_<id>", crate = crate::facade::locks)]
+fn reexported(id: u8) -> Result<u8, LockError> {
+    Ok(id)
+}
+
+fn main() {
+    let _ = (renamed(1), reexported);
+}

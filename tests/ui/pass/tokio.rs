@@ -1,0 +1,48 @@
+//! `#[tokio::main]` and `#[tokio::test]`, above and below.
+#![deny(warnings)]
+
+use locks_core::{LockError, with_lock};
+
+mod above {
+    use super::{LockError, with_lock};
+
+    #[with_lock("main")]
+    #[tokio::main(flavor = "current_thread")]
+    pub async fn main() -> Result<(), LockError> {
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+}
+
+mod below {
+    use super::{LockError, with_lock};
+
+    #[tokio::main]
+    #[with_lock("main")]
+    pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    #[allow(dead_code)]
+    fn fits(error: LockError) -> Box<dyn std::error::Error> {
+        error.into()
+    }
+}
+
+#[tokio::test]
+#[with_lock("test")]
+async fn test_above() -> Result<(), LockError> {
+    Ok(())
+}
+
+#[with_lock("test")]
+#[tokio::test]
+async fn test_below() -> Result<(), LockError> {
+    Ok(())
+}
+
+fn main() {
+    assert!(matches!(above::main(), Err(LockError::NotInstalled)));
+    assert!(below::main().is_err());
+}
