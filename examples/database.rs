@@ -92,7 +92,7 @@ impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
             Place::Temporary(_) => f.write_str("an SQLite file in a temporary directory"),
-            Place::Given => write!(f, "the {} database of the URL", self.engine()),
+            Place::Given => write!(f, "the given {} database", self.engine()),
         }
     }
 }

@@ -37,7 +37,7 @@ fn set_up() -> Result<()> {
 
     several_at_once(&installer, &updater)?;
     wait_with_limit(&installer, &updater)?;
-    tokio::runtime::Runtime::new()?.block_on(migrate(&installer, url))?;
+    tokio::runtime::Runtime::new()?.block_on(migrate(&installer, &updater, url))?;
     without_guard(&installer, &updater)?;
 
     // Optional: the last handle's drop would do it, too, but could not tell of an error.
@@ -109,11 +109,11 @@ fn wait_with_limit(installer: &LockManager, updater: &LockManager) -> Result<()>
 }
 
 /// A transaction that cannot be committed by somebody who has lost the lock.
-async fn migrate(locks: &LockManager, url: &str) -> Result<()> {
+async fn migrate(installer: &LockManager, updater: &LockManager, url: &str) -> Result<()> {
     println!("\nA migration under a lock");
     let pool = SqlitePool::connect(url).await?;
 
-    let guard = locks.wait("box_update").await?;
+    let guard = installer.wait("box_update").await?;
     let mut tx = pool.begin().await?;
     sqlx::query("CREATE TABLE settings (version INTEGER NOT NULL)")
         .execute(&mut *tx)
@@ -127,9 +127,12 @@ async fn migrate(locks: &LockManager, url: &str) -> Result<()> {
         version(&pool).await?
     );
 
-    // What a supervisor does who believes that this process has ended.
-    for holder in locks.release_task(locks.task_id()).await? {
-        println!("  {} is taken away from {}", holder.name, holder.task_id);
+    // What a supervisor does who believes that a process has ended.
+    for holder in updater.release_task(installer.task_id()).await? {
+        println!(
+            "  updater takes {} away from {}",
+            holder.name, holder.task_id
+        );
     }
     let mut tx = pool.begin().await?;
     sqlx::query("UPDATE settings SET version = 2")
@@ -155,7 +158,7 @@ fn without_guard(installer: &LockManager, updater: &LockManager) -> Result<()> {
     println!("\nWithout a guard");
     installer.acquire("mail_restart").blocking()?.detach();
     for holder in updater.held().blocking()? {
-        println!("  {holder}, which no guard releases");
+        println!("  {holder}, by no guard");
     }
     match updater.release("mail_restart").blocking() {
         Ok(()) => return Err("a lock was released by somebody else".into()),

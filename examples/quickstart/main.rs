@@ -30,16 +30,21 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// How long tidying up may take when the database does not answer any more.
 const TIDY_LIMIT: Duration = Duration::from_secs(5);
 
-/// Shows several worker processes that share one lock table: app tasks side by side, a
-/// backup, and an update that has to wait for them.
+const URL_HELP: &str = "\
+The database to use instead of an SQLite file in a temporary directory, such as
+  sqlite://locks.db
+  mysql://user:password@host/database
+  postgres://user:password@host/database
+Tables are made where they are missing, and stay; what is written to them is
+deleted at the end.";
+
+/// Several worker processes share one lock table: app tasks side by side, a backup, and an
+/// update that has to wait for them.
 #[derive(Debug, Parser)]
 #[command(name = "quickstart", args_conflicts_with_subcommands = true)]
-#[command(disable_help_subcommand = true)]
+#[command(disable_help_subcommand = true, verbatim_doc_comment)]
 struct Cli {
-    /// The database to use, such as `sqlite://locks.db`, `mysql://user:password@host/database`
-    /// or `postgres://user:password@host/database`. Tables are made where they are missing;
-    /// what is written to them is deleted at the end. Without a URL: an SQLite file in a
-    /// temporary directory.
+    #[arg(help = URL_HELP)]
     url: Option<String>,
     #[command(subcommand)]
     role: Option<Role>,
@@ -72,28 +77,29 @@ async fn main() -> ExitCode {
 async fn direct(url: Option<String>) -> Result<()> {
     let database = Database::at(url)?;
     let namespace = format!("quickstart-{:08x}", fastrand::u32(..));
-    let locks = LockManager::builder()
+    let connecting = LockManager::builder()
         .namespace(&namespace)
         .task_id(format!("director-{}", std::process::id()))
-        .connect(database.url())
-        .await?;
+        .connect(database.url());
+    let locks = within(LIMIT, async { Ok(connecting.await?) }).await?;
     let outcome = tokio::select! {
-        outcome = time::timeout(LIMIT, give(&database, &locks)) => {
-            outcome.unwrap_or_else(|_| Err(format!("not done after {LIMIT:?}").into()))
-        }
+        outcome = within(LIMIT, give(&database, &locks)) => outcome,
         outcome = interruption() => outcome,
     };
     // No worker is left, but one that was killed has left its locks.
-    let tidying = time::timeout(TIDY_LIMIT, async {
+    let tidied = within(TIDY_LIMIT, async {
         locks.release_all().await?;
         locks.close().await?;
         database.forget(&namespace).await
     });
-    let tidied = tidying
-        .await
-        .unwrap_or_else(|_| Err(format!("not done after {TIDY_LIMIT:?}").into()));
+    let tidied = tidied.await;
     outcome?;
     tidied.map_err(|error| format!("namespace {namespace} was not tidied up: {error}").into())
+}
+
+async fn within<T>(limit: Duration, future: impl Future<Output = Result<T>>) -> Result<T> {
+    let outcome = time::timeout(limit, future).await;
+    outcome.unwrap_or_else(|_| Err(format!("not done after {limit:?}").into()))
 }
 
 async fn give(database: &Database, locks: &LockManager) -> Result<()> {
