@@ -72,21 +72,19 @@ impl Crew {
             .map(|(lock, worker)| (*lock, worker.id()))
     }
 
-    /// Tells all of them something.
-    pub(crate) fn tell_all(&mut self, line: &str) -> Result<()> {
-        for (lock, worker) in &mut self.workers {
-            write(worker, line).map_err(|error| format!("worker {lock} is gone: {error}"))?;
+    /// Tells all of them something. Why somebody is gone and does not listen, [`Self::next`]
+    /// tells.
+    pub(crate) fn tell_all(&mut self, line: &str) {
+        for (_, worker) in &mut self.workers {
+            drop(write(worker, line));
         }
-        Ok(())
     }
 
-    /// Gives an order to the worker that needs this lock.
-    pub(crate) fn order(&mut self, lock: &str, order: Order) -> Result<()> {
+    /// Gives an order to the worker that needs this lock, like [`Self::tell_all`].
+    pub(crate) fn order(&mut self, lock: &str, order: Order) {
         for (_, worker) in self.workers.iter_mut().filter(|(known, _)| *known == lock) {
-            write(worker, &order.to_string())
-                .map_err(|error| format!("worker {lock} is gone: {error}"))?;
+            drop(write(worker, &order.to_string()));
         }
-        Ok(())
     }
 
     /// What is said next; `None` when all have ended, and well. It can be dropped at any time.

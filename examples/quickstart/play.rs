@@ -42,14 +42,14 @@ pub(crate) const LATE: Part = part("app_task_4", 200);
 
 /// Directs the crew and prints what happens.
 pub(crate) async fn give(mut crew: Crew, locks: &LockManager, url: &str) -> Result<()> {
-    crew.tell_all(url)?;
+    crew.tell_all(url);
     for _ in 0..crew.len() {
         crew.next().await?.ok_or("a worker ended before it began")?;
     }
 
     let mut timeline = Timeline::begin(crew.roll())?;
     for part in &EARLY {
-        crew.order(part.lock, Order::Ask)?;
+        crew.order(part.lock, Order::Ask);
     }
     let mut started = 0;
     while started < EARLY.len() {
@@ -64,7 +64,7 @@ pub(crate) async fn give(mut crew: Crew, locks: &LockManager, url: &str) -> Resu
     }
 
     for part in [&UPDATE, &LATE] {
-        crew.order(part.lock, Order::Ask)?;
+        crew.order(part.lock, Order::Ask);
         timeline.add(crew.next().await?.ok_or("a worker ended before it began")?)?;
         let blockers = tokio::select! {
             blockers = blockers_of(part.lock, locks) => blockers?,
@@ -76,7 +76,7 @@ pub(crate) async fn give(mut crew: Crew, locks: &LockManager, url: &str) -> Resu
     }
 
     for part in EARLY.iter().chain([&UPDATE, &LATE]) {
-        crew.order(part.lock, Order::Finish)?;
+        crew.order(part.lock, Order::Finish);
     }
     while let Some(said) = crew.next().await? {
         timeline.add(said)?;
