@@ -15,7 +15,7 @@ use crate::{
     error::LockError,
     name::LockName,
     report::{Blocker, Holder},
-    table::{LockTable, Nonce, Order, SessionId},
+    table::{LockTable, Nonce, Order, RequestId, SessionId},
 };
 
 /// How long a write may be put off that nobody waits for: a release by drop, or a
@@ -73,7 +73,7 @@ pub(super) struct Plan {
     pub(super) changed: bool,
     /// Those who are blocked can queue with whatever is written until then.
     pub(super) rides_until: Option<Instant>,
-    /// Whether others may get something by it: all but new waiters.
+    /// Whether others may get something by it: all but new waiters who hold nothing.
     pub(super) freed: bool,
     /// Whether somebody's answer needs a row that is read now.
     pub(super) needs_fresh: bool,
@@ -94,6 +94,10 @@ pub(super) struct Plan {
     pub(super) answered: Vec<ChoreId>,
     /// Sessions that have to die before anything can be granted.
     pub(super) disowned: Vec<SessionId>,
+    /// Whether what was done may let somebody go on who could not a moment ago.
+    again: bool,
+    /// New in the queue, with no hurry to be written, and until when.
+    riding: Vec<(RequestId, Instant)>,
 }
 
 impl Plan {
@@ -106,6 +110,11 @@ impl Plan {
         plan.freed = plan.changed;
         plan.grant_queued(table, due);
         plan.grant_new(table, due);
+        // Nothing else would ever make a plan, were all of them of this process.
+        while std::mem::take(&mut plan.again) {
+            plan.grant_queued(table, due);
+        }
+        plan.put_off(table, due);
         plan
     }
 
@@ -245,6 +254,7 @@ impl Plan {
     }
 
     fn grant(&mut self, table: &mut LockTable, due: &Due<'_>, asking: &Asking) {
+        self.again |= table.is_nested(&asking.claim);
         table.grant(&asking.claim, due.next_version);
         self.granted.insert(asking.claim.nonce, due.next_version);
         self.changed = true;
@@ -319,19 +329,35 @@ impl Plan {
                     let blockers = table.blockers(&asking.claim, order);
                     self.blocked.push((nonce, blockers));
                 }
-                let rides_until = asking.since + LINGER;
-                if order == Order::Barging {
-                    // It stands in no queue and is tried again.
-                } else if !self.changed && due.now < rides_until {
-                    let until = self.rides_until.unwrap_or(rides_until);
-                    self.rides_until = Some(until.min(rides_until));
-                } else {
+                // Who barges stands in no queue and is tried again.
+                if order != Order::Barging {
                     let ticket = asking.ticket.unwrap_or(due.next_version);
                     table.enqueue(&asking.claim, &asking.queue_session, ticket);
                     self.enqueued.insert(nonce, asking.queue_session.clone());
-                    self.changed = true;
+                    let id = (asking.queue_session.clone(), nonce);
+                    self.riding.push((id, asking.since + LINGER));
+                    // Who waits for the waiter may pass those who do so behind it; and who
+                    // comes back to an old place was judged from the last one.
+                    let nested = table.is_nested(&asking.claim);
+                    self.freed |= nested;
+                    self.again |= nested || asking.ticket.is_some();
                 }
             }
+        }
+    }
+
+    /// New waiters alone are not written at once. They were in the table all the same,
+    /// so that nobody who came after them was granted what they wait for.
+    fn put_off(&mut self, table: &mut LockTable, due: &Due<'_>) {
+        let until = self.riding.iter().map(|(_, until)| *until).min();
+        if self.changed || until.is_some_and(|until| until <= due.now) {
+            self.changed |= until.is_some();
+            return;
+        }
+        self.rides_until = until;
+        for (id, _) in self.riding.drain(..) {
+            table.dequeue(&id);
+            self.enqueued.remove(&id.1);
         }
     }
 }
@@ -345,3 +371,6 @@ pub(super) fn joined(names: &[LockName]) -> String {
     let names: Vec<_> = names.iter().map(LockName::as_str).collect();
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests;
