@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Parser;
-use locks_tests::{conflict_table::NAMES, oracle::Oracle};
+use locks_tests::{conflict_table::NAMES, oracle::Oracle, plain::Plain, row::LocksRow};
 
 #[derive(Debug, Parser)]
 enum Peer {
@@ -21,6 +21,8 @@ enum Peer {
         #[arg(long)]
         unlocked: bool,
     },
+    /// Answers every line of its input with what is held in the namespace, by plain SQL.
+    Watch { url: String, namespace: String },
 }
 
 fn main() {
@@ -33,6 +35,7 @@ fn main() {
         } => {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
+        Peer::Watch { url, namespace } => watch(&url, &namespace),
     }
 }
 
@@ -71,4 +74,20 @@ fn judge(directory: &std::path::Path, time: Duration, unlocked: bool) {
         }
     }
     say(&format!("grants {grants}"));
+}
+
+fn watch(url: &str, namespace: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let mut conn = runtime
+        .block_on(Plain::connect(url))
+        .expect("the test's database answers");
+    for _ in std::io::stdin().lock().lines() {
+        let row = runtime.block_on(LocksRow::read_on(&mut conn, namespace));
+        let held = row.map(|row| row.held()).unwrap_or_default();
+        let names: Vec<_> = held.keys().map(String::as_str).collect();
+        say(&format!("held {}", names.join(" ")));
+    }
 }
