@@ -314,10 +314,10 @@ const fn hash(asked: &str, held: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const NAMES: [&str; 10] = [
+    pub(crate) const NAMES: [&str; 10] = [
         "box_update",
         "box_update_task",
         "app_task_1",
@@ -331,7 +331,7 @@ mod tests {
     ];
 
     /// Row: asked for; column: held; in the order of `NAMES`.
-    const REFUSED: [&str; 10] = [
+    pub(crate) const REFUSED: [&str; 10] = [
         "x.xxxx....",
         ".x....xx..",
         "x.x.......",

@@ -14,6 +14,7 @@
 
 pub mod conflict_table;
 pub mod engine;
+pub mod events;
 pub mod oracle;
 pub mod original;
 pub mod plain;

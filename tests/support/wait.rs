@@ -43,22 +43,22 @@ pub fn until_blocking(limit: Duration, what: &str, mut ask: impl FnMut() -> bool
     }
 }
 
+/// Runs the future to its end on this thread, which must not be one of a runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
 /// Runs the future to its end, in whatever context: on a thread and a runtime of its own.
 ///
 /// This is how synchronous code (a `Drop`, say) asks a database something.
 pub fn block_on_thread<T: Send>(future: impl Future<Output = T> + Send) -> T {
-    std::thread::scope(|scope| {
-        let run = || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime")
-                .block_on(future)
-        };
-        match scope.spawn(run).join() {
-            Ok(output) => output,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+    std::thread::scope(|scope| match scope.spawn(|| block_on(future)).join() {
+        Ok(output) => output,
+        Err(panic) => std::panic::resume_unwind(panic),
     })
 }
 

@@ -24,7 +24,7 @@ use super::{
     job::{Job, SideJob},
     lease::{Lease, Moment},
     observer::{Cause, Observer},
-    plan::{ChoreId, Due, Pending, Phase, Plan},
+    plan::{ChoreId, Due, LINGER, Pending, Phase, Plan},
     poll::Poll,
     request::{Chore, Mode, Reply, Request},
     session::{Fence, Held, Keeper, Kind, Releasing, Session, SessionKey, Tenure},
@@ -35,8 +35,6 @@ use crate::{
     table::{Claim, LockTable, Nonce, SessionId},
 };
 
-/// How long a release that nobody waits for may ride along with the next write.
-const LINGER: Duration = Duration::from_millis(1);
 /// How long to wait for the other half of the original's delete-and-insert.
 const INSERT_GRACE: Duration = Duration::from_secs(3);
 /// How long a request that does not wait tries to get an answer from the database.
@@ -111,6 +109,8 @@ pub(super) struct Namespace {
     pub(super) needs_fresh: bool,
     /// The plan of the write that is under way.
     pub(super) plan: Option<Plan>,
+    /// When those who are blocked must be in the queue.
+    pub(super) rides_until: Option<Instant>,
     /// Whether anything happened since the last plan.
     pub(super) dirty: bool,
     /// Grants whose guards are to be handed out.
@@ -148,6 +148,7 @@ impl Namespace {
             notify: false,
             needs_fresh: false,
             plan: None,
+            rides_until: None,
             dirty: false,
             deliveries: Vec::new(),
         }
@@ -261,6 +262,7 @@ impl Namespace {
         let due = |r: &Releasing| r.fence == Fence::Clear && r.due <= now;
         let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated(_));
         self.needs_fresh
+            || self.rides_until.is_some_and(|until| until <= now)
             || self.unsettled.is_some()
             || self.releasing.values().any(due)
             || (self.dirty
@@ -532,6 +534,7 @@ impl Namespace {
         };
         self.dirty = false;
         self.needs_fresh = false;
+        self.rides_until = None;
         let strays_of = if std::mem::take(&mut self.strays) {
             self.sessions.values().map(|s| s.id.clone()).collect()
         } else {
@@ -541,6 +544,7 @@ impl Namespace {
         let mut plan = Plan::make(
             &mut cached.table,
             &Due {
+                now,
                 proven: cached.proven,
                 next_version: cached.at.version + 1,
                 asking: &self.asking,
@@ -559,6 +563,7 @@ impl Namespace {
         for id in std::mem::take(&mut plan.disowned) {
             self.evict(id, Cause::Gone);
         }
+        self.rides_until = plan.rides_until;
         self.refuse(&mut plan);
         self.answer_chores(&mut plan, &cached.table, config);
         if write {

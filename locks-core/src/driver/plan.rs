@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -18,8 +18,13 @@ use crate::{
     table::{LockTable, Nonce, Order, SessionId},
 };
 
+/// How long a write may be put off that nobody waits for: a release by drop, or a
+/// place in the queue. It rides along with any other write.
+pub(super) const LINGER: Duration = Duration::from_millis(1);
+
 /// What the plan may look at beside the table.
 pub(super) struct Due<'a> {
+    pub(super) now: Instant,
     /// The table was as it is now at this moment.
     pub(super) proven: Instant,
     /// The version that the write will make.
@@ -62,6 +67,8 @@ pub(super) type ChoreId = u64;
 pub(super) struct Plan {
     /// Whether there is anything to write.
     pub(super) changed: bool,
+    /// Those who are blocked can queue with whatever is written until then.
+    pub(super) rides_until: Option<Instant>,
     /// Whether others may get something by it: all but new waiters.
     pub(super) freed: bool,
     /// Whether somebody's answer needs a row that is read now.
@@ -278,7 +285,7 @@ impl Plan {
     ) {
         let nonce = asking.claim.nonce;
         let names = || asking.claim.names.to_vec();
-        let refusal = if let Some(cycle) = table.circle(&asking.claim, table.queue().len()) {
+        let refusal = if let Some(cycle) = table.circle(&asking.claim) {
             Some(LockError::Deadlock {
                 names: names(),
                 cycle,
@@ -298,7 +305,13 @@ impl Plan {
                     let blockers = table.blockers(&asking.claim, order);
                     self.blocked.push((nonce, blockers));
                 }
-                if order != Order::Barging {
+                let rides_until = asking.since + LINGER;
+                if order == Order::Barging {
+                    // It stands in no queue and is tried again.
+                } else if !self.changed && due.now < rides_until {
+                    let until = self.rides_until.unwrap_or(rides_until);
+                    self.rides_until = Some(until.min(rides_until));
+                } else {
                     let ticket = asking.ticket.unwrap_or(due.next_version);
                     table.enqueue(&asking.claim, &asking.queue_session, ticket);
                     self.enqueued.insert(nonce, asking.queue_session.clone());

@@ -333,6 +333,7 @@ impl Namespace {
             self.observer.due().filter(|_| self.observing),
             self.poll.due(),
             self.poll.cheap_due(),
+            self.rides_until,
         ];
         let releases = self.releasing.values().filter(|r| r.fence == Fence::Clear);
         let next = idle

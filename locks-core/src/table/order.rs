@@ -7,7 +7,8 @@
 //!
 //! One exception keeps correct programs from waiting for themselves: an earlier
 //! waiter that waits, directly or through others, for something that the requester's
-//! own scope or an ancestor of it holds does not stand in its way.
+//! own scope or an ancestor of it holds does not stand in its way. Nor does one that
+//! waits for what the requester's session holds outside any scope.
 
 use std::{
     collections::BTreeSet,
@@ -267,7 +268,7 @@ impl<'t> Reach<'t> {
                 let nested = || {
                     holders
                         .iter()
-                        .any(|o| matches!(o, Obstacle::Holder(_, e) if is_own(e, w.into())))
+                        .any(|o| matches!(o, Obstacle::Holder(_, e) if may_be_waiters(e, w)))
                 };
                 ((ahead || nested()) && !visited.contains(&other)).then_some(other)
             };
@@ -288,13 +289,22 @@ impl<'t> Reach<'t> {
     }
 }
 
-/// Whether the entry is held by the requester's scope or an ancestor of it; outside
-/// any scope, by anything unscoped of the same session.
+/// Whether the entry is held by the requester's own scope, an ancestor of it, or outside
+/// any scope by its session: a guard that was made before the first scope was opened.
 fn is_own(entry: &Entry, asked: Asked<'_>) -> bool {
     entry.grant.as_ref().is_some_and(|grant| match grant.scope {
         Some(scope) => asked.path.contains(scope),
-        None => asked.path.is_empty() && grant.session == *asked.session,
+        None => grant.session == *asked.session,
     })
+}
+
+/// Whether the entry may be held by the job that waits: as above, and outside any scope by
+/// the same task, since what never expires is held under another session than its task
+/// waits under.
+fn may_be_waiters(entry: &Entry, waiting: &Waiting) -> bool {
+    let grant = entry.grant.as_ref();
+    is_own(entry, waiting.into())
+        || (grant.is_some_and(|grant| grant.scope.is_none()) && entry.task == waiting.task)
 }
 
 /// Whether two requests conflict in either direction.

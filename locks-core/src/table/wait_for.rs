@@ -2,12 +2,16 @@
 //!
 //! ```text
 //!   request ──blocked by──▶ a lock of scope s ──s waits──▶ the requests under s ──▶ …
-//!           └─behind──────▶ an earlier request ──────────▶ …
 //! ```
 //!
 //! Nodes are scopes, never processes, which run many jobs at once. A scope waits when
 //! a request of its own or of a scope below it does. What is held outside any scope
 //! takes no part: rather no verdict than a false one.
+//!
+//! That a request stands behind an earlier one is no edge. A circle with such an edge has
+//! a lock in it as well, or it would lead from later requests to earlier ones for ever;
+//! and whoever holds that lock does not have to wait behind those who wait for it
+//! (`order.rs`), so the circle is none.
 
 use super::{
     Claim, Entry, LockTable, Waiting,
@@ -16,9 +20,9 @@ use super::{
 use crate::{matrix::ConflictMatrix, report::Blocker};
 
 impl LockTable {
-    /// The way from `claim`, were it to wait behind the first `place` waiters, back
-    /// to a scope that would wait for it; nothing when there is none.
-    pub(crate) fn circle(&self, claim: &Claim, place: usize) -> Option<Vec<Blocker>> {
+    /// The way from `claim`, were it to wait, back to a scope that would wait for it;
+    /// nothing when there is none.
+    pub(crate) fn circle(&self, claim: &Claim) -> Option<Vec<Blocker>> {
         let own = |entry: &Entry| {
             let scope = entry.grant.as_ref().and_then(|grant| grant.scope);
             scope.is_some_and(|scope| claim.path.contains(scope))
@@ -33,7 +37,7 @@ impl LockTable {
             seen: vec![false; self.queue.len()],
             way: Vec::new(),
         };
-        search.from(claim.into(), place).then(|| {
+        search.from(claim.into()).then(|| {
             let matrix = claim.matrix.fingerprint();
             search.way.iter().map(|o| self.tell(o, matrix)).collect()
         })
@@ -51,7 +55,7 @@ struct Search<'t> {
 
 impl<'t> Search<'t> {
     /// Whether what blocks `asked` leads back to the claim; the way there is kept.
-    fn from(&mut self, asked: Asked<'t>, place: usize) -> bool {
+    fn from(&mut self, asked: Asked<'t>) -> bool {
         for obstacle in self.table.holders_against(asked, self.matrix) {
             let Obstacle::Holder(_, entry) = &obstacle else {
                 continue;
@@ -71,12 +75,6 @@ impl<'t> Search<'t> {
             }
             self.way.pop();
         }
-        for waiting in self.table.waiters_against(asked, self.matrix, place) {
-            let place = self.table.place(&(waiting.session.clone(), waiting.nonce));
-            if place.is_some_and(|place| self.through(waiting, place)) {
-                return true;
-            }
-        }
         false
     }
 
@@ -85,7 +83,7 @@ impl<'t> Search<'t> {
             return false;
         }
         self.way.push(Obstacle::Waiter(waiting));
-        let found = self.from(waiting.into(), place);
+        let found = self.from(waiting.into());
         if !found {
             self.way.pop();
         }

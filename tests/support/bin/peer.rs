@@ -1,5 +1,8 @@
 //! The worker process of the tests; what it does is its first argument.
 
+mod migrant;
+mod neighbour;
+
 use std::{
     io::{BufRead as _, Write as _},
     path::PathBuf,
@@ -21,6 +24,10 @@ enum Peer {
         #[arg(long)]
         unlocked: bool,
     },
+    /// Connects to every URL of its input.
+    Migrant,
+    /// Takes and returns locks as its input says.
+    Neighbour { url: String, task: String },
     /// Answers every line of its input with what is held in the namespace, by plain SQL.
     Watch { url: String, namespace: String },
 }
@@ -35,6 +42,8 @@ fn main() {
         } => {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
+        Peer::Migrant => migrant::arrive(),
+        Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
         Peer::Watch { url, namespace } => watch(&url, &namespace),
     }
 }

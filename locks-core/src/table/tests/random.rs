@@ -1,0 +1,217 @@
+//! Random tables, in which the rules as they are written down are the judge.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::claim;
+use crate::{
+    matrix::ConflictMatrix,
+    name::LockName,
+    table::{Claim, Entry, LockTable, Order, Waiting},
+};
+
+const NAMES: [&str; 9] = [
+    "app_backup_1",
+    "app_task_1",
+    "app_task_2",
+    "box_update",
+    "box_update_task",
+    "full_backup_task_1",
+    "x",
+    "y",
+    "z",
+];
+/// Sessions, outside any scope and in scopes that have ancestors and siblings.
+const JOBS: [&str; 9] = [
+    "a", "b", "c", "a:1", "a:1.2", "a:1.3", "b:4", "b:4.5", "c:6",
+];
+
+#[derive(Clone, Debug)]
+struct Picture {
+    held: Vec<(usize, usize)>,
+    foreign: Vec<usize>,
+    queue: Vec<(usize, Vec<usize>)>,
+    asks: (usize, Vec<usize>),
+}
+
+fn picture() -> impl Strategy<Value = Picture> {
+    let request = || (0..JOBS.len(), prop::collection::vec(0..NAMES.len(), 1..4));
+    let held = prop::collection::vec((0..JOBS.len(), 0..NAMES.len()), 0..6);
+    let foreign = prop::collection::vec(0..NAMES.len(), 0..2);
+    let queue = prop::collection::vec(request(), 0..7);
+    (held, foreign, queue, request()).prop_map(|(held, foreign, queue, asks)| Picture {
+        held,
+        foreign,
+        queue,
+        asks,
+    })
+}
+
+fn request((job, names): &(usize, Vec<usize>)) -> Claim {
+    let names: BTreeSet<_> = names.iter().map(|name| NAMES[*name]).collect();
+    let names: Vec<_> = names.into_iter().collect();
+    claim(&format!("{} asks {}", JOBS[*job], names.join(" ")))
+}
+
+impl Picture {
+    fn table(&self) -> (LockTable, Claim) {
+        let mut table = LockTable::default();
+        for name in &self.foreign {
+            let task = "original".into();
+            let name = LockName::found(NAMES[*name].into());
+            let platform = ConflictMatrix::platform().fingerprint();
+            table.insert(name, Entry { task, grant: None }, platform);
+        }
+        for (job, name) in &self.held {
+            table.grant(&request(&(*job, vec![*name])), 1);
+        }
+        for waits in &self.queue {
+            let claim = request(waits);
+            table.enqueue(&claim, &claim.session, 2);
+        }
+        (table, request(&self.asks))
+    }
+}
+
+fn platform(asked: &str, held: &str) -> bool {
+    ConflictMatrix::platform().refuses(asked, held)
+}
+
+/// The names that are held and refuse `asked`.
+fn refusing<'t>(table: &'t LockTable, asked: &'t [LockName]) -> Vec<&'t LockName> {
+    let held = table.held.keys();
+    held.filter(|held| {
+        asked
+            .iter()
+            .any(|name| platform(name.as_str(), held.as_str()))
+    })
+    .collect()
+}
+
+fn meet(one: &[LockName], other: &[LockName]) -> bool {
+    one.iter().any(|a| {
+        let (a, mut other) = (a.as_str(), other.iter().map(LockName::as_str));
+        other.any(|b| platform(a, b) || platform(b, a))
+    })
+}
+
+/// Whether who asks in this session and path would wait for itself, did it wait for the entry.
+fn is_own(table: &LockTable, name: &LockName, session: &str, path: &[u64]) -> bool {
+    let grant = table.held[name].grant.as_ref();
+    grant.is_some_and(|grant| match grant.scope {
+        Some(scope) => path.contains(&scope),
+        None => *grant.session.0 == *session,
+    })
+}
+
+fn waits_for(table: &LockTable, name: &LockName, waiting: &Waiting) -> bool {
+    is_own(table, name, &waiting.session.0, waiting.path.ids())
+}
+
+/// The places of those who wait for what the claim's own job holds: directly, or behind or for
+/// one who does.
+fn waiting_for(table: &LockTable, claim: &Claim) -> BTreeSet<usize> {
+    let queue = table.queue();
+    let mut found = BTreeSet::new();
+    loop {
+        let before = found.len();
+        for (place, waiting) in queue.iter().enumerate() {
+            let holders = refusing(table, &waiting.names);
+            let own = |name: &&LockName| is_own(table, name, &claim.session.0, claim.path.ids());
+            let through = |other: &usize| {
+                let w = &queue[*other];
+                let behind = *other < place && meet(&waiting.names, &w.names);
+                behind || holders.iter().any(|name| waits_for(table, name, w))
+            };
+            if holders.iter().any(own) || found.iter().any(through) {
+                found.insert(place);
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// Whether the claim, waiting for a holder, would at last wait for its own scope.
+fn closes_a_circle(table: &LockTable, claim: &Claim) -> bool {
+    let scope = |name: &LockName| {
+        table.held[name]
+            .grant
+            .as_ref()
+            .and_then(|grant| grant.scope)
+    };
+    let mut open: Vec<&[LockName]> = vec![&claim.names];
+    let mut seen = BTreeSet::new();
+    while let Some(names) = open.pop() {
+        for scope in refusing(table, names).into_iter().filter_map(scope) {
+            if claim.path.contains(scope) {
+                return true;
+            }
+            for (place, waiting) in table.queue().iter().enumerate() {
+                if waiting.path.contains(scope) && seen.insert(place) {
+                    open.push(&waiting.names);
+                }
+            }
+        }
+    }
+    false
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 2_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_rules_hold_in_any_table(picture in picture()) {
+        let (table, claim) = picture.table();
+        let place = table.queue().len();
+        let holders = refusing(&table, &claim.names);
+        prop_assert_eq!(table.is_free(&claim, Order::Barging), holders.is_empty());
+
+        let excused = waiting_for(&table, &claim);
+        let waiters = table.queue().iter().enumerate();
+        let waiters: Vec<_> = waiters
+            .filter(|(place, w)| meet(&claim.names, &w.names) && !excused.contains(place))
+            .collect();
+        let free = holders.is_empty() && waiters.is_empty();
+        prop_assert_eq!(table.is_free(&claim, Order::Behind(place)), free);
+        let blockers = table.blockers(&claim, Order::Behind(place));
+        prop_assert_eq!(blockers.len(), holders.len() + waiters.len());
+
+        prop_assert_eq!(table.circle(&claim).is_some(), closes_a_circle(&table, &claim));
+    }
+
+    #[test]
+    fn what_is_granted_and_released_leaves_no_trace(picture in picture()) {
+        let (table, claim) = picture.table();
+        let mut changed = table.clone();
+        let id = (claim.session.clone(), claim.nonce);
+        changed.enqueue(&claim, &claim.session, 9);
+        prop_assert_eq!(changed.place(&id), Some(table.queue().len()));
+        prop_assert!(changed.dequeue(&id) && !changed.dequeue(&id));
+        prop_assert_eq!(&changed, &table);
+        if refusing(&table, &claim.names).is_empty() {
+            changed.grant(&claim, 9);
+            prop_assert_eq!(changed.granted(&id, &claim.names), Some(9));
+            prop_assert!(changed.release(&id, &claim.names));
+            prop_assert!(!changed.release(&id, &claim.names));
+            prop_assert_eq!(&changed, &table);
+        }
+    }
+
+    #[test]
+    fn a_dead_session_leaves_nothing_and_takes_nothing_along(picture in picture()) {
+        let (mut table, _) = picture.table();
+        let other = |entry: &Entry| entry.grant.as_ref().is_none_or(|g| &*g.session.0 != "ns/a");
+        let kept: Vec<_> = table.held.iter().filter(|(_, e)| other(e)).map(|(n, _)| n.clone()).collect();
+        table.release_where(|entry| !other(entry));
+        table.dequeue_where(|waiting| &*waiting.session.0 == "ns/a");
+        prop_assert!(table.session_ids().iter().all(|id| &*id.0 != "ns/a"));
+        prop_assert_eq!(table.held.keys().cloned().collect::<Vec<_>>(), kept);
+    }
+}

@@ -1,0 +1,155 @@
+//! Databases in which we may not do everything.
+
+use std::time::{Duration, Instant};
+
+use locks_core::{LockError, LockManager};
+use locks_tests::{
+    engine::{Database, Engine, run_async},
+    row::{LocksRow, wait_until_empty},
+    server::Server,
+    wait::block_on,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+/// What may heal is tried again for some time before it is told.
+const TOLD: Duration = Duration::from_secs(30);
+
+fn migration(engine: Engine) -> (&'static str, String) {
+    let path = match engine {
+        Engine::Sqlite => "migrations/sqlite/0001_locks.sql",
+        Engine::MySql => "migrations/mysql/0001_locks.sql",
+        Engine::Postgres => "migrations/postgres/0001_locks.sql",
+    };
+    let file = format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"));
+    (path, std::fs::read_to_string(file).expect("the migration"))
+}
+
+async fn connect(url: &str) -> locks_core::Result<LockManager> {
+    let connecting = LockManager::builder().task_id("us").connect(url);
+    let answer = tokio::time::timeout(SOON, connecting).await;
+    answer.expect("an answer")
+}
+
+/// The tables are missing and cannot be made, and the error says with what to make them.
+async fn names_its_migration(url: &str, engine: Engine) {
+    let error = connect(url).await.expect_err("it cannot make its tables");
+    assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
+    assert!(error.to_string().contains(migration(engine).0), "{error}");
+    assert!(!error.is_transient());
+}
+
+/// Nothing can be written; what is asked says so, and the row is as it was.
+async fn nothing_is_granted(db: &Database, locks: &LockManager, said: &str) {
+    let row = LocksRow::read(db, "platform").await;
+    let start = Instant::now();
+    let limited = locks.wait("x").timeout(Duration::from_secs(2));
+    let both = async { tokio::join!(locks.acquire("x"), limited) };
+    let both = tokio::time::timeout(TOLD, both).await.expect("an answer");
+    for error in [both.0, both.1].map(|answer| answer.expect_err("it cannot be written")) {
+        assert!(matches!(error, LockError::Database { .. }), "{error:?}");
+        let text = error.to_string().to_lowercase();
+        assert!(text.contains(said), "{text}");
+    }
+    println!("told after {:?}", start.elapsed());
+    assert_eq!(LocksRow::read(db, "platform").await, row);
+}
+
+async fn works(locks: &LockManager) {
+    let guard = tokio::time::timeout(SOON, locks.wait("x")).await;
+    let guard = guard.expect("an answer").expect("it may write now");
+    guard.release().await.expect("it may write now");
+}
+
+/// Makes an account that may only read and write rows of this database, and returns its URL.
+async fn make_clerk(db: &Database) -> String {
+    let name = db.url().rsplit('/').next().unwrap();
+    let sql = match db.engine() {
+        Engine::MySql => format!(
+            "CREATE USER 'clerk'@'%' IDENTIFIED BY 'pencil';
+             GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO 'clerk'@'%'"
+        ),
+        _ => "CREATE USER clerk PASSWORD 'pencil';
+              REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+              ALTER DEFAULT PRIVILEGES IN SCHEMA public
+              GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO clerk"
+            .to_owned(),
+    };
+    db.execute(&sql).await;
+    db.url_with(|url| {
+        url.set_username("clerk").unwrap();
+        url.set_password(Some("pencil")).unwrap();
+    })
+}
+
+/// The statements that make the server refuse the clerk's writes, and that let it again.
+fn read_only(db: &Database) -> [Vec<String>; 2] {
+    let name = db.url().rsplit('/').next().unwrap();
+    ["1", "0"].map(|on| match db.engine() {
+        Engine::MySql => vec![format!("SET GLOBAL read_only = {on}")],
+        // For new sessions; the old ones are ended, as by a switch to another server.
+        _ => vec![
+            format!("ALTER ROLE clerk IN DATABASE {name} SET default_transaction_read_only = {on}"),
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'clerk'".into(),
+        ],
+    })
+}
+
+fn a_clerk_on_a_private_server(engine: Engine) {
+    let Some(server) = Server::start(engine) else {
+        return;
+    };
+    let db = Database::create_on(server.url());
+    block_on(async {
+        let url = make_clerk(&db).await;
+        names_its_migration(&url, engine).await;
+        assert_eq!(LocksRow::read(&db, "platform").await, None);
+
+        // It is as the error says: somebody else applies the file, and the rights suffice.
+        db.execute(&migration(engine).1).await;
+        let locks = connect(&url).await.expect("nothing is missing now");
+        works(&locks).await;
+
+        let [forbid, allow] = read_only(&db);
+        for sql in forbid {
+            db.execute(&sql).await;
+        }
+        nothing_is_granted(&db, &locks, "read").await;
+        // Who comes now is refused, or finds the tables and can do no more.
+        if let Ok(newcomer) = connect(&url).await {
+            nothing_is_granted(&db, &newcomer, "read").await;
+        }
+        for sql in allow {
+            db.execute(&sql).await;
+        }
+        works(&locks).await;
+        locks.close().await.unwrap();
+        wait_until_empty(&db, "platform", SOON).await;
+    });
+}
+
+#[test]
+fn a_clerk_on_mariadb() {
+    a_clerk_on_a_private_server(Engine::MySql);
+}
+
+#[test]
+fn a_clerk_on_postgres() {
+    a_clerk_on_a_private_server(Engine::Postgres);
+}
+
+#[test]
+fn a_file_that_may_only_be_read() {
+    run_async(Engine::Sqlite, async |db| {
+        let url = db.url().replace("mode=rwc", "mode=ro");
+        db.execute("CREATE TABLE unrelated (n INTEGER)").await;
+        names_its_migration(&url, Engine::Sqlite).await;
+        assert_eq!(LocksRow::read(&db, "platform").await, None);
+
+        let writer = connect(db.url()).await.unwrap();
+        works(&writer).await;
+        let reader = connect(&url).await.expect("nothing is missing now");
+        assert_eq!(reader.held().await.unwrap(), []);
+        nothing_is_granted(&db, &reader, "readonly").await;
+        works(&writer).await;
+    });
+}
