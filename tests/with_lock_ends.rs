@@ -79,7 +79,7 @@ enum End {
 async fn parts(
     locks: &LockManager,
     used: Part,
-    unused: Part,
+    _unused: Part,
     _: Part,
     (half, _): (Part, Part),
     end: End,
@@ -99,7 +99,7 @@ async fn parts(
 fn parts_blocking(
     locks: &LockManager,
     used: Part,
-    unused: Part,
+    _unused: Part,
     _: Part,
     (half, _): (Part, Part),
     end: End,
