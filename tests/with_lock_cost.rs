@@ -1,7 +1,9 @@
 //! What `#[with_lock]` costs beside the same by hand: no allocation per poll, and no write.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
+    pin::pin,
     task::{Context, Poll, Waker},
 };
 
@@ -11,95 +13,91 @@ use locks_tests::{engine::Database, on_every_engine, row::LocksRow};
 
 on_every_engine!(async it_polls_without_allocating, async it_writes_as_often_as_by_hand);
 
-/// Is pending so many times.
-async fn steps(count: usize) {
-    let mut left = count;
-    poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(());
-        }
-        left -= 1;
-        cx.waker().wake_by_ref();
+/// A body that is never done, and counts how often it is asked.
+async fn endless(asked: &Cell<usize>) -> Result<u32> {
+    poll_fn(|_| {
+        asked.set(asked.get() + 1);
         Poll::Pending
     })
-    .await;
+    .await
 }
 
 #[with_lock("app_task_<id>", locks = locks)]
-async fn by_macro(locks: &LockManager, id: u32, count: usize) -> Result<u32> {
-    steps(count).await;
-    Ok(id)
+async fn by_macro(locks: &LockManager, id: u32, asked: &Cell<usize>) -> Result<u32> {
+    endless(asked).await
 }
 
 #[with_lock("app_task_<id>", locks = locks, on_lost = "continue")]
-async fn unwatched(locks: &LockManager, id: u32, count: usize) -> Result<u32> {
-    steps(count).await;
-    Ok(id)
+async fn unwatched(locks: &LockManager, id: u32, asked: &Cell<usize>) -> Result<u32> {
+    endless(asked).await
 }
 
-async fn by_hand(locks: &LockManager, id: u32, count: usize) -> Result<u32> {
+async fn by_hand(locks: &LockManager, id: u32, asked: &Cell<usize>) -> Result<u32> {
     let guard = locks.wait(format!("app_task_{id}")).await?;
-    let value = async {
-        steps(count).await;
-        Ok(id)
-    }
-    .await;
+    let value = endless(asked).await;
     guard.release().await?;
     value
 }
 
-/// The allocations of `count` polls of the body, of a call that is in it.
-async fn allocations<F: Future<Output = Result<u32>>>(call: F, count: usize) -> u64 {
-    let mut call = Box::pin(call);
-    // Up to the body: the polls before wait for the driver, so they are few.
-    let entered = tokio::time::timeout(std::time::Duration::from_millis(300), async {
-        poll_fn(|cx| {
-            let mut woken = Context::from_waker(cx.waker());
-            assert!(call.as_mut().poll(&mut woken).is_pending());
-            Poll::<()>::Pending
-        })
-        .await;
-    });
-    assert!(entered.await.is_err());
+/// The allocations of a thousand polls of a call that has reached its body.
+async fn allocations<F: Future<Output = Result<u32>>>(call: F, asked: &Cell<usize>) -> u64 {
+    const POLLS: usize = 1000;
+    let mut call = pin!(call);
+    poll_fn(|cx| {
+        assert!(call.as_mut().poll(cx).is_pending());
+        if asked.get() == 0 {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
+    let before = asked.get();
     let polls = measure(|| {
         let mut context = Context::from_waker(Waker::noop());
-        for _ in 0..count {
+        for _ in 0..POLLS {
             assert!(call.as_mut().poll(&mut context).is_pending());
         }
     });
-    drop(call);
+    assert_eq!(asked.replace(0) - before, POLLS);
     polls.count_total
 }
 
 async fn it_polls_without_allocating(db: Database) {
     let locks = LockManager::connect(db.url()).await.unwrap();
-    let _ = (&allocations::<std::future::Ready<Result<u32>>>, &by_hand);
-    const POLLS: usize = 1000;
+    let asked = Cell::new(0);
     for id in 0..3 {
-        assert_eq!(allocations(by_hand(&locks, id, usize::MAX), POLLS).await, 0);
-        assert_eq!(
-            allocations(by_macro(&locks, id, usize::MAX), POLLS).await,
-            0
-        );
-        assert_eq!(
-            allocations(unwatched(&locks, id, usize::MAX), POLLS).await,
-            0
-        );
+        assert_eq!(allocations(by_hand(&locks, id, &asked), &asked).await, 0);
+        assert_eq!(allocations(by_macro(&locks, id, &asked), &asked).await, 0);
+        assert_eq!(allocations(unwatched(&locks, id, &asked), &asked).await, 0);
     }
+}
+
+#[with_lock("app_task_<id>", locks = locks)]
+async fn short(locks: &LockManager, id: u32) -> Result<u32> {
+    tokio::task::yield_now().await;
+    Ok(id)
+}
+
+async fn short_by_hand(locks: &LockManager, id: u32) -> Result<u32> {
+    let guard = locks.wait(format!("app_task_{id}")).await?;
+    tokio::task::yield_now().await;
+    guard.release().await?;
+    Ok(id)
 }
 
 async fn it_writes_as_often_as_by_hand(db: Database) {
     const CALLS: u32 = 20;
     let locks = LockManager::connect(db.url()).await.unwrap();
-    by_hand(&locks, 0, 1).await.unwrap();
+    short_by_hand(&locks, 0).await.unwrap();
     let version = async || LocksRow::read(&db, "platform").await.unwrap().version;
     let start = version().await;
     for id in 0..CALLS {
-        by_hand(&locks, id, 1).await.unwrap();
+        short_by_hand(&locks, id).await.unwrap();
     }
     let between = version().await;
     for id in 0..CALLS {
-        by_macro(&locks, id, 1).await.unwrap();
+        short(&locks, id).await.unwrap();
     }
     let end = version().await;
     assert_eq!(end - between, between - start);
