@@ -599,6 +599,8 @@ impl Namespace {
         self.refuse(&mut plan);
         self.answer_chores(&mut plan, &cached.table, config);
         if write {
+            // This write proves the row for whoever needs it as it is now.
+            self.dirty = plan.needs_fresh;
             self.plan = Some(plan);
             return Some(Job::Swap {
                 at: cached.at,
