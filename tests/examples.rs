@@ -16,7 +16,7 @@ use locks_tests::{
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// The quickstart's own limit is below this.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Those that are there at the same time.
 const EARLY: [&str; 4] = ["app_task_1", "app_task_2", "app_task_3", "app_backup_1"];
