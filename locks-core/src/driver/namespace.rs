@@ -265,6 +265,14 @@ impl Namespace {
     }
 
     pub(super) fn chore(&mut self, chore: Chore, now: Instant) {
+        let chore = match chore {
+            Chore::Confirm(nonce, reply) if !self.held.contains_key(&nonce) => {
+                // Lost before, and its guard knows.
+                drop(reply.send(Ok(())));
+                return;
+            }
+            chore => chore,
+        };
         let phase = match &chore {
             Chore::ReleaseTask(..) | Chore::ReleaseAll(_) => Phase::ToEvacuate,
             _ => Phase::Ready,
@@ -472,6 +480,12 @@ impl Namespace {
                 namespace = %self.name, token = held.tenure.token, %lost,
                 "a lock is lost"
             );
+            // A fence that asks for it is in an open transaction, which an adoption of
+            // the row would have to wait for: it is answered before.
+            let asked = |_: &ChoreId, p: &mut Pending| p.chore.confirms(nonce);
+            for (_, pending) in self.chores.extract_if(.., asked) {
+                pending.chore.fail(LockError::Lost(lost.clone()));
+            }
         }
     }
 
