@@ -5,7 +5,10 @@ use std::{
     io::Write as _,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    sync::{
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -279,9 +282,26 @@ pub fn run_async<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(Datab
 }
 
 /// Runs a synchronous test, if its engine is there; for [`on_every_engine!`](crate::on_every_engine).
-pub fn run_sync(engine: Engine, test: impl FnOnce(Database)) {
-    if engine.is_there() {
-        test(Database::create(engine));
+pub fn run_sync(engine: Engine, test: impl FnOnce(Database) + Send + 'static) {
+    if !engine.is_there() {
+        return;
+    }
+    let database = Database::create(engine);
+    let (done, wait_for_it) = mpsc::channel::<()>();
+    let name = std::thread::current().name().map(str::to_owned);
+    let test = std::thread::Builder::new()
+        .name(name.unwrap_or_default())
+        .spawn(move || {
+            // Hangs up when the test returns, and when it panics.
+            let _done = done;
+            test(database);
+        })
+        .expect("a thread");
+    if let Err(RecvTimeoutError::Timeout) = wait_for_it.recv_timeout(TEST_LIMIT) {
+        panic!("the test hangs: not done after {TEST_LIMIT:?}");
+    }
+    if let Err(panic) = test.join() {
+        resume_unwind(panic);
     }
 }
 

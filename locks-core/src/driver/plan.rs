@@ -55,8 +55,12 @@ pub(super) enum Phase {
     Evacuating,
     /// It needs a row read after it came.
     Ready,
-    /// These sessions are dead; what they held can be taken away.
-    Evacuated(BTreeSet<SessionId>),
+    /// These sessions are dead, and held this; it can be taken away, if nobody else
+    /// has done so.
+    Evacuated {
+        dead: BTreeSet<SessionId>,
+        held: Vec<Holder>,
+    },
 }
 
 /// Tells one chore from another.
@@ -157,17 +161,27 @@ impl Plan {
             let fresh = due.proven >= pending.since;
             match &pending.phase {
                 Phase::ToEvacuate | Phase::Evacuating => {}
-                _ if !fresh => self.needs_fresh = true,
-                Phase::Ready => self.answered.push(*id),
-                Phase::Evacuated(sessions) => {
-                    let removed =
+                Phase::Ready if fresh => self.answered.push(*id),
+                Phase::Ready => self.needs_fresh = true,
+                Phase::Evacuated { dead, held } => {
+                    let mut removed =
                         table.release_where(|entry| match (&entry.grant, &pending.chore) {
-                            (Some(grant), _) => sessions.contains(&grant.session),
+                            (Some(grant), _) => dead.contains(&grant.session),
                             (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
                             (None, _) => true,
                         });
-                    self.changed |= !removed.is_empty();
-                    self.removed.push((*id, removed));
+                    // Before they are buried as dead by whatever write is next: what is
+                    // found here is told. The write proves it; only finding nothing
+                    // needs a row that is read now.
+                    if removed.is_empty() && !fresh {
+                        self.needs_fresh = true;
+                    } else {
+                        self.changed |= !removed.is_empty();
+                        let told = |h: &Holder| removed.iter().any(|r| same_grant(r, h));
+                        let buried: Vec<_> = held.iter().filter(|h| !told(h)).cloned().collect();
+                        removed.extend(buried);
+                        self.removed.push((*id, removed));
+                    }
                 }
             }
         }
@@ -346,6 +360,10 @@ impl Plan {
             self.enqueued.remove(&id.1);
         }
     }
+}
+
+fn same_grant(a: &Holder, b: &Holder) -> bool {
+    a.name == b.name && a.token == b.token
 }
 
 /// The names of everything a plan granted, for events.

@@ -2,10 +2,14 @@
 
 mod migrant;
 mod neighbour;
+<<<<<<< HEAD
+mod worker;
+=======
 mod performer;
 mod settings;
 mod stream;
 mod waiter;
+>>>>>>> tests-d
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -34,6 +38,10 @@ enum Peer {
     Migrant,
     /// Takes and returns locks as its input says.
     Neighbour { url: String, task: String },
+<<<<<<< HEAD
+    /// Takes, fences and gives back locks as its input says.
+    Worker(worker::Worker),
+=======
     /// Runs the programs of its input.
     Performer {
         #[command(flatten)]
@@ -60,6 +68,7 @@ enum Peer {
         #[command(flatten)]
         settings: Settings,
     },
+>>>>>>> tests-d
 }
 
 fn main() {
@@ -74,6 +83,9 @@ fn main() {
         }
         Peer::Migrant => migrant::arrive(),
         Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
+<<<<<<< HEAD
+        Peer::Worker(worker) => runtime().block_on(worker.run()),
+=======
         Peer::Performer { settings } => performer::on_demand(&settings),
         Peer::Stream {
             settings,
@@ -98,7 +110,16 @@ fn main() {
             jobs,
         ),
         Peer::Waiter { settings } => waiter::obey(&settings),
+>>>>>>> tests-d
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 fn say(line: &str) {
