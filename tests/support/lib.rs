@@ -27,5 +27,5 @@ pub mod row;
 pub mod server;
 pub mod sessions;
 pub mod wait;
-pub mod worker;
 pub mod waiter;
+pub mod worker;

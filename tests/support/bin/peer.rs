@@ -2,14 +2,11 @@
 
 mod migrant;
 mod neighbour;
-<<<<<<< HEAD
-mod worker;
-=======
 mod performer;
 mod settings;
 mod stream;
 mod waiter;
->>>>>>> tests-d
+mod worker;
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -38,10 +35,8 @@ enum Peer {
     Migrant,
     /// Takes and returns locks as its input says.
     Neighbour { url: String, task: String },
-<<<<<<< HEAD
     /// Takes, fences and gives back locks as its input says.
     Worker(worker::Worker),
-=======
     /// Runs the programs of its input.
     Performer {
         #[command(flatten)]
@@ -68,7 +63,6 @@ enum Peer {
         #[command(flatten)]
         settings: Settings,
     },
->>>>>>> tests-d
 }
 
 fn main() {
@@ -83,9 +77,7 @@ fn main() {
         }
         Peer::Migrant => migrant::arrive(),
         Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
-<<<<<<< HEAD
         Peer::Worker(worker) => runtime().block_on(worker.run()),
-=======
         Peer::Performer { settings } => performer::on_demand(&settings),
         Peer::Stream {
             settings,
@@ -110,7 +102,6 @@ fn main() {
             jobs,
         ),
         Peer::Waiter { settings } => waiter::obey(&settings),
->>>>>>> tests-d
     }
 }
 
