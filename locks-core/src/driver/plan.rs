@@ -15,7 +15,7 @@ use crate::{
     error::LockError,
     name::LockName,
     report::{Blocker, Holder},
-    table::{LockTable, Nonce, Order, RequestId, SessionId},
+    table::{LockTable, Nonce, Order, RequestId, SessionId, Waiting},
 };
 
 /// How long a write may be put off that nobody waits for: a release by drop, or a
@@ -131,10 +131,17 @@ impl Plan {
                 for session in asking.sessions() {
                     let id = (session, *nonce);
                     self.changed |= table.release(&id, &asking.claim.names);
-                    self.changed |= table.dequeue(&id);
                 }
                 self.abandoned.push(*nonce);
             }
+        }
+        if !self.abandoned.is_empty() {
+            // Once for all of them: there may be thousands.
+            let gone = |waiting: &Waiting| {
+                let asking = due.asking.get(&waiting.nonce).filter(|a| a.abandoned);
+                asking.is_some_and(|a| a.sessions().any(|session| session == waiting.session))
+            };
+            self.changed |= table.dequeue_where(gone) > 0;
         }
         // What carries a session of ours and nothing of ours knows: an answer that
         // came too late for somebody.
