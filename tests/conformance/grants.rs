@@ -169,6 +169,7 @@ async fn names_come_in_many_forms(db: Database) {
     let owned = String::from("x");
     let name = LockName::new("x").unwrap();
     let (array, list) = (["x"], vec![name.clone()]);
+    let by_reference: &[_; 1] = &array;
     let requests = [
         a.acquire("x"),
         a.acquire(&owned),
@@ -180,7 +181,7 @@ async fn names_come_in_many_forms(db: Database) {
         a.acquire(name.clone()),
         a.acquire(&name),
         a.acquire([&owned]),
-        a.acquire(&array),
+        a.acquire(by_reference),
         a.acquire(&array[..]),
         a.acquire(array),
         a.acquire(vec![owned.clone()]),

@@ -12,14 +12,20 @@
     clippy::must_use_candidate
 )]
 
+pub mod clock;
 pub mod conflict_table;
 pub mod engine;
 pub mod events;
+pub mod journal;
 pub mod oracle;
 pub mod original;
 pub mod plain;
 pub mod process;
+pub mod program;
 pub mod relay;
 pub mod row;
 pub mod server;
+pub mod sessions;
 pub mod wait;
+pub mod waiter;
+pub mod worker;

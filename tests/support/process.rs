@@ -119,6 +119,11 @@ impl Peer {
         }
     }
 
+    /// Its next line, if it says one within this time.
+    pub fn try_line(&mut self, limit: Duration) -> Option<String> {
+        self.lines.recv_timeout(limit).ok()
+    }
+
     /// Waits for a line that begins so, passes over others, and returns the rest of it.
     pub fn expect_line(&mut self, prefix: &str, limit: Duration) -> String {
         let start = Instant::now();

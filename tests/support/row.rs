@@ -76,6 +76,18 @@ impl LocksRow {
         })
     }
 
+    /// Who waits, in order: the session and the names.
+    pub fn queue(&self) -> Vec<(String, Vec<String>)> {
+        let meta = self.meta();
+        let queue = meta.get("queue").and_then(Value::as_array);
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let waiting = |entry: &Value| {
+            let names = entry[4].as_array().expect("a list of names");
+            (text(&entry[0]), names.iter().map(text).collect())
+        };
+        queue.into_iter().flatten().map(waiting).collect()
+    }
+
     /// Whether nothing is held, and nothing is left of it beside that: no list or map in
     /// `metaJson` has anything in it.
     pub fn is_empty(&self) -> bool {
@@ -90,6 +102,20 @@ impl LocksRow {
                 other => !left_over(&other),
             }
     }
+}
+
+/// Waits until so many stand in the namespace's queue, and returns the row.
+pub async fn wait_until_queued(db: &Database, namespace: &str, number: usize) -> LocksRow {
+    let limit = Duration::from_secs(20);
+    let mut conn = db.connect().await;
+    let what = format!("{number} in the queue of {namespace}");
+    let row = wait::until_some(limit, &what, async || {
+        let row = LocksRow::read_on(&mut conn, namespace).await?;
+        (row.queue().len() == number).then_some(row)
+    })
+    .await;
+    let _ = conn.close().await;
+    row
 }
 
 /// Waits until nothing is held or awaited in the namespace, and returns the row; panics with

@@ -130,6 +130,7 @@ impl Namespace {
                 if !found && !releasing.tried {
                     let reason = "somebody had released it before";
                     let lost = releasing.tenure.lose(reason, None);
+                    self.robbed(&releasing.tenure.session);
                     for reply in releasing.replies {
                         drop(reply.send(Err(LockError::Lost(lost.clone()))));
                     }

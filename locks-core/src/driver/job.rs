@@ -12,6 +12,7 @@ use tokio::time;
 
 use super::{lease::Moment, observer::Cause, plan::ChoreId};
 use crate::{
+    report::Holder,
     store::{Class, Connection, Failure, Link, Liveness, NewSession, Row, SessionRow, Stamp},
     table::{LockTable, SessionId},
 };
@@ -172,7 +173,8 @@ pub(super) enum SideOutcome {
     Evicted(SessionId, Cause, Result<bool, Failure>),
     /// Who is dead now; nothing where the row had moved.
     Cleared(Result<Option<Vec<SessionId>>, Failure>),
-    Evacuated(ChoreId, Result<Vec<SessionId>, Failure>),
+    /// Who is dead now, and what they held when it began.
+    Evacuated(ChoreId, Result<(Vec<SessionId>, Vec<Holder>), Failure>),
     Touched(SessionId, Result<(), Failure>),
     Left(Result<(), Failure>),
 }
@@ -216,19 +218,24 @@ impl SideJob {
                 let result = persist(link, async |c| {
                     let of = |t: &str| task.as_ref().is_none_or(|task| **task == *t);
                     let mut sessions = sessions_in(c, namespace, of).await?;
-                    // Waiters and holders whose beat row is gone are in the row.
+                    let mut held = Vec::new();
+                    // Waiters and holders whose beat row is gone are in the row. What is
+                    // held is noted before: once its session is dead, anybody may take
+                    // it away.
                     if let Some(row) = c.read(namespace).await?
                         && let Ok(table) =
                             LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref())
                     {
                         sessions.extend(table.sessions_of(task.as_deref()));
+                        held = table.holders();
+                        held.retain(|holder| holder.token.is_some() && of(&holder.task_id));
                     }
                     sessions.sort();
                     sessions.dedup();
                     for id in &sessions {
                         evict(c, id, None).await?;
                     }
-                    Ok(sessions)
+                    Ok((sessions, held))
                 })
                 .await;
                 SideOutcome::Evacuated(chore, result)

@@ -260,7 +260,7 @@ impl Namespace {
     /// Whether something is to be done on the row.
     fn is_busy(&self, now: Instant) -> bool {
         let due = |r: &Releasing| r.fence == Fence::Clear && r.due <= now;
-        let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated(_));
+        let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated { .. });
         self.needs_fresh
             || self.rides_until.is_some_and(|until| until <= now)
             || self.unsettled.is_some()
@@ -429,6 +429,15 @@ impl Namespace {
         }
         self.bury_own(session);
         self.dirty = true;
+    }
+
+    /// Somebody took what was granted under this session, so it is dead, or has to be:
+    /// nothing may be granted under it any more.
+    pub(super) fn robbed(&mut self, id: &SessionId) {
+        let ours = self.sessions.iter().find(|(_, s)| s.id == *id);
+        if let Some(key) = ours.map(|(key, _)| key.clone()) {
+            self.lose_session(&key, "its session ended: a lock of it was taken away");
+        }
     }
 
     /// What a grant held is lost.

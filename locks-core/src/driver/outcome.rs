@@ -170,12 +170,14 @@ impl Namespace {
             .map(|(nonce, held)| {
                 let names = held.tenure.names.iter();
                 let by = names.filter_map(|name| cached.table.entry(name.as_str()));
-                (*nonce, by.map(|entry| entry.task.clone()).next())
+                let by = by.map(|entry| entry.task.clone()).next();
+                (*nonce, held.tenure.session.clone(), by)
             })
             .collect();
-        for (nonce, by) in lost {
+        for (nonce, session, by) in lost {
             let reason = "somebody released it: a supervisor, an eviction, or the original";
             self.lose(nonce, reason, by);
+            self.robbed(&session);
         }
     }
 
@@ -220,6 +222,8 @@ impl Namespace {
                     table,
                     proven: sent,
                 });
+                // Who asked for a row that is read now has one.
+                self.dirty |= plan.needs_fresh;
                 self.carry_out(plan, &at, config, now);
             }
             Ok(false) => {

@@ -15,7 +15,7 @@ use crate::{
     error::LockError,
     name::LockName,
     report::{Blocker, Holder},
-    table::{LockTable, Nonce, Order, SessionId},
+    table::{LockTable, Nonce, Order, RequestId, SessionId},
 };
 
 /// How long a write may be put off that nobody waits for: a release by drop, or a
@@ -55,8 +55,12 @@ pub(super) enum Phase {
     Evacuating,
     /// It needs a row read after it came.
     Ready,
-    /// These sessions are dead; what they held can be taken away.
-    Evacuated(BTreeSet<SessionId>),
+    /// These sessions are dead, and held this; it can be taken away, if nobody else
+    /// has done so.
+    Evacuated {
+        dead: BTreeSet<SessionId>,
+        held: Vec<Holder>,
+    },
 }
 
 /// Tells one chore from another.
@@ -69,7 +73,7 @@ pub(super) struct Plan {
     pub(super) changed: bool,
     /// Those who are blocked can queue with whatever is written until then.
     pub(super) rides_until: Option<Instant>,
-    /// Whether others may get something by it: all but new waiters.
+    /// Whether others may get something by it: all but new waiters who hold nothing.
     pub(super) freed: bool,
     /// Whether somebody's answer needs a row that is read now.
     pub(super) needs_fresh: bool,
@@ -90,6 +94,10 @@ pub(super) struct Plan {
     pub(super) answered: Vec<ChoreId>,
     /// Sessions that have to die before anything can be granted.
     pub(super) disowned: Vec<SessionId>,
+    /// Whether what was done may let somebody go on who could not a moment ago.
+    again: bool,
+    /// New in the queue, with no hurry to be written, and until when.
+    riding: Vec<(RequestId, Instant)>,
 }
 
 impl Plan {
@@ -102,6 +110,11 @@ impl Plan {
         plan.freed = plan.changed;
         plan.grant_queued(table, due);
         plan.grant_new(table, due);
+        // Nothing else would ever make a plan, were all of them of this process.
+        while std::mem::take(&mut plan.again) {
+            plan.grant_queued(table, due);
+        }
+        plan.put_off(table, due);
         plan
     }
 
@@ -148,17 +161,27 @@ impl Plan {
             let fresh = due.proven >= pending.since;
             match &pending.phase {
                 Phase::ToEvacuate | Phase::Evacuating => {}
-                _ if !fresh => self.needs_fresh = true,
-                Phase::Ready => self.answered.push(*id),
-                Phase::Evacuated(sessions) => {
-                    let removed =
+                Phase::Ready if fresh => self.answered.push(*id),
+                Phase::Ready => self.needs_fresh = true,
+                Phase::Evacuated { dead, held } => {
+                    let mut removed =
                         table.release_where(|entry| match (&entry.grant, &pending.chore) {
-                            (Some(grant), _) => sessions.contains(&grant.session),
+                            (Some(grant), _) => dead.contains(&grant.session),
                             (None, Chore::ReleaseTask(task, _)) => entry.task == *task,
                             (None, _) => true,
                         });
-                    self.changed |= !removed.is_empty();
-                    self.removed.push((*id, removed));
+                    // Before they are buried as dead by whatever write is next: what is
+                    // found here is told. The write proves it; only finding nothing
+                    // needs a row that is read now.
+                    if removed.is_empty() && !fresh {
+                        self.needs_fresh = true;
+                    } else {
+                        self.changed |= !removed.is_empty();
+                        let told = |h: &Holder| removed.iter().any(|r| same_grant(r, h));
+                        let buried: Vec<_> = held.iter().filter(|h| !told(h)).cloned().collect();
+                        removed.extend(buried);
+                        self.removed.push((*id, removed));
+                    }
                 }
             }
         }
@@ -231,6 +254,7 @@ impl Plan {
     }
 
     fn grant(&mut self, table: &mut LockTable, due: &Due<'_>, asking: &Asking) {
+        self.again |= table.is_nested(&asking.claim);
         table.grant(&asking.claim, due.next_version);
         self.granted.insert(asking.claim.nonce, due.next_version);
         self.changed = true;
@@ -305,21 +329,41 @@ impl Plan {
                     let blockers = table.blockers(&asking.claim, order);
                     self.blocked.push((nonce, blockers));
                 }
-                let rides_until = asking.since + LINGER;
-                if order == Order::Barging {
-                    // It stands in no queue and is tried again.
-                } else if !self.changed && due.now < rides_until {
-                    let until = self.rides_until.unwrap_or(rides_until);
-                    self.rides_until = Some(until.min(rides_until));
-                } else {
+                // Who barges stands in no queue and is tried again.
+                if order != Order::Barging {
                     let ticket = asking.ticket.unwrap_or(due.next_version);
                     table.enqueue(&asking.claim, &asking.queue_session, ticket);
                     self.enqueued.insert(nonce, asking.queue_session.clone());
-                    self.changed = true;
+                    let id = (asking.queue_session.clone(), nonce);
+                    self.riding.push((id, asking.since + LINGER));
+                    // Who waits for the waiter may pass those who do so behind it; and who
+                    // comes back to an old place was judged from the last one.
+                    let nested = table.is_nested(&asking.claim);
+                    self.freed |= nested;
+                    self.again |= nested || asking.ticket.is_some();
                 }
             }
         }
     }
+
+    /// New waiters alone are not written at once. They were in the table all the same,
+    /// so that nobody who came after them was granted what they wait for.
+    fn put_off(&mut self, table: &mut LockTable, due: &Due<'_>) {
+        let until = self.riding.iter().map(|(_, until)| *until).min();
+        if self.changed || until.is_some_and(|until| until <= due.now) {
+            self.changed |= until.is_some();
+            return;
+        }
+        self.rides_until = until;
+        for (id, _) in self.riding.drain(..) {
+            table.dequeue(&id);
+            self.enqueued.remove(&id.1);
+        }
+    }
+}
+
+fn same_grant(a: &Holder, b: &Holder) -> bool {
+    a.name == b.name && a.token == b.token
 }
 
 /// The names of everything a plan granted, for events.
@@ -327,3 +371,6 @@ pub(super) fn joined(names: &[LockName]) -> String {
     let names: Vec<_> = names.iter().map(LockName::as_str).collect();
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -408,7 +408,10 @@ impl Driving {
                 let left = self.namespaces.values().filter_map(Namespace::least_left);
                 let left = left.min().unwrap_or(ttl);
                 if left < ttl / 2 {
-                    tracing::warn!(%failure, ?left, "sessions cannot be renewed; locks will be lost");
+                    tracing::warn!(
+                        task = %self.config.task, %failure, ?left,
+                        "sessions cannot be renewed; locks will be lost"
+                    );
                 } else {
                     tracing::debug!(%failure, "a renewal failed and is tried again");
                 }

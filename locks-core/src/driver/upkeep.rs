@@ -160,13 +160,14 @@ impl Namespace {
                     Err(failure) => self.failed(failure, now),
                 }
             }
-            SideOutcome::Evacuated(chore, Ok(sessions)) => {
+            SideOutcome::Evacuated(chore, Ok((sessions, held))) => {
                 for id in &sessions {
                     self.buried(id.clone());
                 }
                 if let Some(pending) = self.chores.get_mut(&chore) {
                     pending.since = now;
-                    pending.phase = Phase::Evacuated(sessions.into_iter().collect());
+                    let dead = sessions.into_iter().collect();
+                    pending.phase = Phase::Evacuated { dead, held };
                 }
             }
             SideOutcome::Evacuated(chore, Err(failure)) => {

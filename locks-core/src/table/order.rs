@@ -111,6 +111,16 @@ impl LockTable {
             .collect()
     }
 
+    /// Whether the job that asks holds anything already. Then others, who wait in its
+    /// way, may be passed by those who wait for it.
+    pub(crate) fn is_nested(&self, claim: &Claim) -> bool {
+        self.holds(claim.into())
+    }
+
+    fn holds(&self, asked: Asked<'_>) -> bool {
+        self.held.values().any(|entry| is_own(entry, asked))
+    }
+
     /// The obstacle as users are told of it.
     pub(super) fn tell(&self, obstacle: &Obstacle<'_>, matrix: Fingerprint) -> Blocker {
         match obstacle {
@@ -239,7 +249,7 @@ impl<'t> Reach<'t> {
             table,
             matrix,
             asked,
-            holds: table.held.values().any(|entry| is_own(entry, asked)),
+            holds: table.holds(asked),
             known: vec![None; table.queue.len()],
         }
     }

@@ -2,6 +2,11 @@
 
 mod migrant;
 mod neighbour;
+mod performer;
+mod settings;
+mod stream;
+mod waiter;
+mod worker;
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -11,6 +16,8 @@ use std::{
 
 use clap::Parser;
 use locks_tests::{conflict_table::NAMES, oracle::Oracle};
+
+use self::settings::Settings;
 
 #[derive(Debug, Parser)]
 enum Peer {
@@ -28,6 +35,34 @@ enum Peer {
     Migrant,
     /// Takes and returns locks as its input says.
     Neighbour { url: String, task: String },
+    /// Takes, fences and gives back locks as its input says.
+    Worker(worker::Worker),
+    /// Runs the programs of its input.
+    Performer {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Takes and returns one lock after the other, until its input ends.
+    Stream {
+        #[command(flatten)]
+        settings: Settings,
+        prefix: String,
+        jobs: usize,
+        milliseconds: u64,
+    },
+    /// Runs random programs for so long.
+    Traffic {
+        #[command(flatten)]
+        settings: Settings,
+        directory: PathBuf,
+        jobs: usize,
+        milliseconds: u64,
+    },
+    /// Waits, in several jobs, as its input says.
+    Waiter {
+        #[command(flatten)]
+        settings: Settings,
+    },
 }
 
 fn main() {
@@ -42,7 +77,40 @@ fn main() {
         }
         Peer::Migrant => migrant::arrive(),
         Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
+        Peer::Worker(worker) => runtime().block_on(worker.run()),
+        Peer::Performer { settings } => performer::on_demand(&settings),
+        Peer::Stream {
+            settings,
+            prefix,
+            jobs,
+            milliseconds,
+        } => stream::flow(
+            &settings,
+            &prefix,
+            jobs,
+            Duration::from_millis(milliseconds),
+        ),
+        Peer::Traffic {
+            settings,
+            directory,
+            jobs,
+            milliseconds,
+        } => performer::at_random(
+            &settings,
+            directory,
+            Duration::from_millis(milliseconds),
+            jobs,
+        ),
+        Peer::Waiter { settings } => waiter::obey(&settings),
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 fn say(line: &str) {

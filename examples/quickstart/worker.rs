@@ -1,0 +1,155 @@
+//! A worker: one task that needs one lock, in a process of its own.
+//!
+//! It is spoken to in lines. After the URL, which may hold a password and so is no argument,
+//! each order is awaited before its step:
+//!
+//! ```text
+//!  director   URL ────────▶      ask ─────────────────▶          finish ──────▶
+//!  worker            ready ──▶        asks ──▶ starts ──▶                ends ──▶
+//!                                       └ wait ┘                 └ works ┘  └ releases
+//! ```
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+    process,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::Args;
+use locks_core::LockManager;
+use locks_examples::Result;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time,
+};
+
+/// What the director orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Ask for the lock.
+    Ask,
+    /// Do the work, and end.
+    Finish,
+}
+
+/// What a worker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It is connected.
+    Ready,
+    /// It asks for its lock.
+    Asks,
+    /// It was granted the lock.
+    Starts,
+    /// Its work is done. Said before the lock is released, so that whoever is granted it
+    /// next says so later.
+    Ends,
+}
+
+/// What is known of it when it is started.
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    /// The lock it needs.
+    pub(crate) lock: String,
+    /// For how long it works.
+    pub(crate) milliseconds: u64,
+    /// Where the lock is.
+    pub(crate) namespace: String,
+}
+
+impl Worker {
+    /// Does what it is told, until it has ended or there is nobody to tell it.
+    pub(crate) async fn run(self) -> Result<()> {
+        let (mut orders, hung_up) = listen();
+        tokio::select! {
+            outcome = self.work(&mut orders) => outcome,
+            _ = hung_up => Err("the process that started this worker is gone".into()),
+        }
+    }
+
+    async fn work(&self, orders: &mut mpsc::UnboundedReceiver<String>) -> Result<()> {
+        let url = orders.recv().await.ok_or("no URL")?;
+        let locks = LockManager::builder()
+            .namespace(&self.namespace)
+            .task_id(format!("worker-{}", process::id()))
+            .connect(&url)
+            .await?;
+        self.say(Step::Ready)?;
+
+        await_order(orders, Order::Ask).await?;
+        self.say(Step::Asks)?;
+        let guard = locks.wait(&self.lock).await?;
+        self.say(Step::Starts)?;
+
+        await_order(orders, Order::Finish).await?;
+        time::sleep(Duration::from_millis(self.milliseconds)).await;
+        self.say(Step::Ends)?;
+        guard.release().await?;
+        locks.close().await?;
+        Ok(())
+    }
+
+    fn say(&self, step: Step) -> io::Result<()> {
+        // All workers write to one pipe, where a line that comes in one piece stays in one.
+        let line = format!("{} {step}\n", self.lock);
+        let mut out = io::stdout().lock();
+        out.write_all(line.as_bytes())?;
+        out.flush()
+    }
+}
+
+/// The lines of the standard input, and what resolves when there are no more.
+fn listen() -> (mpsc::UnboundedReceiver<String>, oneshot::Receiver<()>) {
+    let (send, orders) = mpsc::unbounded_channel();
+    let (end, hung_up) = oneshot::channel();
+    // A thread, because a runtime waits at its end for a read that is under way.
+    std::thread::spawn(move || {
+        for line in io::stdin().lines().map_while(io::Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+        drop(end);
+    });
+    (orders, hung_up)
+}
+
+async fn await_order(orders: &mut mpsc::UnboundedReceiver<String>, order: Order) -> Result<()> {
+    match orders.recv().await {
+        Some(line) if line == order.to_string() => Ok(()),
+        line => Err(format!("{order} was to be ordered, not {line:?}").into()),
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ask => "ask",
+            Self::Finish => "finish",
+        })
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Asks => "asks",
+            Self::Starts => "starts",
+            Self::Ends => "ends",
+        })
+    }
+}
+
+impl FromStr for Step {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Ready, Self::Asks, Self::Starts, Self::Ends]
+            .into_iter()
+            .find(|step| step.to_string() == text)
+            .ok_or_else(|| format!("workers do not say {text:?}"))
+    }
+}

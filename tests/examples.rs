@@ -1,0 +1,253 @@
+//! The examples, run as their readers run them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+    time::Duration,
+};
+
+use locks_tests::{
+    engine::{Database, Engine},
+    on_every_engine,
+    process::Peer,
+    wait,
+};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+/// The quickstart's own limit is below this.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Those that are there at the same time.
+const EARLY: [&str; 4] = ["app_task_1", "app_task_2", "app_task_3", "app_backup_1"];
+const UPDATE: &str = "box_update";
+const LATE: &str = "app_task_4";
+
+/// Where the examples are built. `cargo test` has done so, except when told to build this
+/// test only; cargo knows, and then this is done in no time.
+static EXAMPLES: LazyLock<PathBuf> = LazyLock::new(|| {
+    let test = std::env::current_exe().expect("this test has a path");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("target/<profile>/deps/<this test>");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["build", "--quiet", "--examples", "--target-dir"])
+        .arg(profile.parent().expect("target/<profile>"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("cargo is there");
+    assert!(status.success(), "the examples do not build: {status}");
+    profile.join("examples")
+});
+
+fn start<const N: usize>(example: &str, args: [&str; N]) -> Peer {
+    let program = EXAMPLES.join(example);
+    Peer::spawn(program.to_str().expect("text"), args)
+}
+
+/// All lines of an example that must succeed.
+fn output<const N: usize>(example: &str, args: [&str; N]) -> Vec<String> {
+    let mut example = start(example, args);
+    let lines = std::iter::from_fn(|| example.next_line(LIMIT)).collect();
+    example.finish_well(LIMIT);
+    lines
+}
+
+/// What an example that must fail says on its standard error.
+fn complaint<const N: usize>(example: &str, args: [&str; N]) -> String {
+    let mut example = start(example, args);
+    while example.next_line(LIMIT).is_some() {}
+    let status = example.finish(LIMIT);
+    assert_eq!(status.code(), Some(1), "{}", example.errors());
+    wait::until_blocking(LIMIT, "it says why", || !example.errors().is_empty());
+    example.errors()
+}
+
+/// A line of the timeline.
+#[derive(Debug)]
+struct Row {
+    ms: u64,
+    process: u32,
+    lock: String,
+    text: String,
+}
+
+impl Row {
+    /// `None` if the line is none of the timeline's.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        Some(Self {
+            ms: words.next()?.parse().ok()?,
+            process: words.next()?.parse().ok()?,
+            lock: words.next()?.to_owned(),
+            text: words.collect::<Vec<_>>().join(" "),
+        })
+    }
+
+    fn pid(&self) -> Pid {
+        let id = i32::try_from(self.process).expect("a process id");
+        Pid::from_raw(id).expect("a process id")
+    }
+}
+
+/// Where in the timeline the text of this lock begins so.
+fn place(rows: &[Row], lock: &str, text: &str) -> usize {
+    let mut places = (0..rows.len())
+        .filter(|place| rows[*place].lock == lock && rows[*place].text.starts_with(text));
+    let found = (places.next(), places.next());
+    let (Some(place), None) = found else {
+        panic!("{lock} {text}, not once but {found:?} in {rows:#?}");
+    };
+    place
+}
+
+fn judge_timeline(lines: &[String]) {
+    let rows: Vec<_> = lines.iter().filter_map(|line| Row::parse(line)).collect();
+    assert!(rows.is_sorted_by_key(|row| row.ms), "{rows:#?}");
+    let mut processes: Vec<_> = rows.iter().map(|row| row.process).collect();
+    processes.sort_unstable();
+    processes.dedup();
+    assert_eq!(processes.len(), EARLY.len() + 2, "one each: {rows:#?}");
+
+    let started = EARLY.map(|lock| place(&rows, lock, "starts"));
+    let ended = EARLY.map(|lock| place(&rows, lock, "ends"));
+    assert!(
+        started.iter().max() < ended.iter().min(),
+        "all beside each other: {rows:#?}"
+    );
+    let waits = place(&rows, UPDATE, "waits for");
+    for lock in EARLY {
+        assert!(rows[waits].text.contains(lock), "for {lock}: {rows:#?}");
+    }
+    let update = place(&rows, UPDATE, "starts, having waited");
+    assert!(
+        ended.iter().all(|ended| *ended < update),
+        "the update after all of them: {rows:#?}"
+    );
+    let late = place(&rows, LATE, "waits for box_update");
+    assert!(waits < late && late < update, "{rows:#?}");
+    assert!(
+        place(&rows, UPDATE, "ends") < place(&rows, LATE, "starts, having waited"),
+        "the late one after the update: {rows:#?}"
+    );
+
+    let text = lines.join(" ");
+    for said in [
+        "ran side by side",
+        "was not let past",
+        "Nothing is held any more.",
+    ] {
+        assert!(text.contains(said), "{said:?} in {text}");
+    }
+}
+
+#[test]
+fn the_quickstart_needs_nothing() {
+    judge_timeline(&output("quickstart", []));
+}
+
+on_every_engine!(sync the_quickstart_leaves_nothing_in_a_given_database);
+
+fn the_quickstart_leaves_nothing_in_a_given_database(db: Database) {
+    judge_timeline(&output("quickstart", [db.url()]));
+    for table in ["locks", "lock_sessions", "lock_fences"] {
+        let rows = wait::block_on_thread(async {
+            let sql = format!("SELECT * FROM {table}");
+            db.connect().await.rows(&sql).await
+        });
+        assert_eq!(rows.expect("the table is there"), [], "{table}");
+    }
+}
+
+#[test]
+fn the_quickstart_tells_what_is_wrong_with_a_url() {
+    for (url, wrong) in [
+        ("nonsense", "it must start with sqlite:"),
+        ("postgres://us:secret@[::1/locks", "invalid database URL"),
+        ("sqlite:///no/such/directory/locks.db", "unable to open"),
+        ("mysql://us:secret@127.0.0.1:1/locks", "refused"),
+        ("sqlite::memory:", "in memory"),
+    ] {
+        let complaint = complaint("quickstart", [url]);
+        assert!(complaint.contains(wrong), "{url}: {complaint}");
+        assert!(!complaint.contains("secret"), "{url}: {complaint}");
+    }
+}
+
+/// Starts the quickstart, and returns a worker process of each kind: one that holds its lock
+/// and one that waits.
+fn at_work(db: &Database) -> (Peer, [Pid; 2]) {
+    let mut quickstart = start("quickstart", [db.url()]);
+    let mut row = |text: &str| {
+        std::iter::from_fn(|| quickstart.next_line(LIMIT))
+            .filter_map(|line| Row::parse(&line))
+            .find(|row| row.text.starts_with(text))
+            .unwrap_or_else(|| panic!("somebody {text}"))
+    };
+    let workers = [row("starts").pid(), row("waits").pid()];
+    (quickstart, workers)
+}
+
+fn has_ended(worker: Pid) -> bool {
+    let path = format!("/proc/{}/stat", worker.as_raw_nonzero());
+    // Nobody may be there to reap it.
+    let stat = std::fs::read_to_string(path);
+    test_kill_process(worker).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+}
+
+#[test]
+fn the_quickstart_ends_all_workers_when_one_fails() {
+    let db = Database::create(Engine::Sqlite);
+    let (mut quickstart, workers) = at_work(&db);
+    kill_process(workers[0], Signal::KILL).expect("it runs");
+    let status = quickstart.finish(LIMIT);
+    assert_eq!(status.code(), Some(1));
+    wait::until_blocking(LIMIT, "it says why", || {
+        quickstart.errors().contains("SIGKILL")
+    });
+    assert!(workers.into_iter().all(has_ended), "at once");
+}
+
+#[test]
+fn the_workers_of_a_killed_quickstart_end() {
+    let db = Database::create(Engine::Sqlite);
+    let (mut quickstart, workers) = at_work(&db);
+    quickstart.kill();
+    wait::until_blocking(LIMIT, "the workers end", || {
+        workers.into_iter().all(has_ended)
+    });
+}
+
+#[test]
+fn setting_up_by_hand_goes_as_it_says() {
+    let lines = output("setup", []);
+    let mut rest = lines.iter();
+    for said in [
+        "installer holds app_backup_1 and app_task_1",
+        "updater cannot have box_update now:",
+        "installer holds app_backup_1",
+        "installer holds app_task_1",
+        "updater holds box_update",
+        "for lock box_update: app_task_1 is held by task installer",
+        "installer releases app_task_1",
+        "updater holds box_update",
+        "committed version 1",
+        "updater takes box_update away from installer",
+        "refused: lost box_update",
+        "still version 1",
+        "mail_restart is held by task installer",
+        "updater tries to release it: lock mail_restart is held by task installer",
+        "0 locks are held",
+        "both have closed",
+    ] {
+        assert!(
+            rest.any(|line| line.contains(said)),
+            "{said:?}, in this order, in:\n{}",
+            lines.join("\n")
+        );
+    }
+}

@@ -1,0 +1,204 @@
+//! A process that runs programs: requests in order, one inside the other.
+
+use std::{
+    io::BufRead as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use locks_core::{LockError, LockGuard, LockManager, with_lock};
+use locks_tests::{
+    oracle::{Moment, Oracle},
+    program::Program,
+};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::{say, settings::Settings};
+
+/// The longest time that is held on to what was taken.
+const LONGEST: u64 = 3_000;
+
+/// What runs a program.
+struct Performance<'a> {
+    locks: &'a LockManager,
+    oracle: &'a Mutex<Oracle>,
+    who: &'a str,
+}
+
+type Performing<'a> = Pin<Box<dyn Future<Output = Result<(), LockError>> + Send + 'a>>;
+
+/// Runs what each line says, side by side: a namespace, the oracle's directory, `scoped` or
+/// `guards`, and a program. Answers `done NAMESPACE` or `failed NAMESPACE ERROR`.
+pub(crate) fn on_demand(settings: &Settings) {
+    let (lines, mut told) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if lines.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    runtime().block_on(async {
+        let locks = settings.connect().await;
+        say("ready");
+        while let Some(line) = told.recv().await {
+            let mut words = line.splitn(4, ' ').map(str::to_owned);
+            let mut word = || words.next().expect("four words");
+            let (namespace, directory, how, program) = (word(), word(), word(), word());
+            let program: Program = program.parse().expect("any text is one");
+            let locks = locks.with_namespace(&namespace).expect("a namespace");
+            let who = settings.task().to_owned();
+            tokio::spawn(async move {
+                let oracle = Mutex::new(Oracle::open(directory));
+                let performance = Performance {
+                    locks: &locks,
+                    oracle: &oracle,
+                    who: &who,
+                };
+                let performed = match &*how {
+                    "scoped" => performance.scoped(&program.requests).await,
+                    "guards" => performance.by_guards(&program.requests).await,
+                    _ => panic!("how is {how}?"),
+                };
+                match performed {
+                    Ok(()) => say(&format!("done {namespace}")),
+                    Err(error) => say(&format!("failed {namespace} {error}")),
+                }
+            });
+        }
+    });
+}
+
+/// Runs random programs for so long, several side by side. Says `performed` and how many, and
+/// `failed` with what went wrong in any.
+pub(crate) fn at_random(settings: &Settings, directory: PathBuf, time: Duration, jobs: usize) {
+    let start = Instant::now();
+    runtime().block_on(async {
+        let locks = settings.connect().await;
+        let directory: Arc<Path> = directory.into();
+        let job = |number| {
+            let (locks, directory) = (locks.clone(), Arc::clone(&directory));
+            let who = format!("{}.{number}", settings.task());
+            tokio::spawn(async move {
+                let oracle = Mutex::new(Oracle::open(&directory));
+                let performance = Performance {
+                    locks: &locks,
+                    oracle: &oracle,
+                    who: &who,
+                };
+                let mut performed = 0;
+                while start.elapsed() < time {
+                    let program = Program::random();
+                    if let Err(error) = performance.scoped(&program.requests).await {
+                        say(&format!("failed {program}: {error}"));
+                    }
+                    performed += 1;
+                }
+                performed
+            })
+        };
+        let running: Vec<_> = (0..jobs).map(job).collect();
+        let mut performed = 0;
+        for job in running {
+            performed += job.await.expect("it does not panic");
+        }
+        say(&format!("performed {performed}"));
+    });
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+impl Performance<'_> {
+    /// Each request by a call inside the one before.
+    fn scoped<'a>(&'a self, requests: &'a [Vec<String>]) -> Performing<'a> {
+        Box::pin(async move {
+            match requests {
+                [] => Ok(()),
+                [names, inside @ ..] => {
+                    let asked = self.oracle.lock().await.asking();
+                    let inside = (self, asked, inside);
+                    match &names[..] {
+                        [a] => one(self.locks, inside, a).await,
+                        [a, b] => two(self.locks, inside, a, b).await,
+                        [a, b, c] => three(self.locks, inside, a, b, c).await,
+                        _ => panic!("one to three names"),
+                    }
+                }
+            }
+        })
+    }
+
+    /// Each request by a guard of its own, outside any scope.
+    async fn by_guards(&self, requests: &[Vec<String>]) -> Result<(), LockError> {
+        let mut guards = Vec::new();
+        for names in requests {
+            let asked = self.oracle.lock().await.asking();
+            let guard = self.locks.wait(names).await?;
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            self.enter(&names, &guard, asked).await;
+            guards.push((names, guard));
+        }
+        for (names, guard) in guards.into_iter().rev() {
+            self.leave(&names).await;
+            guard.release().await?;
+        }
+        Ok(())
+    }
+
+    /// What follows a grant.
+    async fn enter(&self, names: &[&str], guard: &LockGuard, asked: Moment) {
+        let mut oracle = self.oracle.lock().await;
+        let entered = oracle.enter(names, self.who, Some(guard.token()), asked);
+        drop(oracle);
+        if let Err(violation) = entered {
+            say(&format!("failed {violation}"));
+        }
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..LONGEST))).await;
+    }
+
+    async fn leave(&self, names: &[&str]) {
+        if let Err(violation) = self.oracle.lock().await.leave(names, self.who) {
+            say(&format!("failed {violation}"));
+        }
+    }
+}
+
+/// Who performs, when it asked, and what it does when it is granted that.
+type Inside<'a> = (&'a Performance<'a>, Moment, &'a [Vec<String>]);
+
+async fn inside(guard: &LockGuard, inside: Inside<'_>) -> Result<(), LockError> {
+    let (performance, asked, requests) = inside;
+    let names: Vec<_> = guard.names().iter().map(|name| name.as_str()).collect();
+    performance.enter(&names, guard, asked).await;
+    let performed = performance.scoped(requests).await;
+    performance.leave(&names).await;
+    performed
+}
+
+#[with_lock("<a>", locks = locks, guard = guard)]
+async fn one(locks: &LockManager, then: Inside<'_>, a: &str) -> Result<(), LockError> {
+    inside(guard, then).await
+}
+
+#[with_lock("<a>", "<b>", locks = locks, guard = guard)]
+async fn two(locks: &LockManager, then: Inside<'_>, a: &str, b: &str) -> Result<(), LockError> {
+    inside(guard, then).await
+}
+
+#[with_lock("<a>", "<b>", "<c>", locks = locks, guard = guard)]
+async fn three(
+    locks: &LockManager,
+    then: Inside<'_>,
+    a: &str,
+    b: &str,
+    c: &str,
+) -> Result<(), LockError> {
+    inside(guard, then).await
+}

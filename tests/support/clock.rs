@@ -1,0 +1,15 @@
+//! One clock for all processes of the machine.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Microseconds since the machine was started.
+pub fn micros() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let time = Duration::new(
+        u64::try_from(time.tv_sec).expect("it was started before"),
+        u32::try_from(time.tv_nsec).expect("less than a second"),
+    );
+    u64::try_from(time.as_micros()).expect("some years")
+}

@@ -1,0 +1,126 @@
+//! An application's own table, written in its own transactions, on every engine.
+
+use sqlx::{
+    AssertSqlSafe, MySql, MySqlPool, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Transaction,
+    mysql::MySqlPoolOptions, postgres::PgPoolOptions, sqlite::SqlitePoolOptions,
+};
+
+use crate::engine::Engine;
+
+/// The table `journal`, through a pool as applications have it.
+#[derive(Debug, Clone)]
+pub enum Journal {
+    /// In a file.
+    Sqlite(SqlitePool),
+    /// On MySQL or MariaDB.
+    MySql(MySqlPool),
+    /// On PostgreSQL.
+    Postgres(PgPool),
+}
+
+/// A transaction of the application.
+#[derive(Debug)]
+pub enum Tx {
+    /// In a file.
+    Sqlite(Transaction<'static, Sqlite>),
+    /// On MySQL or MariaDB.
+    MySql(Transaction<'static, MySql>),
+    /// On PostgreSQL.
+    Postgres(Transaction<'static, Postgres>),
+}
+
+/// Does the same with the variant's content, whatever the engine:
+/// `on_engine!(Tx, tx, tx => guard.commit(tx).await)`.
+#[macro_export]
+macro_rules! on_engine {
+    ($enum:ident, $value:expr, $name:pat => $body:expr) => {
+        match $value {
+            $enum::Sqlite($name) => $body,
+            $enum::MySql($name) => $body,
+            $enum::Postgres($name) => $body,
+        }
+    };
+}
+
+impl Journal {
+    /// Opens a pool, and makes the table if it is not there.
+    pub async fn open(url: &str) -> Self {
+        let this = Self::open_existing(url).await;
+        let sql = "CREATE TABLE IF NOT EXISTS journal (entry VARCHAR(200) NOT NULL)";
+        on_engine!(Self, &this, pool => {
+            sqlx::query(sql).execute(pool).await.map(drop).expect("the table can be made");
+        });
+        this
+    }
+
+    /// Opens a pool on a table that is there.
+    pub async fn open_existing(url: &str) -> Self {
+        const SIZE: u32 = 4;
+        let connected = match Engine::of_url(url) {
+            Engine::Sqlite => {
+                let options = SqlitePoolOptions::new().max_connections(SIZE);
+                options.connect(url).await.map(Self::Sqlite)
+            }
+            Engine::MySql => {
+                let options = MySqlPoolOptions::new().max_connections(SIZE);
+                options.connect(url).await.map(Self::MySql)
+            }
+            Engine::Postgres => {
+                let options = PgPoolOptions::new().max_connections(SIZE);
+                options.connect(url).await.map(Self::Postgres)
+            }
+        };
+        connected.expect("the database answers")
+    }
+
+    /// Begins a transaction; on SQLite one that writes from the start, as it must.
+    pub async fn begin(&self) -> sqlx::Result<Tx> {
+        Ok(match self {
+            Self::Sqlite(pool) => Tx::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+            Self::MySql(pool) => Tx::MySql(pool.begin().await?),
+            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+        })
+    }
+
+    /// Begins one and writes this entry in it.
+    pub async fn begin_entry(&self, entry: &str) -> sqlx::Result<Tx> {
+        let mut tx = self.begin().await?;
+        tx.enter(entry).await?;
+        Ok(tx)
+    }
+
+    /// What was committed, sorted.
+    pub async fn entries(&self) -> Vec<String> {
+        const SQL: &str = "SELECT entry FROM journal";
+        let mut entries: Vec<String> = on_engine!(Self, self, pool => {
+            let rows = sqlx::query(SQL).fetch_all(pool).await.expect("the journal is there");
+            rows.iter().map(|row| row.get(0)).collect()
+        });
+        entries.sort();
+        entries
+    }
+
+    /// Whether this entry was committed.
+    pub async fn has(&self, entry: &str) -> bool {
+        self.entries().await.iter().any(|there| there == entry)
+    }
+}
+
+impl Tx {
+    /// Writes an entry.
+    pub async fn enter(&mut self, entry: &str) -> sqlx::Result<()> {
+        self.execute(&format!("INSERT INTO journal VALUES ('{entry}')"))
+            .await
+    }
+
+    /// Executes a statement.
+    pub async fn execute(&mut self, sql: &str) -> sqlx::Result<()> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        on_engine!(Self, self, tx => sqlx::query(sql).execute(&mut **tx).await.map(drop))
+    }
+
+    /// Commits it, with no fence.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        on_engine!(Self, self, tx => tx.commit().await)
+    }
+}
