@@ -1,6 +1,7 @@
 //! The worker process of the tests; what it does is its first argument.
 
 mod migrant;
+mod mortal;
 mod neighbour;
 mod performer;
 mod settings;
@@ -35,6 +36,8 @@ enum Peer {
     Migrant,
     /// Takes and returns locks as its input says.
     Neighbour { url: String, task: String },
+    /// Takes locks and does something under them, until its input ends or it is killed.
+    Mortal(mortal::Mortal),
     /// Takes, fences and gives back locks as its input says.
     Worker(worker::Worker),
     /// Runs the programs of its input.
@@ -79,6 +82,7 @@ fn main() {
         }
         Peer::Migrant => migrant::arrive(),
         Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
+        Peer::Mortal(mortal) => runtime().block_on(mortal.run()),
         Peer::Worker(worker) => runtime().block_on(worker.run()),
         Peer::Performer { settings } => performer::on_demand(&settings),
         Peer::Stream {
