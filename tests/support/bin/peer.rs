@@ -1,5 +1,6 @@
 //! The worker process of the tests; what it does is its first argument.
 
+mod contender;
 mod migrant;
 mod neighbour;
 mod performer;
@@ -31,6 +32,8 @@ enum Peer {
         #[arg(long)]
         unlocked: bool,
     },
+    /// Takes and gives back random locks, watched by the oracle.
+    Contend(contender::Contender),
     /// Connects to every URL of its input.
     Migrant,
     /// Takes and returns locks as its input says.
@@ -75,6 +78,7 @@ fn main() {
         } => {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
+        Peer::Contend(contender) => runtime().block_on(contender.run()),
         Peer::Migrant => migrant::arrive(),
         Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
         Peer::Worker(worker) => runtime().block_on(worker.run()),
