@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use locks_core::{LockError, LockGuard, LockManager};
@@ -72,11 +72,11 @@ impl Job {
         while !self.over.load(Relaxed) {
             let names = random_names();
             let asked = self.oracle.asking();
-            let granted = if fastrand::bool() {
-                self.locks.acquire(&names).await
-            } else {
-                let limit = Duration::from_millis(fastrand::u64(1..400));
-                self.locks.wait(&names).timeout(limit).await
+            let start = Instant::now();
+            let limit = fastrand::bool().then(|| Duration::from_millis(fastrand::u64(1..400)));
+            let granted = match limit {
+                None => self.locks.acquire(&names).await,
+                Some(limit) => self.locks.wait(&names).timeout(limit).await,
             };
             match granted {
                 Ok(guard) => {
@@ -93,7 +93,10 @@ impl Job {
                 Err(error) if error.is_busy() || error.is_timeout() => {
                     sleep(Duration::from_micros(fastrand::u64(..2000))).await;
                 }
-                Err(error) => self.bear(&error).await,
+                Err(error) => {
+                    let what = format!("{names:?}, {limit:?}, after {:?}", start.elapsed());
+                    self.bear(&what, &error).await;
+                }
             }
         }
         grants
@@ -104,13 +107,13 @@ impl Job {
             return drop(guard);
         }
         if let Err(error) = guard.release().await {
-            self.bear(&error).await;
+            self.bear("release", &error).await;
         }
     }
 
     /// Only a database that is away is borne, and only where it may be.
-    async fn bear(&self, error: &LockError) {
-        assert!(self.patient && error.is_transient(), "{error:?}");
+    async fn bear(&self, what: &str, error: &LockError) {
+        assert!(self.patient && error.is_transient(), "{what}: {error:?}");
         sleep(Duration::from_millis(20)).await;
     }
 }
