@@ -13,7 +13,7 @@ use locks_tests::{
     relay::{How, When},
     wait,
 };
-use sqlx::{ConnectOptions as _, mysql::MySqlConnectOptions};
+use sqlx::{Connection as _, MySqlConnection};
 use tokio::time::{sleep, timeout};
 
 use scene::{Asking, NAME, SETTLED, SOON, Scene, assert_theirs, connect, trace};
@@ -147,8 +147,7 @@ fn a_late_adoption_does_not_let_two_of_ours_commit() {
         let second = connect(s.db.url(), "ours-2").await;
         let guard = second.wait(NAME).timeout(SOON).await.expect("it is free");
         s.granted(guard.token());
-        let options: MySqlConnectOptions = s.db.url().parse().expect("a URL");
-        let mut conn = options.connect().await.expect("it answers");
+        let mut conn = mysql(&s).await;
         let refused = robbed.fence(&mut conn).await;
         assert!(
             refused.is_err_and(|error| error.is_lost()),
@@ -164,6 +163,11 @@ fn a_late_adoption_does_not_let_two_of_ours_commit() {
         guard.release().await.expect("it is held");
         s.all_is_as_it_was().await;
     });
+}
+
+async fn mysql(s: &Scene) -> MySqlConnection {
+    let conn = MySqlConnection::connect(s.db.url()).await;
+    conn.expect("the server answers")
 }
 
 /// Asks for the lock with a write that is given up and repeated; the first one lands just
@@ -274,6 +278,32 @@ fn a_row_that_nobody_inserts_is_made_in_the_end() {
         s.granted(guard.token());
         s.assert_held(&[(NAME, "ours")]).await;
         guard.release().await.expect("it is held");
+        s.all_is_as_it_was().await;
+    });
+}
+
+/// `releaseAll` while ours holds nothing and does not look; another one of ours adopts the new
+/// row, and with that ends every session. What ours is granted afterwards it really holds.
+#[test]
+fn granted_after_another_one_has_adopted_the_row() {
+    trace(async |mut s| {
+        let second = connect(s.db.url(), "ours-2").await;
+        s.theirs.release_all().await.expect("a table");
+        let other = second.acquire("other").await.expect("nobody holds it");
+        let guard = s.ours.acquire(NAME).await.expect("nobody holds it");
+        s.granted(guard.token());
+        let limit = Duration::from_secs(1);
+        let refused = second.wait(NAME).timeout(limit).await.map(drop);
+        assert!(
+            refused.as_ref().is_err_and(LockError::is_timeout),
+            "{refused:?} while ours is lost: {}",
+            guard.is_lost()
+        );
+        assert!(!guard.is_lost());
+        let mut conn = mysql(&s).await;
+        guard.fence(&mut conn).await.expect("it holds the lock");
+        guard.release().await.expect("it is held");
+        other.release().await.expect("it is held");
         s.all_is_as_it_was().await;
     });
 }
