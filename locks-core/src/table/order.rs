@@ -23,6 +23,10 @@ use crate::{
     scope::ScopePath,
 };
 
+/// How many earlier waiters are told of as blockers: the first ones. In a long queue all
+/// of them, for everybody, would be more than the memory holds.
+const TOLD: usize = 20;
+
 /// Whether a request minds those who came earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -78,37 +82,35 @@ impl LockTable {
             && match order {
                 Order::Barging => true,
                 Order::Behind(place) => {
-                    self.waiters_against(asked, &claim.matrix, place).is_empty()
+                    let mut waiters = self.waiters_against(asked, &claim.matrix, place, usize::MAX);
+                    waiters.next().is_none()
                 }
             }
     }
 
     /// What refuses `claim`; nothing when it may be granted.
     pub(crate) fn blockers(&self, claim: &Claim, order: Order) -> Vec<Blocker> {
-        let asked = Asked::from(claim);
-        let mut blockers: Vec<_> = self
-            .holders_against(asked, &claim.matrix)
-            .into_iter()
-            .map(|obstacle| self.tell(&obstacle, claim.matrix.fingerprint()))
-            .collect();
-        if let Order::Behind(place) = order {
-            let waiters = self.waiters_against(asked, &claim.matrix, place);
-            let tell = |w| self.tell(&Obstacle::Waiter(w), claim.matrix.fingerprint());
-            blockers.extend(waiters.into_iter().map(tell));
-        }
-        blockers
+        self.told(claim.into(), &claim.matrix, order)
     }
 
     /// What refuses the waiter at this place.
     pub(crate) fn blockers_of(&self, place: usize, matrix: &ConflictMatrix) -> Vec<Blocker> {
-        let waiting = &self.queue[place];
-        let holders = self.holders_against(waiting.into(), matrix);
-        let waiters = self.waiters_against(waiting.into(), matrix, place);
-        holders
-            .into_iter()
-            .chain(waiters.into_iter().map(Obstacle::Waiter))
-            .map(|obstacle| self.tell(&obstacle, waiting.matrix))
-            .collect()
+        self.told((&self.queue[place]).into(), matrix, Order::Behind(place))
+    }
+
+    fn told(&self, asked: Asked<'_>, matrix: &ConflictMatrix, order: Order) -> Vec<Blocker> {
+        let mut obstacles = self.holders_against(asked, matrix);
+        if let Order::Behind(place) = order {
+            let looked_at = if obstacles.is_empty() {
+                usize::MAX
+            } else {
+                TOLD
+            };
+            let waiters = self.waiters_against(asked, matrix, place, looked_at);
+            obstacles.extend(waiters.take(TOLD).map(Obstacle::Waiter));
+        }
+        let tell = |obstacle| self.tell(obstacle, asked.matrix);
+        obstacles.iter().map(tell).collect()
     }
 
     /// Whether the job that asks holds anything already. Then others, who wait in its
@@ -204,28 +206,25 @@ impl LockTable {
             || self.sessions.values().any(|used| used.matrix != matrix)
     }
 
-    /// The waiters among the first `place` that `asked` has to let go first.
-    pub(super) fn waiters_against<'t>(
+    /// The waiters among the first `place` that `asked` has to let go first. No more than
+    /// `looked_at` of those that conflict with it are looked at.
+    fn waiters_against<'t>(
         &'t self,
         asked: Asked<'t>,
         matrix: &'t ConflictMatrix,
         place: usize,
-    ) -> Vec<&'t Waiting> {
-        let earlier = &self.queue[..place.min(self.queue.len())];
-        let conflicting: Vec<_> = earlier
-            .iter()
-            .enumerate()
-            .filter(|(_, waiting)| meets(matrix, asked, (*waiting).into()))
-            .collect();
-        if conflicting.is_empty() {
-            return Vec::new();
-        }
-        let mut search = Reach::new(self, matrix, asked);
-        conflicting
-            .into_iter()
-            .filter(|(place, _)| !search.leads_to_own(*place))
+        looked_at: usize,
+    ) -> impl Iterator<Item = &'t Waiting> + 't {
+        let earlier = self.queue[..place.min(self.queue.len())].iter().enumerate();
+        let mut search = None;
+        earlier
+            .filter(move |(_, waiting)| meets(matrix, asked, (*waiting).into()))
+            .take(looked_at)
+            .filter(move |(place, _)| {
+                let search = search.get_or_insert_with(|| Reach::new(self, matrix, asked));
+                !search.leads_to_own(*place)
+            })
             .map(|(_, waiting)| waiting)
-            .collect()
     }
 }
 
@@ -245,12 +244,14 @@ struct Reach<'t> {
 
 impl<'t> Reach<'t> {
     fn new(table: &'t LockTable, matrix: &'t ConflictMatrix, asked: Asked<'t>) -> Self {
+        let holds = table.holds(asked);
+        let places = if holds { table.queue.len() } else { 0 };
         Self {
             table,
             matrix,
             asked,
-            holds: table.holds(asked),
-            known: vec![None; table.queue.len()],
+            holds,
+            known: vec![None; places],
         }
     }
 
