@@ -1,5 +1,5 @@
 //! Guards by hand, in code that sets something up: several locks at once, who stands in the
-//! way, waiting with a limit, a transaction under a lock, and locks without a guard.
+//! way, waiting with a limit, locks without a guard, and a transaction under a lock.
 //!
 //! Run it with `cargo run --example setup`. It needs nothing: its database is an `SQLite`
 //! file in a temporary directory.
@@ -37,8 +37,8 @@ fn set_up() -> Result<()> {
 
     several_at_once(&installer, &updater)?;
     wait_with_limit(&installer, &updater)?;
-    tokio::runtime::Runtime::new()?.block_on(migrate(&installer, &updater, url))?;
     without_guard(&installer, &updater)?;
+    tokio::runtime::Runtime::new()?.block_on(migrate(&installer, &updater, url))?;
 
     // Optional: the last handle's drop would do it, too, but could not tell of an error.
     updater.close().blocking()?;
@@ -108,6 +108,23 @@ fn wait_with_limit(installer: &LockManager, updater: &LockManager) -> Result<()>
     })
 }
 
+/// A lock that outlives the code that acquired it, for as long as the process lives.
+fn without_guard(installer: &LockManager, updater: &LockManager) -> Result<()> {
+    println!("\nWithout a guard");
+    installer.acquire("mail_restart").blocking()?.detach();
+    for holder in updater.held().blocking()? {
+        println!("  {holder}, by no guard");
+    }
+    match updater.release("mail_restart").blocking() {
+        Ok(()) => return Err("a lock was released by somebody else".into()),
+        Err(error) => println!("  updater tries to release it: {error}"),
+    }
+    installer.release("mail_restart").blocking()?;
+    let held = updater.held().blocking()?.len();
+    println!("  installer has released it; {held} locks are held");
+    Ok(())
+}
+
 /// A transaction that cannot be committed by somebody who has lost the lock.
 async fn migrate(installer: &LockManager, updater: &LockManager, url: &str) -> Result<()> {
     println!("\nA migration under a lock");
@@ -151,23 +168,6 @@ async fn migrate(installer: &LockManager, updater: &LockManager, url: &str) -> R
 async fn version(pool: &SqlitePool) -> Result<i64> {
     let query = sqlx::query_scalar("SELECT version FROM settings");
     Ok(query.fetch_one(pool).await?)
-}
-
-/// A lock that outlives the code that acquired it, for as long as the process lives.
-fn without_guard(installer: &LockManager, updater: &LockManager) -> Result<()> {
-    println!("\nWithout a guard");
-    installer.acquire("mail_restart").blocking()?.detach();
-    for holder in updater.held().blocking()? {
-        println!("  {holder}, by no guard");
-    }
-    match updater.release("mail_restart").blocking() {
-        Ok(()) => return Err("a lock was released by somebody else".into()),
-        Err(error) => println!("  updater tries to release it: {error}"),
-    }
-    installer.release("mail_restart").blocking()?;
-    let held = updater.held().blocking()?.len();
-    println!("  installer has released it; {held} locks are held");
-    Ok(())
 }
 
 fn list(names: &[locks_core::LockName]) -> String {

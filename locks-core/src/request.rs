@@ -66,7 +66,9 @@ impl<T> Request<T> {
     ///
     /// In an asynchronous context, whose thread must not be blocked;
     /// `spawn_blocking` and `block_in_place` are fine.
+    #[track_caller]
     pub fn blocking(mut self) -> Result<T> {
+        assert_may_block();
         self.start();
         match std::mem::replace(&mut self.0, State::Over) {
             State::Failed(error) => Err(error),
@@ -91,6 +93,16 @@ impl<T> Request<T> {
             self.0 = State::Running { answer, undo };
         }
     }
+}
+
+/// Panics in an asynchronous context, before anything was asked for: tokio's own check
+/// is in the waiting itself.
+#[track_caller]
+fn assert_may_block() {
+    let (sender, receiver) = oneshot::channel();
+    // The receiver is there, so this cannot fail.
+    drop(sender.send(()));
+    drop(receiver.blocking_recv());
 }
 
 /// There was an answer: nothing is to be undone any more.
@@ -180,7 +192,9 @@ impl Wait {
     ///
     /// In an asynchronous context, whose thread must not be blocked;
     /// `spawn_blocking` and `block_in_place` are fine.
+    #[track_caller]
     pub fn blocking(mut self) -> Result<LockGuard> {
+        assert_may_block();
         self.start();
         match self.state {
             WaitState::Running(request) => request.blocking(),

@@ -95,7 +95,7 @@ impl Namespace {
         let ours = nonce.and_then(|nonce| self.held.get(&nonce).map(|held| (nonce, held)));
         match ours {
             Some((nonce, held)) if held.task == *task && held.keeper == Keeper::Detached => {
-                self.release(nonce, None, Some(reply), Instant::now());
+                self.release_one(nonce, &name, reply, Instant::now());
             }
             Some((_, held)) if held.task == *task => {
                 drop(reply.send(Err(LockError::HeldByGuard { name })));
@@ -125,8 +125,8 @@ impl Namespace {
                 self.observing = true;
             }
         }
-        for (nonce, found) in plan.released {
-            if let Some(releasing) = self.releasing.remove(&nonce) {
+        for (key, found) in plan.released {
+            if let Some(releasing) = self.releasing.remove(&key) {
                 if !found && !releasing.tried {
                     let reason = "somebody had released it before";
                     let lost = releasing.tenure.lose(reason, None);

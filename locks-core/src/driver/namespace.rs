@@ -27,10 +27,11 @@ use super::{
     plan::{ChoreId, Due, LINGER, Pending, Phase, Plan},
     poll::Poll,
     request::{Chore, Mode, Reply, Request},
-    session::{Fence, Held, Keeper, Kind, Releasing, Session, SessionKey, Tenure},
+    session::{Fence, Held, Keeper, Kind, ReleaseKey, Releasing, Session, SessionKey, Tenure},
 };
 use crate::{
     error::LockError,
+    name::LockName,
     store::{NewSession, Stamp},
     table::{Claim, LockTable, Nonce, SessionId},
 };
@@ -84,7 +85,7 @@ pub(super) struct Namespace {
     pub(super) sessions: BTreeMap<SessionKey, Session>,
     pub(super) asking: BTreeMap<Nonce, Asking>,
     pub(super) held: BTreeMap<Nonce, Held>,
-    pub(super) releasing: BTreeMap<Nonce, Releasing>,
+    pub(super) releasing: BTreeMap<ReleaseKey, Releasing>,
     pub(super) chores: BTreeMap<ChoreId, Pending>,
     next_chore: ChoreId,
     /// Sessions whose two rows are gone for good, while the row may know them.
@@ -209,22 +210,44 @@ impl Namespace {
         reply: Option<Reply<()>>,
         now: Instant,
     ) {
-        let waited_for = reply.is_some();
+        let rides = reply.is_none() && !self.others_wait();
+        let due = if rides { now + LINGER } else { now };
         if let Some(held) = self.held.remove(&nonce) {
-            let rides = !waited_for && !self.others_wait();
-            let due = if rides { now + LINGER } else { now };
-            let mut releasing = Releasing::new(nonce, held, due);
-            if releasing.fence == Fence::ToTouch {
-                self.side.push_back(SideJob::Touch(releasing.id.0.clone()));
-                releasing.fence = Fence::Touching;
-            }
-            releasing.replies.extend(reply);
-            self.releasing.insert(nonce, releasing);
-            self.dirty = true;
+            let key = (nonce, held.tenure.names.len());
+            self.let_go(key, held, reply, due);
         } else if let Some(reply) = reply {
             let lost = tenure.map(|tenure| tenure.lose("it was lost before it was released", None));
             drop(reply.send(Err(lost.map_or(LockError::Closed, LockError::Lost))));
         }
+    }
+
+    /// Releases one lock of a grant whose guard is gone.
+    pub(super) fn release_one(
+        &mut self,
+        nonce: Nonce,
+        name: &LockName,
+        reply: Reply<()>,
+        now: Instant,
+    ) {
+        let Some(held) = self.held.get_mut(&nonce) else {
+            return;
+        };
+        let key = (nonce, held.tenure.names.len());
+        match held.split(name) {
+            Some(one) => self.let_go(key, one, Some(reply), now),
+            None => self.release(nonce, None, Some(reply), now),
+        }
+    }
+
+    fn let_go(&mut self, key: ReleaseKey, held: Held, reply: Option<Reply<()>>, due: Instant) {
+        let mut releasing = Releasing::new(key.0, held, due);
+        if releasing.fence == Fence::ToTouch {
+            self.side.push_back(SideJob::Touch(releasing.id.0.clone()));
+            releasing.fence = Fence::Touching;
+        }
+        releasing.replies.extend(reply);
+        self.releasing.insert(key, releasing);
+        self.dirty = true;
     }
 
     /// Whether anybody stands in the queue, as far as is known.
@@ -242,6 +265,14 @@ impl Namespace {
     }
 
     pub(super) fn chore(&mut self, chore: Chore, now: Instant) {
+        let chore = match chore {
+            Chore::Confirm(nonce, reply) if !self.held.contains_key(&nonce) => {
+                // Lost before, and its guard knows.
+                drop(reply.send(Ok(())));
+                return;
+            }
+            chore => chore,
+        };
         let phase = match &chore {
             Chore::ReleaseTask(..) | Chore::ReleaseAll(_) => Phase::ToEvacuate,
             _ => Phase::Ready,
@@ -449,6 +480,12 @@ impl Namespace {
                 namespace = %self.name, token = held.tenure.token, %lost,
                 "a lock is lost"
             );
+            // A fence that asks for it is in an open transaction, which an adoption of
+            // the row would have to wait for: it is answered before.
+            let asked = |_: &ChoreId, p: &mut Pending| p.chore.confirms(nonce);
+            for (_, pending) in self.chores.extract_if(.., asked) {
+                pending.chore.fail(LockError::Lost(lost.clone()));
+            }
         }
     }
 
@@ -576,6 +613,8 @@ impl Namespace {
         self.refuse(&mut plan);
         self.answer_chores(&mut plan, &cached.table, config);
         if write {
+            // This write proves the row for whoever needs it as it is now.
+            self.dirty = plan.needs_fresh;
             self.plan = Some(plan);
             return Some(Job::Swap {
                 at: cached.at,

@@ -238,8 +238,8 @@ impl Namespace {
                         "a write has no answer: whether it happened will be looked up"
                     );
                     self.unsettled = Some(at);
-                    for nonce in plan.released.keys() {
-                        if let Some(releasing) = self.releasing.get_mut(nonce) {
+                    for key in plan.released.keys() {
+                        if let Some(releasing) = self.releasing.get_mut(key) {
                             releasing.tried = true;
                         }
                     }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     asking::Asking,
     request::{Chore, Mode},
-    session::{Fence, Releasing},
+    session::{Fence, ReleaseKey, Releasing},
 };
 use crate::{
     builder::Fairness,
@@ -30,7 +30,7 @@ pub(super) struct Due<'a> {
     /// The version that the write will make.
     pub(super) next_version: i64,
     pub(super) asking: &'a BTreeMap<Nonce, Asking>,
-    pub(super) releasing: &'a BTreeMap<Nonce, Releasing>,
+    pub(super) releasing: &'a BTreeMap<ReleaseKey, Releasing>,
     pub(super) held: &'a dyn Fn(Nonce) -> bool,
     /// Our sessions, where the row is new to us and may hold what we do not know.
     pub(super) strays_of: Vec<SessionId>,
@@ -82,7 +82,7 @@ pub(super) struct Plan {
     /// In the queue after this write, under this session.
     pub(super) enqueued: BTreeMap<Nonce, SessionId>,
     /// No longer in the row after this write, and whether it was there before.
-    pub(super) released: BTreeMap<Nonce, bool>,
+    pub(super) released: BTreeMap<ReleaseKey, bool>,
     pub(super) abandoned: Vec<Nonce>,
     /// Refused for good; no write is needed to say so.
     pub(super) refused: Vec<(Nonce, LockError)>,
@@ -119,11 +119,11 @@ impl Plan {
     }
 
     fn release(&mut self, table: &mut LockTable, due: &Due<'_>) {
-        for (nonce, releasing) in due.releasing {
+        for (key, releasing) in due.releasing {
             if releasing.fence == Fence::Clear {
                 let found = table.release(&releasing.id, &releasing.tenure.names);
                 self.changed |= found;
-                self.released.insert(*nonce, found);
+                self.released.insert(*key, found);
             }
         }
         for (nonce, asking) in due.asking {
@@ -149,7 +149,10 @@ impl Plan {
             for (nonce, names) in table.grants_of(session) {
                 let known = (due.held)(nonce)
                     || due.asking.contains_key(&nonce)
-                    || due.releasing.contains_key(&nonce);
+                    || due
+                        .releasing
+                        .keys()
+                        .any(|(releasing, _)| *releasing == nonce);
                 if !known {
                     self.changed |= table.release(&(session.clone(), nonce), &names);
                 }
@@ -332,7 +335,9 @@ impl Plan {
             Some(error) if fresh => self.refused.push((nonce, error)),
             Some(_) => self.needs_fresh = true,
             None => {
-                if asking.blocked_by.is_empty() {
+                let seen = fresh || order != Order::Barging;
+                self.needs_fresh |= !seen;
+                if asking.blocked_by.is_empty() && seen {
                     let blockers = table.blockers(&asking.claim, order);
                     self.blocked.push((nonce, blockers));
                 }
@@ -365,6 +370,11 @@ impl Plan {
         for (id, _) in self.riding.drain(..) {
             table.dequeue(&id);
             self.enqueued.remove(&id.1);
+            // Neither a write nor a row that was read since shows that it is refused.
+            let fresh = |a: &Asking| due.proven >= a.since;
+            if !due.asking.get(&id.1).is_some_and(fresh) {
+                self.blocked.retain(|(nonce, _)| *nonce != id.1);
+            }
         }
     }
 }

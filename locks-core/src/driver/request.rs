@@ -92,6 +92,11 @@ pub(crate) enum Chore {
 }
 
 impl Chore {
+    /// Whether it asks for this grant.
+    pub(super) fn confirms(&self, nonce: Nonce) -> bool {
+        matches!(self, Self::Confirm(asked, _) if *asked == nonce)
+    }
+
     /// Answers with an error.
     pub(crate) fn fail(self, error: LockError) {
         // Where the caller is gone, nobody wants the error.

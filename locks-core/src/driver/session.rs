@@ -74,6 +74,39 @@ pub(super) enum Keeper {
     Detached,
 }
 
+impl Held {
+    /// Takes one lock away from a grant whose guard is gone; nothing where it is the
+    /// only one.
+    pub(super) fn split(&mut self, name: &LockName) -> Option<Self> {
+        let (one, rest): (Vec<_>, Vec<_>) = self
+            .tenure
+            .names
+            .iter()
+            .cloned()
+            .partition(|held| held == name);
+        if rest.is_empty() {
+            return None;
+        }
+        let part = |names: Vec<LockName>| {
+            Arc::new(Tenure {
+                session: self.tenure.session.clone(),
+                lease: self.tenure.lease.clone(),
+                fenced: AtomicBool::new(self.tenure.fenced.load(Ordering::Acquire)),
+                lost: watch::Sender::new(None),
+                names: names.into(),
+                token: self.tenure.token,
+            })
+        };
+        let (one, rest) = (part(one), part(rest));
+        self.tenure = rest;
+        Some(Self {
+            task: self.task.clone(),
+            keeper: self.keeper,
+            tenure: one,
+        })
+    }
+}
+
 /// A lock that is held.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -81,6 +114,10 @@ pub(super) struct Held {
     pub(super) keeper: Keeper,
     pub(super) tenure: Arc<Tenure>,
 }
+
+/// Tells releases apart: a detached grant goes lock by lock, so its nonce alone does
+/// not. The number is that of its locks before.
+pub(super) type ReleaseKey = (Nonce, usize);
 
 /// A lock that is to go.
 #[derive(Debug)]

@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
-use super::{connection::Connection, failure::Failure, listen::Tells, target::Target};
+use backon::{ExponentialBuilder, Retryable};
+
+use super::{
+    connection::Connection,
+    failure::{Class, Failure},
+    listen::Tells,
+    target::Target,
+};
 use crate::error::LockError;
 
 /// A place for one connection, opened when needed and thrown away when in doubt.
@@ -41,7 +48,16 @@ impl Link {
 
     /// Connects, and sees to it that the tables are there.
     pub(crate) async fn ensure_tables(&mut self) -> Result<(), LockError> {
-        let mut connection = self.target.open(self.limit).await?;
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(5))
+            .with_max_delay(Duration::from_millis(500))
+            .with_max_times(12)
+            .with_jitter();
+        // A file that another process is just making, or a server that is full, says so.
+        let mut connection = (|| self.target.open(self.limit))
+            .retry(pauses)
+            .when(|failure| failure.class == Class::Retry)
+            .await?;
         connection.ensure_tables().await?;
         self.connection = Some(connection);
         Ok(())

@@ -15,7 +15,7 @@ use std::{
 };
 
 use clap::Parser;
-use locks_tests::{conflict_table::NAMES, oracle::Oracle};
+use locks_tests::{conflict_table::NAMES, oracle::Oracle, plain::Plain, row::LocksRow};
 
 use self::settings::Settings;
 
@@ -63,6 +63,8 @@ enum Peer {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Answers every line of its input with what is held in the namespace, by plain SQL.
+    Watch { url: String, namespace: String },
 }
 
 fn main() {
@@ -102,6 +104,7 @@ fn main() {
             jobs,
         ),
         Peer::Waiter { settings } => waiter::obey(&settings),
+        Peer::Watch { url, namespace } => watch(&url, &namespace),
     }
 }
 
@@ -148,4 +151,17 @@ fn judge(directory: &std::path::Path, time: Duration, unlocked: bool) {
         }
     }
     say(&format!("grants {grants}"));
+}
+
+fn watch(url: &str, namespace: &str) {
+    let runtime = runtime();
+    let mut conn = runtime
+        .block_on(Plain::connect(url))
+        .expect("the test's database answers");
+    for _ in std::io::stdin().lock().lines() {
+        let row = runtime.block_on(LocksRow::read_on(&mut conn, namespace));
+        let held = row.map(|row| row.held()).unwrap_or_default();
+        let names: Vec<_> = held.keys().map(String::as_str).collect();
+        say(&format!("held {}", names.join(" ")));
+    }
 }

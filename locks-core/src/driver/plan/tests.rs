@@ -17,7 +17,7 @@ use crate::{
     driver::{
         lease::{Lease, Moment},
         request::Seat,
-        session::{Held, Keeper, Tenure},
+        session::{Held, Keeper, ReleaseKey, Tenure},
     },
     table::Claim,
 };
@@ -35,7 +35,7 @@ struct Process {
     queue: SessionId,
     asking: BTreeMap<Nonce, Asking>,
     held: BTreeMap<Nonce, Held>,
-    releasing: BTreeMap<Nonce, Releasing>,
+    releasing: BTreeMap<ReleaseKey, Releasing>,
     dead: BTreeSet<SessionId>,
     fairness: Fairness,
     queue_limit: usize,
@@ -116,7 +116,7 @@ impl Process {
     fn release(&mut self, nonce: Nonce) {
         let held = self.held.remove(&nonce).expect("it is held");
         let releasing = Releasing::new(nonce, held, Instant::now());
-        self.releasing.insert(nonce, releasing);
+        self.releasing.insert((nonce, 1), releasing);
     }
 
     /// What it would write on a row that was as it is now at that moment.
@@ -163,8 +163,8 @@ impl Process {
         for nonce in &plan.abandoned {
             self.asking.remove(nonce);
         }
-        for nonce in plan.released.keys() {
-            self.releasing.remove(nonce);
+        for key in plan.released.keys() {
+            self.releasing.remove(key);
         }
         plan
     }
