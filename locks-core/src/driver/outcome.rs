@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::LockError,
-    store::{Class, Failure, Row as StoredRow, Stamp},
+    store::{Class, Failure, Liveness, Row as StoredRow, Stamp},
     table::LockTable,
 };
 
@@ -64,6 +64,13 @@ impl Namespace {
                 self.observer.blind(now);
                 self.failed(failure, now);
             }
+            Outcome::Audited(Ok(states)) => {
+                for (id, state) in states {
+                    if !matches!(state, Liveness::Beating(_)) {
+                        self.robbed(&id);
+                    }
+                }
+            }
             Outcome::Swept(Ok((beating, fences))) => {
                 for row in beating {
                     // One that never expires is nobody's to judge.
@@ -89,6 +96,7 @@ impl Namespace {
             | Outcome::Peeked(Err(failure))
             | Outcome::Adopted(Err(failure))
             | Outcome::Created(Err(failure))
+            | Outcome::Audited(Err(failure))
             | Outcome::Swept(Err(failure))
             | Outcome::DataVersion(Err(failure)) => self.failed(failure, now),
         }
@@ -104,7 +112,7 @@ impl Namespace {
     }
 
     fn read(&mut self, row: StoredRow, sent: Instant) {
-        self.backoff.success();
+        self.backoff.answered();
         self.trouble = None;
         self.seen = true;
         self.missing_since = None;
@@ -121,6 +129,8 @@ impl Namespace {
         }
         match LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref()) {
             Ok(table) => {
+                // Nobody else wrote, and yet we could not: a session of ours is gone.
+                self.audit = self.in_vain.take().is_some_and(|at| at == row.at);
                 self.row = Row::Known(Cached {
                     at: row.at,
                     table,
@@ -139,7 +149,7 @@ impl Namespace {
     }
 
     fn missing(&mut self, now: Instant) {
-        self.backoff.success();
+        self.backoff.answered();
         let since = *self.missing_since.get_or_insert(now);
         self.lose_all("the locks row was deleted, as the original's releaseAll does");
         self.row = Row::Missing {
@@ -191,7 +201,7 @@ impl Namespace {
     }
 
     fn peeked(&mut self, at: Option<&Stamp>, sent: Instant) {
-        self.backoff.success();
+        self.backoff.answered();
         match &mut self.row {
             Row::Known(cached) if at == Some(&cached.at) => {
                 cached.proven = sent;
@@ -239,6 +249,8 @@ impl Namespace {
                 tracing::trace!(namespace = %self.name, "somebody else wrote first");
                 self.dirty = true;
                 self.backoff.conflict(now);
+                self.note_blocked(plan.blocked, plan.proven);
+                self.in_vain = Some(at);
             }
             Err(failure) => {
                 if failure.class == Class::Unknown {
