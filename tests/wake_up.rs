@@ -18,7 +18,7 @@ use locks_tests::{
 
 const SOON: Duration = Duration::from_secs(20);
 
-on_every_engine!(sync a_release_is_heard_of);
+on_every_engine!(sync a_release_is_heard_of, sync one_in_the_same_process_is_known_at_once);
 
 fn a_release_is_heard_of(db: Database) {
     let measured = thread::scope(|scope| {
@@ -65,6 +65,33 @@ fn a_release_is_heard_of(db: Database) {
             "{length:?}: {measured:?}"
         );
     }
+}
+
+fn one_in_the_same_process_is_known_at_once(db: Database) {
+    let builder = LockManager::builder().task_id("one");
+    let one = builder.connect(db.url()).blocking().expect("it is there");
+    let other = one.with_task_id("other").expect("a task id");
+    let mut delays = Vec::new();
+    for _ in 0..3 {
+        let guard = one.acquire("x").blocking().expect("it is free");
+        let waiting = other.wait("x");
+        let waiting = thread::spawn(move || (waiting.blocking(), Instant::now()));
+        block_on(wait_until_queued(&db, "platform", 1));
+        thread::sleep(Duration::from_secs(2));
+        let released = Instant::now();
+        drop(guard);
+        let (granted, at) = waiting.join().expect("no panic");
+        granted
+            .expect("it is its turn")
+            .release()
+            .blocking()
+            .expect("it is held");
+        delays.push(at - released);
+    }
+    delays.sort();
+    note(&format!("within a process on {}: {delays:?}", db.engine()));
+    // One write, however long it waited: no look every twentieth of the time.
+    assert!(delays[1] < Duration::from_millis(50), "{delays:?}");
 }
 
 /// The delays from release to grant, and how much of each the release took, in a namespace of

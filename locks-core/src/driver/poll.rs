@@ -69,3 +69,88 @@ impl Poll {
         moved
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pause that is planned for somebody who has waited for so long.
+    fn pause(waited: Duration, signal: Signal) -> Duration {
+        let since = Instant::now();
+        let now = since + waited;
+        let mut poll = Poll::default();
+        poll.plan(Some(since), signal, now);
+        poll.due().expect("somebody waits") - now
+    }
+
+    #[test]
+    fn looks_come_within_a_twentieth_of_the_time_waited() {
+        let cases = [
+            (0, 5),
+            (50, 5),
+            (200, 10),
+            (1_000, 50),
+            (10_000, 500),
+            (20_000, 1_000),
+            (600_000, 1_000),
+        ];
+        for (waited, most) in
+            cases.map(|(w, m)| (Duration::from_millis(w), Duration::from_millis(m)))
+        {
+            for _ in 0..20 {
+                let pause = pause(waited, Signal::None);
+                assert!(
+                    most * 3 / 4 <= pause && pause <= most,
+                    "{waited:?}: {pause:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_slow_look_stays_behind_every_signal() {
+        for signal in [Signal::DataVersion, Signal::Notifications] {
+            for waited in [Duration::ZERO, Duration::from_secs(100)] {
+                assert!(
+                    pause(waited, signal) <= Duration::from_secs(1),
+                    "{signal:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_who_waits_means_no_look() {
+        let now = Instant::now();
+        let mut poll = Poll::default();
+        poll.plan(Some(now), Signal::DataVersion, now);
+        assert!(poll.due().is_some() && poll.cheap_due().is_some());
+        poll.plan(None, Signal::DataVersion, now);
+        assert_eq!((poll.due(), poll.cheap_due()), (None, None));
+    }
+
+    #[test]
+    fn a_look_is_never_put_off() {
+        let start = Instant::now();
+        let mut poll = Poll::default();
+        poll.plan(Some(start), Signal::None, start);
+        let due = poll.due();
+        for later in 1..100 {
+            poll.plan(
+                Some(start),
+                Signal::None,
+                start + Duration::from_secs(later),
+            );
+        }
+        assert_eq!(poll.due(), due);
+        poll.wake(start);
+        assert_eq!(poll.due(), Some(start));
+    }
+
+    #[test]
+    fn a_number_tells_once_that_it_is_another() {
+        let mut poll = Poll::default();
+        let seen = [Some(1), Some(1), Some(2), Some(2)].map(|number| poll.moved(number));
+        assert_eq!(seen, [true, false, true, false]);
+    }
+}
