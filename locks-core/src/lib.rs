@@ -54,6 +54,9 @@
 //! | `postgres` | no | PostgreSQL |
 //! | `tls-rustls` | no | TLS to the servers |
 
+#[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres")))]
+compile_error!("locks-core needs an engine: turn on `sqlite`, `mysql` or `postgres`");
+
 mod builder;
 mod driver;
 mod error;

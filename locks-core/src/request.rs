@@ -1,6 +1,7 @@
 //! Requests: lazy futures that can also be waited for without a runtime.
 
 use std::{
+    convert::Infallible,
     fmt,
     pin::Pin,
     task::{Context, Poll},
@@ -99,10 +100,10 @@ impl<T> Request<T> {
 /// is in the waiting itself.
 #[track_caller]
 fn assert_may_block() {
-    let (sender, receiver) = oneshot::channel();
-    // The receiver is there, so this cannot fail.
-    drop(sender.send(()));
-    drop(receiver.blocking_recv());
+    let (sender, receiver) = oneshot::channel::<Infallible>();
+    drop(sender);
+    // Nothing comes, as everybody knows; but it must not be waited for everywhere.
+    let _closed = receiver.blocking_recv();
 }
 
 /// There was an answer: nothing is to be undone any more.

@@ -24,6 +24,10 @@ on_every_engine!(
 fn is_request<T: Future + Send + Unpin + Debug + 'static>() {}
 fn is_shared<T: Send + Sync + Debug + 'static>() {}
 
+fn is_handle<T: Clone>() {}
+fn is_data<T: Copy>() {}
+fn is_error<T: std::error::Error>() {}
+
 #[test]
 fn the_types_can_go_anywhere() {
     is_request::<Request<LockGuard>>();
@@ -37,12 +41,9 @@ fn the_types_can_go_anywhere() {
     is_shared::<LockError>();
     is_shared::<Builder>();
     is_shared::<ConflictMatrix>();
-    fn is_handle<T: Clone>() {}
     is_handle::<LockManager>();
     is_handle::<LockError>();
-    fn is_data<T: Copy>() {}
     is_data::<ConflictMatrix>();
-    fn is_error<T: std::error::Error>() {}
     is_error::<LockError>();
 }
 
@@ -72,7 +73,7 @@ fn a_thread_without_a_runtime_can_do_everything(db: Database) {
     assert_eq!(locks.release_all().blocking().unwrap(), []);
     locks.close().blocking().unwrap();
     assert!(matches!(locks.held().blocking(), Err(LockError::Closed)));
-    block_on(wait_until_empty(&db, "platform", SOON));
+    block_on(async move { wait_until_empty(&db, "platform", SOON).await });
 }
 
 async fn a_blocking_thread_of_a_runtime_may_block(db: Database) {
@@ -101,10 +102,12 @@ async fn a_worker_that_is_taken_out_may_block(db: Database) {
     guard.release().await.unwrap();
 }
 
+type Call<'t> = (&'t str, Box<dyn FnOnce() + 't>);
+
 /// Calls all that blocks; each must panic, and say why.
 fn all_panic(locks: &LockManager, url: &str, guard: LockGuard) {
-    let long = Duration::from_secs(60);
-    let calls: [(&str, Box<dyn FnOnce() + '_>); 7] = [
+    let long = Duration::from_mins(1);
+    let calls: [Call<'_>; 7] = [
         ("acquire", Box::new(|| drop(locks.acquire("x").blocking()))),
         ("wait", Box::new(|| drop(locks.wait("x").blocking()))),
         (
@@ -157,5 +160,5 @@ fn a_single_threaded_runtime_must_not_block_either(db: Database) {
     let guard = a.acquire("x").blocking().unwrap();
     drop(runtime);
     guard.release().blocking().unwrap();
-    block_on(wait_until_empty(&db, "platform", SOON));
+    block_on(async move { wait_until_empty(&db, "platform", SOON).await });
 }

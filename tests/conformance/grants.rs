@@ -168,6 +168,8 @@ async fn names_come_in_many_forms(db: Database) {
     let a = task(&db, "a").await;
     let owned = String::from("x");
     let name = LockName::new("x").unwrap();
+    let (array, list) = (["x"], vec![name.clone()]);
+    let by_reference: &[_; 1] = &array;
     let requests = [
         a.acquire("x"),
         a.acquire(&owned),
@@ -178,12 +180,13 @@ async fn names_come_in_many_forms(db: Database) {
         a.acquire(Rc::<str>::from("x")),
         a.acquire(name.clone()),
         a.acquire(&name),
-        a.acquire(["x"]),
         a.acquire([&owned]),
-        a.acquire(&["x"]),
-        a.acquire(&["x"][..]),
+        a.acquire(by_reference),
+        a.acquire(&array[..]),
+        a.acquire(array),
         a.acquire(vec![owned.clone()]),
-        a.acquire(&vec![name.clone()]),
+        a.acquire(&list),
+        a.acquire(list),
         a.acquire(std::slice::from_ref(&name)),
     ];
     for request in requests {

@@ -236,7 +236,7 @@ async fn sixty_four_tasks_take_turns(db: Database) {
         .map(|_| {
             let (a, inside) = (a.clone(), inside.clone());
             tokio::spawn(async move {
-                let guard = a.wait("x").timeout(Duration::from_secs(60)).await.unwrap();
+                let guard = a.wait("x").timeout(Duration::from_mins(1)).await.unwrap();
                 assert_eq!(inside.fetch_add(1, SeqCst), 0, "two are inside");
                 tokio::task::yield_now().await;
                 let token = guard.token();

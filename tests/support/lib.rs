@@ -28,4 +28,5 @@ pub mod server;
 pub mod sessions;
 pub mod wait;
 pub mod waiter;
+pub mod wall_clock;
 pub mod worker;

@@ -10,7 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::engine::{Engine, all_engines_wanted, note};
+use crate::{
+    engine::{Engine, all_engines_wanted, note},
+    wall_clock::WallClock,
+};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/server");
 
@@ -18,6 +21,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/server");
 #[derive(Debug)]
 pub struct Server {
     kind: &'static str,
+    clock: Option<WallClock>,
     directory: TempDir,
     port: u16,
     url: String,
@@ -27,6 +31,11 @@ impl Server {
     /// Starts a new, empty one. `None`, with a note, if its programs are not installed and the
     /// engine may be left out.
     pub fn start(engine: Engine) -> Option<Self> {
+        Self::start_by(engine, None)
+    }
+
+    /// The same with a wall clock of its own.
+    pub fn start_by(engine: Engine, clock: Option<WallClock>) -> Option<Self> {
         let (kind, program) = match engine {
             Engine::Sqlite => panic!("SQLite has no server"),
             Engine::MySql => ("mariadb", "mariadbd"),
@@ -50,6 +59,7 @@ impl Server {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("our own");
         let mut server = Self {
             kind,
+            clock,
             directory,
             port: free_port(),
             url: String::new(),
@@ -81,8 +91,17 @@ impl Server {
         assert_eq!(url.trim(), self.url);
     }
 
+    /// The wall clock that it was started with.
+    pub fn clock(&self) -> Option<&WallClock> {
+        self.clock.as_ref()
+    }
+
     fn call(&self, action: &str) -> Result<String, String> {
-        let output = Command::new(SCRIPT)
+        let mut command = Command::new(SCRIPT);
+        if let Some(clock) = &self.clock {
+            clock.rule(&mut command);
+        }
+        let output = command
             .arg(action)
             .arg(self.kind)
             .arg(self.directory.path())

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{
     Config,
-    namespace::Namespace,
+    namespace::{Cached, Namespace, Row},
     plan::{Pending, Plan, joined},
     request::{Chore, Reply, Seat},
     session::{Held, Keeper, Tenure},
@@ -18,7 +18,6 @@ use crate::{
     error::LockError,
     guard::LockGuard,
     report::Waiter,
-    store::Stamp,
     table::{LockTable, Nonce},
 };
 
@@ -33,7 +32,7 @@ pub(super) struct Delivery {
 
 impl Namespace {
     /// Answers those whom the plan refuses for good.
-    pub(super) fn refuse(&mut self, plan: &mut Plan) {
+    fn refuse(&mut self, plan: &mut Plan) {
         for (nonce, error) in plan.refused.drain(..) {
             let Some(mut asking) = self.asking.remove(&nonce) else {
                 continue;
@@ -50,7 +49,7 @@ impl Namespace {
     }
 
     /// Answers the chores that only look, from the table that is known.
-    pub(super) fn answer_chores(&mut self, plan: &mut Plan, table: &LockTable, config: &Config) {
+    fn answer_chores(&mut self, plan: &mut Plan, table: &LockTable, config: &Config) {
         for id in plan.answered.drain(..) {
             let Some(Pending { chore, .. }) = self.chores.remove(&id) else {
                 continue;
@@ -108,11 +107,21 @@ impl Namespace {
     }
 
     /// Does what a plan means, once the row says so.
-    pub(super) fn carry_out(&mut self, plan: Plan, at: &Stamp, config: &Config, now: Instant) {
+    pub(super) fn carry_out(
+        &mut self,
+        mut plan: Plan,
+        cached: Cached,
+        config: &Config,
+        now: Instant,
+    ) {
+        self.refuse(&mut plan);
+        self.answer_chores(&mut plan, &cached.table, config);
+        let version = cached.at.version;
+        self.row = Row::Known(cached);
         for (nonce, session) in plan.enqueued {
             if let Some(asking) = self.asking.get_mut(&nonce) {
                 asking.queued_as = Some(session);
-                asking.ticket.get_or_insert(at.version);
+                asking.ticket.get_or_insert(version);
             }
         }
         for (nonce, blockers) in plan.blocked {

@@ -17,6 +17,7 @@ mod lease;
 mod namespace;
 mod observer;
 mod outcome;
+mod own_sessions;
 mod plan;
 mod poll;
 mod request;

@@ -174,6 +174,15 @@ impl Namespace {
                 (*nonce, held.tenure.session.clone(), by)
             })
             .collect();
+        // A release that has nothing to release any more.
+        let vain = self.releasing.values().filter(|releasing| {
+            let granted = cached.table.granted(&releasing.id, &releasing.tenure.names);
+            !releasing.tried && granted.is_none()
+        });
+        let vain: Vec<_> = vain.map(|releasing| releasing.id.0.clone()).collect();
+        for session in vain {
+            self.robbed(&session);
+        }
         for (nonce, session, by) in lost {
             let reason = "somebody released it: a supervisor, an eviction, or the original";
             self.lose(nonce, reason, by);
@@ -217,14 +226,14 @@ impl Namespace {
                 let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
                 let others_wait = table.queue().iter().any(|w| !ours.contains(&w.session));
                 self.notify = plan.freed && others_wait;
-                self.row = Row::Known(Cached {
-                    at: at.clone(),
-                    table,
-                    proven: sent,
-                });
                 // Who asked for a row that is read now has one.
                 self.dirty |= plan.needs_fresh;
-                self.carry_out(plan, &at, config, now);
+                let cached = Cached {
+                    at,
+                    table,
+                    proven: sent,
+                };
+                self.carry_out(plan, cached, config, now);
             }
             Ok(false) => {
                 tracing::trace!(namespace = %self.name, "somebody else wrote first");

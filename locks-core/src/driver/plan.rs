@@ -67,6 +67,7 @@ pub(super) enum Phase {
 pub(super) type ChoreId = u64;
 
 /// What to do: the table that was handed in is already the one to write.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// Whether there is anything to write.

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time};
 
 use super::{
-    Config, Driver,
+    Config, Driver, Flushed,
     job::{Done, Renewal, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
     namespace::{Namespace, PATIENCE},
     request::{Command, Reply, Seat},
@@ -69,7 +69,8 @@ async fn serve(
         namespace: config.namespace.clone(),
         task: config.task.clone(),
     };
-    let mut driving = Driving::new(config, link, weak);
+    let flushed = driver.flushed.clone();
+    let mut driving = Driving::new(config, link, weak, flushed);
     driving.namespace(&seat.namespace);
     // If the caller is gone, this drops the last handle.
     drop(reply.send(Ok(LockManager::new(driver, seat))));
@@ -84,8 +85,18 @@ enum Event {
     Heard(Result<(Listener, Option<String>), Failure>),
 }
 
+/// Whether anybody can ask for anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handles {
+    There,
+    /// The driver goes on for detached locks only.
+    Gone,
+}
+
 struct Driving {
     config: Config,
+    handles: Handles,
+    flushed: Arc<Flushed>,
     driver: Weak<Driver>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     /// Whose turn it was.
@@ -113,9 +124,11 @@ struct Ending {
 }
 
 impl Driving {
-    fn new(config: Config, link: Link, driver: Weak<Driver>) -> Self {
+    fn new(config: Config, link: Link, driver: Weak<Driver>, flushed: Arc<Flushed>) -> Self {
         let limit = (config.beat_ttl() / 3).min(LIMIT);
         Self {
+            handles: Handles::There,
+            flushed,
             driver,
             namespaces: BTreeMap::new(),
             last: None,
@@ -145,6 +158,10 @@ impl Driving {
             }
             self.start_jobs(now);
             self.deliver();
+            if self.handles == Handles::Gone && self.namespaces.values().all(Namespace::is_settled)
+            {
+                self.flushed.tell();
+            }
             if self.is_over(now) {
                 break;
             }
@@ -208,9 +225,7 @@ impl Driving {
                 let kept = |n: &Namespace| n.held.values().any(|h| h.keeper == Keeper::Detached);
                 // Detached locks that expire live as long as somebody renews them.
                 if self.config.holding() == Kind::Expiring && self.namespaces.values().any(kept) {
-                    if let Some(driver) = self.driver.upgrade() {
-                        driver.flushed.tell();
-                    }
+                    self.handles = Handles::Gone;
                     return;
                 }
                 self.begin_end(None, now);

@@ -3,8 +3,10 @@
 //! A file that is deleted keeps working for whoever has it open, so two processes
 //! could lock in two files of the same name.
 
+#[cfg(any(unix, feature = "sqlite"))]
+use std::path::Path;
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
@@ -27,6 +29,7 @@ impl FileIdentity {
         Self(None)
     }
 
+    #[cfg(feature = "sqlite")]
     pub(super) fn of(path: &Path) -> Self {
         // In-memory databases have names of this form, and no file.
         if path.starts_with(":memory:") || path.to_string_lossy().starts_with("file:") {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{failure::Failure, target::Target};
 
 /// How a change becomes known beside looking at the row.
+#[allow(dead_code, reason = "which of them are made depends on the engines")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tells {
     Nothing,
@@ -56,6 +57,10 @@ impl Listener {
 }
 
 #[cfg(not(feature = "postgres"))]
+#[allow(
+    clippy::unused_async,
+    reason = "the same signatures as where it can listen"
+)]
 impl Listener {
     pub(crate) async fn open(_: Target) -> Result<(Self, Option<String>), Failure> {
         Err(Failure::no_answer(Duration::ZERO))

@@ -91,6 +91,7 @@ impl Target {
 
     /// How to listen for what others tell, where the engine can.
     #[cfg(feature = "postgres")]
+    #[allow(clippy::unnecessary_wraps, reason = "only where it is the one engine")]
     pub(super) fn postgres(&self) -> Option<&PgConnectOptions> {
         match &self.engine {
             Options::Postgres(options) => Some(options),

@@ -1,8 +1,11 @@
 //! The worker process of the tests; what it does is its first argument.
 
+mod contender;
+mod ending;
 mod migrant;
 mod neighbour;
 mod performer;
+mod quitter;
 mod settings;
 mod stream;
 mod waiter;
@@ -31,6 +34,12 @@ enum Peer {
         #[arg(long)]
         unlocked: bool,
     },
+    /// Takes and gives back random locks, watched by the oracle.
+    Contend(contender::Contender),
+    /// Ends a guard otherwise than by its release.
+    End(ending::Ending),
+    /// Drops requests at random moments.
+    Quit(quitter::Quitter),
     /// Connects to every URL of its input.
     Migrant,
     /// Takes and returns locks as its input says.
@@ -77,6 +86,9 @@ fn main() {
         } => {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
+        Peer::Contend(contender) => runtime().block_on(contender.run()),
+        Peer::End(ending) => ending.run(),
+        Peer::Quit(quitter) => runtime().block_on(quitter.run()),
         Peer::Migrant => migrant::arrive(),
         Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
         Peer::Worker(worker) => runtime().block_on(worker.run()),

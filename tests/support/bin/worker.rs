@@ -1,6 +1,9 @@
 //! A worker that takes, fences and gives back locks as its input says, a line at a time.
 
-use std::{io::BufRead as _, time::Duration};
+use std::{
+    io::BufRead as _,
+    time::{Duration, SystemTime},
+};
 
 use locks_core::{Evidence, Expiry, LockError, LockGuard, LockManager};
 use locks_tests::{
@@ -75,6 +78,7 @@ impl Work {
         match command {
             "acquire" => self.take(self.locks.acquire(&names).await),
             "wait" => self.take(self.locks.wait(&names).await),
+            "clock" => seconds().to_string(),
             "lost" => self.guard().is_lost().to_string(),
             "told" => match tokio::time::timeout(TOLD, self.guard().lost()).await {
                 Ok(lost) => format!("told {lost}"),
@@ -126,6 +130,12 @@ impl Work {
             Err(error) => format!("failed: {error}"),
         }
     }
+}
+
+/// What time it is, by the wall clock.
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("after 1970").as_secs()
 }
 
 fn done(what: &str, result: Result<(), LockError>) -> String {

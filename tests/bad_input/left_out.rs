@@ -30,8 +30,8 @@ fn run(feature: &str, urls: &[&str]) -> Output {
     let manifest = format!(
         "[package]\nname = \"left-out\"\nedition = \"2024\"\n[workspace]\n\
          [profile.dev]\ndebug = false\n[dependencies]\n\
-         locks-core = {{ path = {:?}, default-features = false, features = [{feature:?}] }}\n",
-        root.join("locks-core"),
+         locks-core = {{ path = '{}', default-features = false, features = [{feature:?}] }}\n",
+        root.join("locks-core").display(),
     );
     std::fs::write(package.path().join("Cargo.toml"), manifest).unwrap();
     std::fs::create_dir(package.path().join("src")).unwrap();

@@ -10,9 +10,9 @@ use locks_tests::{
     wait::block_on,
 };
 
+use crate::GIVEN_UP;
+
 const SOON: Duration = Duration::from_secs(20);
-/// What may heal is tried again for some time before it is told.
-const TOLD: Duration = Duration::from_secs(30);
 
 fn migration(engine: Engine) -> (&'static str, String) {
     let path = match engine {
@@ -44,7 +44,9 @@ async fn nothing_is_granted(db: &Database, locks: &LockManager, said: &str) {
     let start = Instant::now();
     let limited = locks.wait("x").timeout(Duration::from_secs(2));
     let both = async { tokio::join!(locks.acquire("x"), limited) };
-    let both = tokio::time::timeout(TOLD, both).await.expect("an answer");
+    let both = tokio::time::timeout(GIVEN_UP, both)
+        .await
+        .expect("an answer");
     for error in [both.0, both.1].map(|answer| answer.expect_err("it cannot be written")) {
         assert!(matches!(error, LockError::Database { .. }), "{error:?}");
         let text = error.to_string().to_lowercase();

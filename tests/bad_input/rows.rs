@@ -10,8 +10,8 @@ use locks_tests::{
     wait,
 };
 
-/// What cannot heal is told at once; a moment more is for a machine that is busy.
-const AT_ONCE: Duration = Duration::from_secs(5);
+use crate::AT_ONCE;
+
 const SOON: Duration = Duration::from_secs(20);
 
 on_every_engine!(
@@ -50,7 +50,7 @@ async fn connect(db: &Database, task: &str) -> LockManager {
 }
 
 /// The error of a request, which comes soon, told apart from being busy.
-async fn error_of<T>(
+async fn trouble<T>(
     what: &str,
     limit: Duration,
     request: impl IntoFuture<Output = locks_core::Result<T>>,
@@ -67,17 +67,17 @@ async fn error_of<T>(
 /// Everything that can be asked fails because of this column, and the row stays as it is.
 async fn all_is_refused(db: &Database, locks: &LockManager, column: &str) {
     let row = LocksRow::read(db, "platform").await;
-    let long = Duration::from_secs(60);
+    let long = Duration::from_mins(1);
     let errors = [
-        error_of("acquire", AT_ONCE, locks.acquire("x")).await,
-        error_of("another", AT_ONCE, locks.acquire(["y", "z"])).await,
-        error_of("wait", AT_ONCE, locks.wait("x")).await,
-        error_of("a limited wait", AT_ONCE, locks.wait("x").timeout(long)).await,
-        error_of("release", AT_ONCE, locks.release("x")).await,
-        error_of("release_task", AT_ONCE, locks.release_task("us")).await,
-        error_of("release_all", AT_ONCE, locks.release_all()).await,
-        error_of("held", AT_ONCE, locks.held()).await,
-        error_of("waiting", AT_ONCE, locks.waiting()).await,
+        trouble("acquire", AT_ONCE, locks.acquire("x")).await,
+        trouble("another", AT_ONCE, locks.acquire(["y", "z"])).await,
+        trouble("wait", AT_ONCE, locks.wait("x")).await,
+        trouble("a limited wait", AT_ONCE, locks.wait("x").timeout(long)).await,
+        trouble("release", AT_ONCE, locks.release("x")).await,
+        trouble("release_task", AT_ONCE, locks.release_task("us")).await,
+        trouble("release_all", AT_ONCE, locks.release_all()).await,
+        trouble("held", AT_ONCE, locks.held()).await,
+        trouble("waiting", AT_ONCE, locks.waiting()).await,
     ];
     for error in errors {
         assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
@@ -138,7 +138,7 @@ async fn a_row_that_broke_under_a_guard_is_left_until_it_is_mended(db: Database)
     drop(guard);
     // Whoever asks after the drop is answered after the release was tried.
     for _ in 0..3 {
-        error_of("acquire", AT_ONCE, locks.acquire("y")).await;
+        trouble("acquire", AT_ONCE, locks.acquire("y")).await;
         assert_eq!(LocksRow::read(&db, "platform").await, row);
     }
     let data = &sound.data_json;
@@ -159,11 +159,11 @@ async fn a_table_that_was_dropped_is_told_and_not_made_again(db: Database) {
     let locks = connect(&db, "us").await;
     let guard = locks.acquire("x").await.unwrap();
     db.execute("DROP TABLE locks").await;
-    let limit = Duration::from_secs(60);
+    let limit = Duration::from_mins(1);
     let errors = [
-        error_of("acquire", SOON, locks.acquire("y")).await,
-        error_of("wait", SOON, locks.wait("y").timeout(limit)).await,
-        error_of("held", SOON, locks.held()).await,
+        trouble("acquire", SOON, locks.acquire("y")).await,
+        trouble("wait", SOON, locks.wait("y").timeout(limit)).await,
+        trouble("held", SOON, locks.held()).await,
     ];
     for error in errors {
         assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
@@ -200,11 +200,11 @@ async fn a_table_that_was_replaced_is_told(db: Database) {
     for sql in ["DROP TABLE locks", original, insert] {
         db.execute(sql).await;
     }
-    let error = error_of("acquire", SOON, locks.acquire("y")).await;
+    let error = trouble("acquire", SOON, locks.acquire("y")).await;
     assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
     assert!(error.to_string().contains("migrations"), "{error}");
     drop(guard);
-    error_of("acquire", SOON, locks.acquire("y")).await;
+    trouble("acquire", SOON, locks.acquire("y")).await;
     let row = LocksRow::read(&db, "platform").await.unwrap();
     assert_eq!(
         (row.version, row.data_json.as_str()),
@@ -218,7 +218,7 @@ async fn a_side_table_that_was_dropped_is_told(db: Database) {
         let locks = connect(&db, "us").await;
         let row = LocksRow::read(&db, "platform").await;
         db.execute(&format!("DROP TABLE {table}")).await;
-        let error = error_of("acquire", SOON, locks.acquire("x")).await;
+        let error = trouble("acquire", SOON, locks.acquire("x")).await;
         assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
         let text = error.to_string();
         assert!(
@@ -249,9 +249,9 @@ fn path(db: &Database) -> PathBuf {
 
 async fn file_is_gone(locks: &LockManager, what: &str) {
     let errors = [
-        error_of(what, AT_ONCE, locks.acquire("y")).await,
-        error_of(what, AT_ONCE, locks.wait("y")).await,
-        error_of(what, AT_ONCE, locks.held()).await,
+        trouble(what, AT_ONCE, locks.acquire("y")).await,
+        trouble(what, AT_ONCE, locks.wait("y")).await,
+        trouble(what, AT_ONCE, locks.held()).await,
     ];
     for error in errors {
         let text = error.to_string();
