@@ -118,6 +118,9 @@ impl Namespace {
         self.answer_chores(&mut plan, &cached.table, config);
         let version = cached.at.version;
         self.row = Row::Known(cached);
+        // Either it was written, or nothing had to be: that a row can be read says
+        // nothing to who wants to write it.
+        self.trouble = None;
         for (nonce, session) in plan.enqueued {
             if let Some(asking) = self.asking.get_mut(&nonce) {
                 asking.queued_as = Some(session);

@@ -113,7 +113,6 @@ impl Namespace {
 
     fn read(&mut self, row: StoredRow, sent: Instant) {
         self.backoff.answered();
-        self.trouble = None;
         self.seen = true;
         self.missing_since = None;
         self.highest = self.highest.max(row.at.version);
@@ -205,7 +204,6 @@ impl Namespace {
         match &mut self.row {
             Row::Known(cached) if at == Some(&cached.at) => {
                 cached.proven = sent;
-                self.trouble = None;
             }
             _ => self.forget_row(),
         }
@@ -227,7 +225,6 @@ impl Namespace {
         match result {
             Ok(true) => {
                 self.backoff.success();
-                self.trouble = None;
                 let at = Stamp {
                     version: at.version + 1,
                     stamp: Some(stamp),
@@ -247,6 +244,7 @@ impl Namespace {
             }
             Ok(false) => {
                 tracing::trace!(namespace = %self.name, "somebody else wrote first");
+                self.trouble = None;
                 self.dirty = true;
                 self.backoff.conflict(now);
                 self.note_blocked(plan.blocked, plan.proven);
