@@ -260,6 +260,7 @@ fn setting_up_by_hand_goes_as_it_says() {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
 fn the_supervisor_tells_what_was_forgotten(db: Database) {
     let lines = output("supervisor", [db.url()]);
     let mut rest = lines.iter();

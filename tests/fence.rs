@@ -13,7 +13,7 @@ use sqlx::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 /// How often a commit and an eviction race, in so many lanes.
 const RACES: usize = 500;
 const LANES: usize = 5;
@@ -261,7 +261,7 @@ async fn other_requests_do_not_hold_up_a_commit(db: Database) {
     for round in 0..5 {
         let tx = journal.begin_entry("entry").await.expect("it begins");
         let other = locks.acquire(format!("other_{round}"));
-        let other = tokio::spawn(async move { other.await });
+        let other = tokio::spawn(other);
         // Long enough for its write to be under way.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let start = Instant::now();
@@ -289,7 +289,11 @@ async fn what_a_loss_says(db: Database) {
     let Err(LockError::Lost(lost)) = commit(&guard, tx).await else {
         panic!("it was taken");
     };
-    let names: Vec<_> = lost.names.iter().map(|name| name.as_str()).collect();
+    let names: Vec<_> = lost
+        .names
+        .iter()
+        .map(locks_core::LockName::as_str)
+        .collect();
     assert_eq!(names, ["x", "y"]);
     assert!(lost.since >= before && lost.since <= std::time::SystemTime::now());
     assert!(lost.reason.contains("evicted"), "{}", lost.reason);

@@ -53,6 +53,7 @@ async fn rival(db: &Database, name: &'static str) -> tokio::task::JoinHandle<Loc
     waiting
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
 fn a_blocked_runtime_loses_nothing(db: Database) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -197,7 +198,7 @@ async fn a_blocked_write_holds_up_no_renewal(db: Database) {
         .await
         .expect("it can");
     let blocked = locks.acquire("y");
-    let blocked = tokio::spawn(async move { blocked.await });
+    let blocked = tokio::spawn(blocked);
     let before = Session::of(&db, "holder").await.expect("it holds").beat;
     tokio::time::sleep(2 * TTL).await;
     assert!(!blocked.is_finished());
