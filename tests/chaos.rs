@@ -87,7 +87,7 @@ fn start(
     let ttl = TTL.as_millis().to_string();
     let mut args = vec!["mortal", &*url, directory, &*task, &*ttl];
     // Half of them depend on time alone.
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         args.push("--by-time");
     }
     Peer::spawn(env!("CARGO_BIN_EXE_peer"), args)

@@ -260,6 +260,10 @@ fn setting_up_by_hand_goes_as_it_says() {
     }
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "every test is handed its own"
+)]
 fn the_supervisor_tells_what_was_forgotten(db: Database) {
     let lines = output("supervisor", [db.url()]);
     let mut rest = lines.iter();

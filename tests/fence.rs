@@ -13,7 +13,7 @@ use sqlx::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 /// How often a commit and an eviction race, in so many lanes.
 const RACES: usize = 500;
 const LANES: usize = 5;
@@ -265,7 +265,11 @@ async fn what_a_loss_says(db: Database) {
     let Err(LockError::Lost(lost)) = commit(&guard, tx).await else {
         panic!("it was taken");
     };
-    let names: Vec<_> = lost.names.iter().map(|name| name.as_str()).collect();
+    let names: Vec<_> = lost
+        .names
+        .iter()
+        .map(locks_core::LockName::as_str)
+        .collect();
     assert_eq!(names, ["x", "y"]);
     assert!(lost.since >= before && lost.since <= std::time::SystemTime::now());
     assert!(lost.reason.contains("evicted"), "{}", lost.reason);

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 const SOON: Duration = Duration::from_secs(40);
 const TTL: Duration = Duration::from_millis(1_200);
 /// The ttl of those that survive an outage which is too long for the others.
-const LONG: Duration = Duration::from_millis(9_000);
+const LONG: Duration = Duration::from_secs(9);
 
 on_every_engine!(
     servers:

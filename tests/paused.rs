@@ -131,7 +131,7 @@ async fn a_stopped_waiter_is_passed_over_and_waits_again(db: Database) {
     .await;
     waiter.stop();
     let second = locks.wait("x").timeout(SOON);
-    let second = tokio::spawn(async move { second.await });
+    let second = tokio::spawn(second);
     guard.release().await.expect("it is ours");
     let guard = second
         .await

@@ -53,6 +53,10 @@ async fn rival(db: &Database, name: &'static str) -> tokio::task::JoinHandle<Loc
     waiting
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "every test is handed its own"
+)]
 fn a_blocked_runtime_loses_nothing(db: Database) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -197,7 +201,7 @@ async fn a_blocked_write_holds_up_no_renewal(db: Database) {
         .await
         .expect("it can");
     let blocked = locks.acquire("y");
-    let blocked = tokio::spawn(async move { blocked.await });
+    let blocked = tokio::spawn(blocked);
     let before = Session::of(&db, "holder").await.expect("it holds").beat;
     tokio::time::sleep(2 * TTL).await;
     assert!(!blocked.is_finished());

@@ -15,7 +15,7 @@ use locks_tests::{
 
 const SOON: Duration = Duration::from_secs(20);
 /// Nothing is renewed while a test counts something else.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 const TTL: Duration = Duration::from_millis(900);
 
 on_every_engine!(

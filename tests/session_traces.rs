@@ -16,7 +16,7 @@ use locks_tests::{
 
 const SOON: Duration = Duration::from_secs(30);
 /// Nothing expires by itself.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 const TTL: Duration = Duration::from_secs(1);
 /// For that something does not happen there is no condition to wait for.
 const A_WHILE: Duration = Duration::from_millis(500);

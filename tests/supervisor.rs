@@ -15,7 +15,7 @@ use locks_tests::{
 
 const SOON: Duration = Duration::from_secs(20);
 /// No renewal, time-out or eviction by time falls into a test by itself.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 
 on_every_engine!(
     async what_a_task_forgot_is_taken_and_told,
@@ -152,7 +152,7 @@ async fn its_waiters_wait_on(db: Database) {
     let holder = supervisor.acquire("x").await.expect("it is free");
     let locks = connect(&db, "worker").await;
     let waiting = locks.wait("x").timeout(SOON);
-    let waiting = tokio::spawn(async move { waiting.await });
+    let waiting = tokio::spawn(waiting);
     let queued = async || supervisor.waiting().await.expect("it answers").len() == 1;
     wait::until(SOON, "it waits", queued).await;
     let forgotten = supervisor.release_task("worker").await.expect("it can");
@@ -212,9 +212,9 @@ async fn an_open_fenced_transaction_comes_first(db: Database) {
     let mut tx = journal.begin_entry("fenced").await.expect("it begins");
     on_engine!(Tx, &mut tx, tx => guard.fence(tx).await).expect("it is held");
     let taken = supervisor.release_task("worker");
-    let taken = tokio::spawn(async move { taken.await });
+    let taken = tokio::spawn(taken);
     let next = supervisor.wait("x").timeout(SOON);
-    let mut next = tokio::spawn(async move { next.await });
+    let mut next = tokio::spawn(next);
     // No condition to wait for: that it does not happen.
     let early = tokio::time::timeout(Duration::from_millis(500), &mut next).await;
     assert!(early.is_err(), "granted while a fenced transaction is open");
