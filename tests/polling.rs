@@ -18,7 +18,7 @@ on_every_engine!(servers: async a_thousand_waiters_cost_as_much_as_one, async an
 
 async fn manager(url: &str, task: &str) -> LockManager {
     // Renewals are not what is counted here.
-    let expiry = Expiry::After(Duration::from_secs(600));
+    let expiry = Expiry::After(Duration::from_mins(10));
     let builder = LockManager::builder().task_id(task).expiry(expiry);
     builder.connect(url).await.expect("it is there")
 }

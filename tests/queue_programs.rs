@@ -1,6 +1,9 @@
 //! Random programs of several processes that would finish without a queue, and so must with
 //! one.
 
+// A test's database is its own, and goes with it.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::{
     path::Path,
     time::{Duration, Instant},

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use locks_core::{Fairness, LockManager};
 use locks_tests::{
-    engine::Database,
+    engine::{Database, note},
     on_every_engine,
     process::Peer,
     row::{LocksRow, wait_until_queued},
@@ -65,8 +65,8 @@ async fn gets_in(db: &Database, prefix: &str) {
     let mut streams = streams(db, prefix, &[]).await;
     let update = LockManager::builder().task_id("update");
     let update = update.connect(db.url()).await.expect("it is there");
-    let mut rounds = Vec::new();
-    for _ in 0..3 {
+    let (mut rounds, mut times) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
         let start = Instant::now();
         let waiting = tokio::spawn(update.wait("box_update"));
         // Versions are tokens: what is granted from here on came after it, but for those who
@@ -92,9 +92,10 @@ async fn gets_in(db: &Database, prefix: &str) {
         // Backups do not mind that it is held, only that it waits.
         let with_it = held.keys().filter(|name| name.starts_with("app_task_"));
         assert_eq!(with_it.count(), 0, "{held:?}");
-        // Those that were there are done after 45 ms; the rest is for the statements, and for
-        // MySQL's look at every twentieth of the time.
-        assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+        // Those that were there are done after 45 ms; the rest is for the statements. That it
+        // was nobody else is seen by the tokens.
+        assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
+        times.push(elapsed);
         let token = guard.token();
         guard.release().await.expect("it is held");
         // The streams go on before the next round.
@@ -106,6 +107,10 @@ async fn gets_in(db: &Database, prefix: &str) {
         rounds.push((from, token, ahead));
     }
     let tokens = stop(&mut streams);
+    note(&format!(
+        "an update got in among {prefix}* on {} after {times:?}",
+        db.engine()
+    ));
     for (from, token, ahead) in rounds {
         let before = tokens.iter().filter(|t| from < **t && **t < token);
         assert_eq!(

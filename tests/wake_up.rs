@@ -1,5 +1,8 @@
 //! How soon a process hears of a release in another one, after it has waited for so long.
 
+// A test's database is its own, and goes with it.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::{
     thread,
     time::{Duration, Instant},

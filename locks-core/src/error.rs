@@ -26,7 +26,7 @@ pub enum LockError {
     Busy {
         /// What was asked for.
         names: Vec<LockName>,
-        /// What stands in the way.
+        /// What stands in the way; of those who wait, the first twenty.
         blocked_by: Vec<Blocker>,
     },
     /// The lock was seen refused until the time was over.

@@ -33,7 +33,8 @@ pub struct Waiter {
     pub task_id: Arc<str>,
     /// Since when, by the waiter's clock: for people to read.
     pub since: Option<SystemTime>,
-    /// What stands in its way; empty where the waiter is itself told of as a blocker.
+    /// What stands in its way, of those who wait the first twenty; empty where the
+    /// waiter is itself told of as a blocker.
     pub blocked_by: Vec<Blocker>,
 }
 

@@ -170,7 +170,7 @@ async fn a_url_of_no_engine() {
         "",
         ":",
         "locks.db",
-        "/tmp/locks.db",
+        "/locks.db",
         "oracle://h/d",
         "http://h",
         "SQLITE",

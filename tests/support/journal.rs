@@ -119,6 +119,15 @@ impl Tx {
         on_engine!(Self, self, tx => sqlx::query(sql).execute(&mut **tx).await.map(drop))
     }
 
+    /// The first column of what a query finds.
+    pub async fn texts(&mut self, sql: &str) -> sqlx::Result<Vec<String>> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        on_engine!(Self, self, tx => {
+            let rows = sqlx::query(sql).fetch_all(&mut **tx).await?;
+            rows.iter().map(|row| row.try_get(0)).collect()
+        })
+    }
+
     /// Commits it, with no fence.
     pub async fn commit(self) -> sqlx::Result<()> {
         on_engine!(Self, self, tx => tx.commit().await)

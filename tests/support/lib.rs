@@ -14,6 +14,7 @@
 
 pub mod clock;
 pub mod conflict_table;
+pub mod deeds;
 pub mod engine;
 pub mod events;
 pub mod journal;

@@ -18,7 +18,11 @@ use crate::{SETTLED, behind_relay, direct, holder_of, wait_until_free};
 /// Cuts in a run, over all four workers.
 const CUTS: u64 = 200;
 
-on_every_engine!(servers: async two_hundred_cuts_are_settled);
+on_every_engine!(
+    servers:
+    async two_hundred_cuts_are_settled,
+    async what_was_not_written_is_told_to_nobody,
+);
 
 /// What all workers know of the lock they all want.
 #[derive(Debug, Default)]
@@ -175,4 +179,24 @@ impl Worker<'_> {
         }
         self.relay.disarm();
     }
+}
+
+async fn what_was_not_written_is_told_to_nobody(db: Database) {
+    let (relay, locks) = behind_relay(&db, "us").await;
+    let used = locks.acquire("used").await.unwrap();
+    // While the answer to the one is under way the other comes along, and its write is lost.
+    relay.arm(When::Next, How::Delay(Duration::from_millis(300)));
+    let held = tokio::spawn(locks.held());
+    relay
+        .wait_for(SETTLED, "it looks", |c| c.delayed == 1)
+        .await;
+    relay.arm(When::Containing(b"unwritten".to_vec()), How::CutBefore);
+    let granted = tokio::spawn(locks.acquire("unwritten"));
+    let told = held.await.unwrap().expect("the row can be read");
+    let names: Vec<_> = told.iter().map(|holder| holder.name.as_str()).collect();
+    assert_eq!(names, ["used"]);
+    let guard = granted.await.unwrap().expect("it is tried again");
+    assert_eq!(relay.counters().cut_before, 1);
+    drop((used, guard, locks));
+    wait_until_empty(&db, "platform", SETTLED).await;
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::LockError,
     guard::LockGuard,
-    report::Waiter,
+    report::{Blocker, Waiter},
     table::{LockTable, Nonce},
 };
 
@@ -118,22 +118,16 @@ impl Namespace {
         self.answer_chores(&mut plan, &cached.table, config);
         let version = cached.at.version;
         self.row = Row::Known(cached);
+        // Either it was written, or nothing had to be: that a row can be read says
+        // nothing to who wants to write it.
+        self.trouble = None;
         for (nonce, session) in plan.enqueued {
             if let Some(asking) = self.asking.get_mut(&nonce) {
                 asking.queued_as = Some(session);
                 asking.ticket.get_or_insert(version);
             }
         }
-        for (nonce, blockers) in plan.blocked {
-            if let Some(asking) = self.asking.get_mut(&nonce) {
-                tracing::info!(
-                    lock = joined(&asking.claim.names), task = %asking.claim.task,
-                    namespace = %self.name, blocked_by = blockers.first().map(tracing::field::display), "waiting"
-                );
-                asking.blocked_by = blockers;
-                self.observing = true;
-            }
-        }
+        self.note_blocked(plan.blocked, None);
         for (key, found) in plan.released {
             if let Some(releasing) = self.releasing.remove(&key) {
                 if !found && !releasing.tried {
@@ -179,6 +173,30 @@ impl Namespace {
             self.deliveries.extend(delivery);
         }
         self.reviewed(config, now);
+    }
+
+    /// Remembers what stands in whose way. Where it was not written, only a row that was
+    /// read after the request came shows it.
+    pub(super) fn note_blocked(
+        &mut self,
+        blocked: Vec<(Nonce, Vec<Blocker>)>,
+        proven: Option<Instant>,
+    ) {
+        for (nonce, blockers) in blocked {
+            let Some(asking) = self.asking.get_mut(&nonce) else {
+                continue;
+            };
+            if proven.is_some_and(|proven| proven < asking.since) {
+                continue;
+            }
+            tracing::info!(
+                lock = joined(&asking.claim.names), task = %asking.claim.task,
+                namespace = %self.name, blocked_by = blockers.first().map(tracing::field::display),
+                "waiting"
+            );
+            asking.blocked_by = blockers;
+            self.observing = true;
+        }
     }
 
     fn granted(&mut self, nonce: Nonce, token: i64) -> Option<Delivery> {

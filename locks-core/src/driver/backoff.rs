@@ -39,6 +39,17 @@ impl Backoff {
         self.pause(now, pause);
     }
 
+    /// The database answers; whether others write first is another matter.
+    pub(super) fn answered(&mut self) {
+        self.failures = None;
+        self.until = None;
+    }
+
+    /// Whether others wrote first, the last time.
+    pub(super) fn is_contended(&self) -> bool {
+        self.conflicts.is_some()
+    }
+
     /// It worked.
     pub(super) fn success(&mut self) {
         *self = Self::default();

@@ -27,6 +27,8 @@ pub(super) enum Job {
         at: Stamp,
         stamp: String,
         table: LockTable,
+        /// The sessions that it grants to or queues for.
+        alive: Vec<SessionId>,
     },
     Adopt {
         version: i64,
@@ -44,6 +46,8 @@ pub(super) enum Job {
         at: Stamp,
         sessions: Vec<SessionId>,
     },
+    /// Look whether our own sessions are still there.
+    Audit(Vec<SessionId>),
     /// Look who has rows in this namespace.
     Sweep,
     Notify,
@@ -74,6 +78,7 @@ pub(super) enum Outcome {
     Opened(Vec<NewSession>, Moment, Result<(), Failure>),
     /// Nothing where the row had moved.
     Surveyed(Result<Option<Vec<(SessionId, Liveness)>>, Failure>),
+    Audited(Result<Vec<(SessionId, Liveness)>, Failure>),
     /// Who beats, and whose fence row is all that is left.
     Swept(Result<(Vec<SessionRow>, Vec<SessionId>), Failure>),
     Notified(Result<(), Failure>),
@@ -86,8 +91,14 @@ impl Job {
         let outcome = match self {
             Self::Read => Outcome::Read(link.with(async |c| c.read(namespace).await).await),
             Self::Peek => Outcome::Peeked(link.with(async |c| c.peek(namespace).await).await),
-            Self::Swap { at, stamp, table } => {
-                let swap = async |c: &mut Connection| c.swap(namespace, &at, &stamp, &table).await;
+            Self::Swap {
+                at,
+                stamp,
+                table,
+                alive,
+            } => {
+                let swap =
+                    async |c: &mut Connection| c.swap(namespace, &at, &stamp, &table, &alive).await;
                 let result = link.with(swap).await;
                 Outcome::Swapped {
                     at,
@@ -130,6 +141,9 @@ impl Job {
                     c.liveness(&sessions).await.map(Some)
                 };
                 Outcome::Surveyed(link.with(survey).await)
+            }
+            Self::Audit(sessions) => {
+                Outcome::Audited(link.with(async |c| c.liveness(&sessions).await).await)
             }
             Self::Sweep => {
                 let sweep = async |c: &mut Connection| {

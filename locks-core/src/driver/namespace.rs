@@ -95,6 +95,10 @@ pub(super) struct Namespace {
     pub(super) later: Vec<(Instant, SideJob)>,
     pub(super) clearing: bool,
     pub(super) observer: Observer,
+    /// A write that found its row in another state than this, or its session gone.
+    pub(super) in_vain: Option<Stamp>,
+    /// Whether our own sessions are in doubt.
+    pub(super) audit: bool,
     /// Whether it was looked for what dead processes left behind.
     pub(super) swept: bool,
     /// Somebody was refused: their blockers are looked after.
@@ -139,6 +143,8 @@ impl Namespace {
             later: Vec::new(),
             clearing: false,
             observer: Observer::default(),
+            in_vain: None,
+            audit: false,
             swept: false,
             observing: false,
             neighbours_due: None,
@@ -349,6 +355,11 @@ impl Namespace {
                 self.clear(Some(version), now);
                 None
             }
+            Row::Known(_) if std::mem::take(&mut self.audit) => {
+                self.dirty = true;
+                let ids = self.sessions.values().map(|session| session.id.clone());
+                Some(Job::Audit(ids.collect()))
+            }
             Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
         }
     }
@@ -446,8 +457,10 @@ impl Namespace {
         }
         self.rides_until = plan.rides_until;
         if write {
+            let alive = self.must_live(&plan);
             self.plan = Some(plan);
             return Some(Job::Swap {
+                alive,
                 at: cached.at,
                 stamp: stamp(),
                 table: cached.table,
@@ -457,6 +470,18 @@ impl Namespace {
         self.needs_fresh = plan.needs_fresh;
         self.carry_out(plan, cached, config, now);
         reading
+    }
+
+    /// The sessions without which a plan must not be written: somebody may have ended
+    /// one that held nothing, unnoticed.
+    fn must_live(&self, plan: &Plan) -> Vec<SessionId> {
+        let granted = plan
+            .granted
+            .keys()
+            .filter_map(|nonce| self.asking.get(nonce));
+        let granted = granted.map(|asking| asking.claim.session.clone());
+        let alive: BTreeSet<_> = granted.chain(plan.enqueued.values().cloned()).collect();
+        alive.into_iter().collect()
     }
 }
 

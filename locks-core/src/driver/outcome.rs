@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::LockError,
-    store::{Class, Failure, Row as StoredRow, Stamp},
+    store::{Class, Failure, Liveness, Row as StoredRow, Stamp},
     table::LockTable,
 };
 
@@ -64,6 +64,13 @@ impl Namespace {
                 self.observer.blind(now);
                 self.failed(failure, now);
             }
+            Outcome::Audited(Ok(states)) => {
+                for (id, state) in states {
+                    if !matches!(state, Liveness::Beating(_)) {
+                        self.robbed(&id);
+                    }
+                }
+            }
             Outcome::Swept(Ok((beating, fences))) => {
                 for row in beating {
                     // One that never expires is nobody's to judge.
@@ -89,6 +96,7 @@ impl Namespace {
             | Outcome::Peeked(Err(failure))
             | Outcome::Adopted(Err(failure))
             | Outcome::Created(Err(failure))
+            | Outcome::Audited(Err(failure))
             | Outcome::Swept(Err(failure))
             | Outcome::DataVersion(Err(failure)) => self.failed(failure, now),
         }
@@ -104,8 +112,7 @@ impl Namespace {
     }
 
     fn read(&mut self, row: StoredRow, sent: Instant) {
-        self.backoff.success();
-        self.trouble = None;
+        self.backoff.answered();
         self.seen = true;
         self.missing_since = None;
         self.highest = self.highest.max(row.at.version);
@@ -121,6 +128,8 @@ impl Namespace {
         }
         match LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref()) {
             Ok(table) => {
+                // Nobody else wrote, and yet we could not: a session of ours is gone.
+                self.audit = self.in_vain.take().is_some_and(|at| at == row.at);
                 self.row = Row::Known(Cached {
                     at: row.at,
                     table,
@@ -139,7 +148,7 @@ impl Namespace {
     }
 
     fn missing(&mut self, now: Instant) {
-        self.backoff.success();
+        self.backoff.answered();
         let since = *self.missing_since.get_or_insert(now);
         self.lose_all("the locks row was deleted, as the original's releaseAll does");
         self.row = Row::Missing {
@@ -191,11 +200,10 @@ impl Namespace {
     }
 
     fn peeked(&mut self, at: Option<&Stamp>, sent: Instant) {
-        self.backoff.success();
+        self.backoff.answered();
         match &mut self.row {
             Row::Known(cached) if at == Some(&cached.at) => {
                 cached.proven = sent;
-                self.trouble = None;
             }
             _ => self.forget_row(),
         }
@@ -217,7 +225,6 @@ impl Namespace {
         match result {
             Ok(true) => {
                 self.backoff.success();
-                self.trouble = None;
                 let at = Stamp {
                     version: at.version + 1,
                     stamp: Some(stamp),
@@ -237,8 +244,11 @@ impl Namespace {
             }
             Ok(false) => {
                 tracing::trace!(namespace = %self.name, "somebody else wrote first");
+                self.trouble = None;
                 self.dirty = true;
                 self.backoff.conflict(now);
+                self.note_blocked(plan.blocked, plan.proven);
+                self.in_vain = Some(at);
             }
             Err(failure) => {
                 if failure.class == Class::Unknown {

@@ -97,6 +97,8 @@ pub(super) struct Plan {
     pub(super) disowned: Vec<SessionId>,
     /// Whether what was done may let somebody go on who could not a moment ago.
     again: bool,
+    /// When the row was as it is thought to be.
+    pub(super) proven: Option<Instant>,
     /// New in the queue, with no hurry to be written, and until when.
     riding: Vec<(RequestId, Instant)>,
 }
@@ -104,7 +106,10 @@ pub(super) struct Plan {
 impl Plan {
     /// Changes `table` to what should be written, and says what that means.
     pub(super) fn make(table: &mut LockTable, due: &Due<'_>) -> Self {
-        let mut plan = Self::default();
+        let mut plan = Self {
+            proven: Some(due.proven),
+            ..Self::default()
+        };
         plan.release(table, due);
         plan.chores(table, due);
         plan.bury(table, due);

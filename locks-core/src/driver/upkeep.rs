@@ -240,7 +240,8 @@ impl Namespace {
     }
 
     fn time_out(&mut self, now: Instant) {
-        let trouble = || self.trouble.clone().unwrap_or_else(no_answer);
+        let contended = self.backoff.is_contended();
+        let trouble = || self.trouble.clone().unwrap_or_else(|| no_answer(contended));
         let mut over = Vec::new();
         for (nonce, asking) in &self.asking {
             let waited = now.duration_since(asking.since);
@@ -349,8 +350,12 @@ impl Namespace {
     }
 }
 
-fn no_answer() -> LockError {
-    let text = "the database has not answered yet";
+fn no_answer(contended: bool) -> LockError {
+    let text = if contended {
+        "others wrote to the locks row first, each time"
+    } else {
+        "the database has not answered yet"
+    };
     let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
     LockError::Database {
         source: Arc::new(sqlx::Error::Io(error)),

@@ -1,6 +1,6 @@
 //! A connection, and the statements it knows.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use tokio::time;
 
@@ -33,6 +33,9 @@ pub(super) struct Statements {
     pub(super) peek: &'static str,
     /// dataJson, metaJson, stamp, id, version, stamp
     pub(super) swap: &'static str,
+    /// What follows `swap` where sessions must be alive: before their list, and after
+    /// it, where their number follows.
+    pub(super) alive: (&'static str, &'static str),
     /// least version, stamp, id, version: where the row has no stamp
     pub(super) adopt: &'static str,
     /// id, least version, stamp
@@ -172,16 +175,18 @@ impl Connection {
         }))
     }
 
-    /// Replaces the row if it is still of the write `at`; whether it was.
+    /// Replaces the row if it is still of the write `at`, and if all the sessions of
+    /// `alive` have their beat rows; whether it was so.
     pub(crate) async fn swap(
         &mut self,
         namespace: &str,
         at: &Stamp,
         stamp: &str,
         table: &LockTable,
+        alive: &[SessionId],
     ) -> Result<bool, Failure> {
         let (data, meta) = (table.data_json(), table.meta_json());
-        let args = [
+        let mut args = vec![
             Value::Text(&data),
             Value::Text(&meta),
             Value::Text(stamp),
@@ -189,8 +194,16 @@ impl Connection {
             Value::Int(at.version),
             Value::Text(at.stamp.as_deref().unwrap_or_default()),
         ];
-        let sql = self.statements().swap;
-        Ok(self.execute(sql, &args).await? == 1)
+        let mut sql = Cow::Borrowed(self.statements().swap);
+        if !alive.is_empty() {
+            let (before, after) = self.statements().alive;
+            let (list, ids) = self.list(args.len(), alive);
+            args.extend(ids);
+            args.push(Value::Int(i64::try_from(alive.len()).unwrap_or(i64::MAX)));
+            let number = (self.statements().placeholder)(args.len());
+            sql = format!("{sql}{before} {list}{after}{number}").into();
+        }
+        Ok(self.execute(&sql, &args).await? == 1)
     }
 
     /// Makes a row without stamp ours: its locks stay as they stand, its version
@@ -387,9 +400,16 @@ impl Connection {
         within(self.limit, self.run.fetch(Sql(sql), args, shape)).await
     }
 
-    /// `sql` with a list of the ids behind it, filled up to a power of two with the
-    /// last one, so that only a handful of statements is ever prepared.
+    /// `sql` with a list of the ids behind it.
     fn listed<'a>(&self, sql: &str, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
+        let (list, args) = self.list(0, ids);
+        (format!("{sql} {list}"), args)
+    }
+
+    /// A list of the ids in parentheses, behind so many other arguments. It is filled up
+    /// to a power of two with the last one, so that only a handful of statements is ever
+    /// prepared.
+    fn list<'a>(&self, behind: usize, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
         let last = ids.last();
         let fill = ids.len().next_power_of_two() - ids.len();
         let args: Vec<_> = ids
@@ -398,8 +418,8 @@ impl Connection {
             .map(|id| Value::Text(&id.0))
             .collect();
         let name = self.statements().placeholder;
-        let names: Vec<_> = (1..=args.len()).map(name).collect();
-        (format!("{sql} ({})", names.join(", ")), args)
+        let names: Vec<_> = (behind + 1..=behind + args.len()).map(name).collect();
+        (format!("({})", names.join(", ")), args)
     }
 }
 

@@ -28,6 +28,10 @@ const STATEMENTS: Statements = Statements {
     peek: "SELECT version, stamp FROM locks WHERE id = ?",
     swap: "UPDATE locks SET dataJson = ?, metaJson = ?, stamp = ?, version = version + 1 \
            WHERE id = ? AND version = ? AND stamp = ?",
+    alive: (
+        " AND (SELECT COUNT(*) FROM lock_sessions WHERE id IN",
+        ") = ",
+    ),
     adopt: "UPDATE locks \
             SET version = GREATEST(?, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)), \
                 stamp = ?, metaJson = '{}' \

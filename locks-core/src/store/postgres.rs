@@ -23,6 +23,11 @@ const STATEMENTS: Statements = Statements {
     peek: "SELECT version, stamp FROM locks WHERE id = $1",
     swap: "UPDATE locks SET dataJson = $1, metaJson = $2, stamp = $3, version = version + 1 \
            WHERE id = $4 AND version = $5 AND stamp = $6",
+    // The lock keeps an eviction back until the write is done; renewals go on.
+    alive: (
+        " AND (SELECT COUNT(*) FROM (SELECT 1 FROM lock_sessions WHERE id IN",
+        " FOR KEY SHARE) AS alive) = ",
+    ),
     adopt: "UPDATE locks \
             SET version = GREATEST($1, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint), \
                 stamp = $2, metaJson = '{}' \

@@ -24,6 +24,10 @@ const STATEMENTS: Statements = Statements {
     peek: "SELECT version, stamp FROM locks WHERE id = ?",
     swap: "UPDATE locks SET dataJson = ?, metaJson = ?, stamp = ?, version = version + 1 \
            WHERE id = ? AND version = ? AND stamp = ?",
+    alive: (
+        " AND (SELECT COUNT(*) FROM lock_sessions WHERE id IN",
+        ") = ",
+    ),
     adopt: "UPDATE locks \
             SET version = MAX(?, CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000), \
                 stamp = ?, metaJson = '{}' \

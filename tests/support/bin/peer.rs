@@ -3,6 +3,7 @@
 mod contender;
 mod ending;
 mod migrant;
+mod mortal;
 mod neighbour;
 mod performer;
 mod quitter;
@@ -44,6 +45,8 @@ enum Peer {
     Migrant,
     /// Takes and returns locks as its input says.
     Neighbour { url: String, task: String },
+    /// Takes locks and does something under them, until its input ends or it is killed.
+    Mortal(mortal::Mortal),
     /// Takes, fences and gives back locks as its input says.
     Worker(worker::Worker),
     /// Runs the programs of its input.
@@ -91,6 +94,7 @@ fn main() {
         Peer::Quit(quitter) => runtime().block_on(quitter.run()),
         Peer::Migrant => migrant::arrive(),
         Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
+        Peer::Mortal(mortal) => runtime().block_on(mortal.run()),
         Peer::Worker(worker) => runtime().block_on(worker.run()),
         Peer::Performer { settings } => performer::on_demand(&settings),
         Peer::Stream {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use locks_core::{LockError, LockGuard, LockManager, with_lock};
+use locks_core::{LockError, LockGuard, LockManager, LockName, with_lock};
 use locks_tests::{
     oracle::{Moment, Oracle},
     program::Program,
@@ -175,7 +175,7 @@ type Inside<'a> = (&'a Performance<'a>, Moment, &'a [Vec<String>]);
 
 async fn inside(guard: &LockGuard, inside: Inside<'_>) -> Result<(), LockError> {
     let (performance, asked, requests) = inside;
-    let names: Vec<_> = guard.names().iter().map(|name| name.as_str()).collect();
+    let names: Vec<_> = guard.names().iter().map(LockName::as_str).collect();
     performance.enter(&names, guard, asked).await;
     let performed = performance.scoped(requests).await;
     performance.leave(&names).await;

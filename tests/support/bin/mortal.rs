@@ -1,0 +1,148 @@
+//! A worker that may be killed, stopped or cut off at any moment. All that it does for good it
+//! does in fenced transactions.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use locks_core::{Evidence, Expiry, LockError, LockGuard, LockManager};
+use locks_tests::{
+    conflict_table::NAMES,
+    deeds::{Deed, Deeds, Tally},
+    journal::Tx,
+    on_engine,
+    oracle::Oracle,
+};
+use tokio::time::sleep;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Mortal {
+    url: String,
+    /// The oracle's, and that of the tally.
+    directory: PathBuf,
+    task: String,
+    /// In milliseconds.
+    ttl: u64,
+    /// It believes in no process table.
+    #[arg(long)]
+    by_time: bool,
+}
+
+struct Life {
+    locks: LockManager,
+    oracle: Oracle,
+    tally: Tally,
+    deeds: Deeds,
+}
+
+impl Mortal {
+    /// Goes on until its input ends.
+    pub(crate) async fn run(self) {
+        let builder = LockManager::builder()
+            .task_id(&self.task)
+            .expiry(Expiry::After(Duration::from_millis(self.ttl)))
+            .evidence(if self.by_time {
+                Evidence::Time
+            } else {
+                Evidence::Process
+            });
+        let locks = loop {
+            match builder.clone().connect(&self.url).await {
+                Ok(locks) => break locks,
+                Err(error) if error.is_transient() => sleep(Duration::from_millis(20)).await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let mut life = Life {
+            locks,
+            oracle: Oracle::open(&self.directory),
+            tally: Tally::open(&self.directory),
+            deeds: Deeds::open(&self.url),
+        };
+        crate::say("ready");
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            told.store(true, Relaxed);
+        });
+        while !over.load(Relaxed) {
+            life.live().await;
+        }
+    }
+}
+
+impl Life {
+    /// One lock, or two, and what is done under them.
+    async fn live(&mut self) {
+        let names = fastrand::choose_multiple(NAMES, fastrand::usize(1..=2));
+        let asked = self.oracle.asking();
+        let granted = if fastrand::bool() {
+            self.locks.acquire(&names).await
+        } else {
+            let limit = Duration::from_millis(fastrand::u64(1..600));
+            self.locks.wait(&names).timeout(limit).await
+        };
+        let guard = match granted {
+            Ok(guard) => guard,
+            Err(error) if error.is_busy() || error.is_timeout() => {
+                return sleep(Duration::from_millis(fastrand::u64(..10))).await;
+            }
+            Err(error) => return self.bear(&error).await,
+        };
+        let who = self.locks.task_id().to_owned();
+        let entered = self.oracle.enter(&names, &who, Some(guard.token()), asked);
+        if entered.is_err() {
+            self.tally.count("overlaps");
+        }
+        for _ in 0..fastrand::u32(1..=3) {
+            sleep(Duration::from_millis(fastrand::u64(..15))).await;
+            self.act(&guard, &names).await;
+        }
+        // What it overlapped with is known to the oracle already.
+        let _ = self.oracle.leave(&names, &who);
+        if fastrand::bool() {
+            return drop(guard);
+        }
+        match guard.release().await {
+            Ok(()) => {}
+            Err(error) if error.is_lost() => self.tally.count("found lost at the release"),
+            Err(error) => self.bear(&error).await,
+        }
+    }
+
+    /// Does something that must not happen unless the locks are held.
+    async fn act(&mut self, guard: &LockGuard, names: &[&str]) {
+        let deed = Deed::new(names, guard.token());
+        let tx = match self.deeds.begin(&deed).await {
+            Ok(tx) => tx,
+            Err(error) => return self.tally.count(&format!("failed: {}", kind(&error))),
+        };
+        match on_engine!(Tx, tx, tx => guard.commit(tx).await) {
+            Ok(()) => self.tally.count("committed"),
+            Err(error) if error.is_lost() => self.tally.count("refused"),
+            // It may have happened; the table knows.
+            Err(_) => self.tally.count("unknown"),
+        }
+    }
+
+    /// The connection may have been cut; nothing else may happen.
+    async fn bear(&mut self, error: &LockError) {
+        assert!(error.is_transient() || error.is_lost(), "{error:?}");
+        self.tally.count("failed requests");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn kind(error: &sqlx::Error) -> &'static str {
+    match error {
+        sqlx::Error::Database(_) => "the database refused",
+        sqlx::Error::PoolTimedOut => "no connection",
+        _ => "the connection was cut",
+    }
+}
