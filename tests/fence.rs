@@ -1,6 +1,6 @@
 //! The fence: what it takes, and that no commit comes after an eviction.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use locks_core::{Expiry, LockError, LockGuard, LockManager};
 use locks_tests::{
@@ -24,6 +24,7 @@ on_every_engine!(
     async commit_and_fence_may_be_repeated,
     async commit_and_eviction_never_both,
     async a_failed_transaction_is_no_loss,
+    async other_requests_do_not_hold_up_a_commit,
     async what_a_loss_says,
 );
 
@@ -249,6 +250,29 @@ async fn a_failed_transaction_is_no_loss(db: Database) {
     let tx = journal.begin_entry("whole").await.expect("it begins");
     commit(&guard, tx).await.expect("it is held");
     assert!(journal.has("whole").await);
+    guard.release().await.expect("it is ours");
+}
+
+/// On SQLite the open transaction is in the way of every write, so of those requests, too.
+async fn other_requests_do_not_hold_up_a_commit(db: Database) {
+    let journal = Journal::open(db.url()).await;
+    let locks = connect(&db, "a").await;
+    let guard = locks.acquire("x").await.expect("it is free");
+    for round in 0..5 {
+        let tx = journal.begin_entry("entry").await.expect("it begins");
+        let other = locks.acquire(format!("other_{round}"));
+        let other = tokio::spawn(other);
+        // Long enough for its write to be under way.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let start = Instant::now();
+        commit(&guard, tx).await.expect("it is held");
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            start.elapsed()
+        );
+        drop(other.await.expect("no panic").expect("it is free"));
+    }
     guard.release().await.expect("it is ours");
 }
 

@@ -53,10 +53,7 @@ async fn rival(db: &Database, name: &'static str) -> tokio::task::JoinHandle<Loc
     waiting
 }
 
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "every test is handed its own"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
 fn a_blocked_runtime_loses_nothing(db: Database) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

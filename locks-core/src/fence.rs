@@ -18,13 +18,27 @@ impl<T: sealed::Touch + ?Sized> FenceConnection for T {}
 pub(crate) mod sealed {
     use crate::error::Result;
 
+    /// Who may take a lock away without regard to fences.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Unfenced {
+        /// The original, which knows of none: the locks row has to be looked at.
+        Original,
+        /// Nobody: the fence row says all.
+        Nobody,
+    }
+
     pub trait Touch: Send {
+        #[doc(hidden)]
+        const UNFENCED: Unfenced;
+
         /// Touches the fence row of a session; how many rows were there.
         #[doc(hidden)]
         fn touch(&mut self, session: &str) -> impl Future<Output = Result<u64>> + Send;
     }
 
     impl<T: Touch + ?Sized> Touch for &mut T {
+        const UNFENCED: Unfenced = T::UNFENCED;
+
         fn touch(&mut self, session: &str) -> impl Future<Output = Result<u64>> + Send {
             (**self).touch(session)
         }
@@ -33,8 +47,10 @@ pub(crate) mod sealed {
 
 /// Lets an engine's connections be fenced with its statement.
 macro_rules! fence_connection {
-    ($engine:ty, $connection:ty, $sql:expr) => {
+    ($engine:ty, $connection:ty, $sql:expr, $unfenced:expr) => {
         impl $crate::fence::sealed::Touch for $connection {
+            const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
+
             async fn touch(&mut self, session: &str) -> Result<u64> {
                 let touched = sqlx::query::<$engine>($sql)
                     .bind(session)
@@ -48,12 +64,16 @@ macro_rules! fence_connection {
         }
 
         impl $crate::fence::sealed::Touch for sqlx::pool::PoolConnection<$engine> {
+            const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
+
             async fn touch(&mut self, session: &str) -> Result<u64> {
                 (**self).touch(session).await
             }
         }
 
         impl $crate::fence::sealed::Touch for sqlx::Transaction<'_, $engine> {
+            const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
+
             async fn touch(&mut self, session: &str) -> Result<u64> {
                 (**self).touch(session).await
             }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::{
     driver::{Chore, Command, Driver, Seat, Tenure},
     error::{LockError, Result},
-    fence::FenceConnection,
+    fence::{FenceConnection, sealed::Unfenced},
     name::LockName,
     report::Lost,
     request::Request,
@@ -151,7 +151,9 @@ impl LockGuard {
             return Err(LockError::Lost(self.tenure.lose(reason, None)));
         }
         // Whoever takes locks as the original does asks no fence: the row says.
-        self.confirm().await?;
+        if C::UNFENCED == Unfenced::Original {
+            self.confirm().await?;
+        }
         self.check()
     }
 

@@ -11,7 +11,10 @@ use super::{
     failure::{Class, Kind},
     run::Engine,
 };
-use crate::{error::Result, fence::fence_connection};
+use crate::{
+    error::Result,
+    fence::{fence_connection, sealed::Unfenced},
+};
 
 const STATEMENTS: Statements = Statements {
     settings: &[
@@ -94,4 +97,9 @@ impl Engine for MySql {
     }
 }
 
-fence_connection!(MySql, MySqlConnection, STATEMENTS.touch_fence);
+fence_connection!(
+    MySql,
+    MySqlConnection,
+    STATEMENTS.touch_fence,
+    Unfenced::Original
+);

@@ -7,7 +7,10 @@ use super::{
     failure::{Class, Kind},
     run::Engine,
 };
-use crate::{error::Result, fence::fence_connection};
+use crate::{
+    error::Result,
+    fence::{fence_connection, sealed::Unfenced},
+};
 
 /// The channel on which changes are told; the payload is the namespace.
 pub(super) const CHANNEL: &str = "locks_changed";
@@ -89,4 +92,9 @@ impl Engine for Postgres {
     }
 }
 
-fence_connection!(Postgres, PgConnection, STATEMENTS.touch_fence);
+fence_connection!(
+    Postgres,
+    PgConnection,
+    STATEMENTS.touch_fence,
+    Unfenced::Original
+);
