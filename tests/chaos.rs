@@ -161,7 +161,13 @@ async fn strike(db: &Database, path: &Path, oracle: &mut Oracle, slots: &mut [Sl
         let slot = &mut slots[fastrand::usize(..PROCESSES)];
         match (fastrand::u32(..10), &slot.relay) {
             (0, _) => {
-                slot.kill(db, path, oracle);
+                // One that stands still may have the oracle's book in its hands.
+                let number = slot.number;
+                for slot in slots.iter_mut().filter(|slot| slot.stopped.is_some()) {
+                    slot.peer.cont();
+                    slot.stopped = None;
+                }
+                slots[number].kill(db, path, oracle);
                 blows.kills += 1;
             }
             (1..5, _) if slot.stopped.is_none() && still < 2 => {
