@@ -26,9 +26,16 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// When there can be no such directory. The URL is not looked at.
+    /// When there can be no such directory, or the database is in memory: then every process
+    /// would have one of its own. Whether it is there is not looked at.
     pub fn at(url: Option<String>) -> Result<Self> {
         if let Some(url) = url {
+            let in_memory = [":memory:", "mode=memory"];
+            if url.starts_with("sqlite:") && in_memory.iter().any(|text| url.contains(text)) {
+                return Err("a database in memory is not shared by processes; \
+                            name one in a file, or none"
+                    .into());
+            }
             let place = Place::Given;
             return Ok(Self { place, url });
         }

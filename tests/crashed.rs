@@ -27,7 +27,7 @@ const KILLS: usize = 20;
 const TTL: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(100);
 /// What it may take beyond: a look at the beat that is due, and a busy machine.
-const LATE: Duration = Duration::from_millis(800);
+const LATE: Duration = Duration::from_secs(2);
 
 on_every_engine!(
     async a_killed_holders_lock_is_had_at_once,

@@ -153,6 +153,7 @@ fn the_quickstart_needs_nothing() {
 on_every_engine!(
     sync the_quickstart_leaves_nothing_in_a_given_database,
     sync the_supervisor_tells_what_was_forgotten,
+    sync the_workers_do_all_jobs_and_wait_where_they_must,
 );
 
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
@@ -179,6 +180,7 @@ fn the_quickstart_tells_what_is_wrong_with_a_url() {
         ("sqlite:///no/such/directory/locks.db", "unable to open"),
         ("mysql://us:secret@127.0.0.1:1/locks", "refused"),
         ("sqlite::memory:", "in memory"),
+        ("sqlite://locks?mode=memory", "in memory"),
     ] {
         let complaint = complaint("quickstart", [url]);
         assert!(complaint.contains(wrong), "{url}: {complaint}");
@@ -288,4 +290,101 @@ fn the_supervisor_tells_what_was_forgotten(db: Database) {
         );
     }
     assert_nothing_is_left(&db);
+}
+
+/// What the workers are given to do, and which locks that takes.
+const JOBS: [(&str, &str); 7] = [
+    ("install wiki", "app_task_wiki"),
+    ("install mail", "app_task_mail"),
+    ("backup blog", "app_backup_blog"),
+    ("backup blog", "app_backup_blog"),
+    ("update 9.1", "box_update"),
+    ("install chat", "app_task_chat"),
+    ("install blog", "app_task_blog"),
+];
+
+/// Whether a lock may be taken beside one that is held.
+fn goes_with(taken: &str, held: &str) -> bool {
+    match (taken, held) {
+        (taken, held) if taken == held => false,
+        ("box_update", held) => !held.starts_with("app_"),
+        (taken, "box_update") => !taken.starts_with("app_task_"),
+        _ => true,
+    }
+}
+
+/// Every job comes to an end, none runs beside another that it does not go with, and nothing
+/// waits for what it goes with. Returns what was said of each job.
+fn judge_jobs(lines: &[String]) -> Vec<(&'static str, String)> {
+    let said = lines.join("\n");
+    let mut story = Vec::new();
+    let mut held: Vec<(String, &str)> = Vec::new();
+    let mut over = Vec::new();
+    for line in lines {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [ms, worker, task, app, what @ ..] = &words[..] else {
+            continue;
+        };
+        if ms.parse::<u64>().is_err() || !worker.starts_with("worker-") {
+            continue;
+        }
+        let job = format!("{task} {app}");
+        let job = JOBS.iter().find(|(known, _)| *known == job);
+        let (job, lock) = job.unwrap_or_else(|| panic!("a job that nobody gave: {line}"));
+        let mine = (worker.to_string(), *lock);
+        match what[0] {
+            "waits" => {
+                let names = what.iter().filter(|word| word.contains('_'));
+                let wrong: Vec<_> = names.filter(|name| goes_with(lock, name)).collect();
+                assert_eq!(wrong, [] as [&&str; 0], "{line}, in\n{said}");
+            }
+            "starts," => {
+                let beside = held.iter().all(|(_, held)| goes_with(lock, held));
+                assert!(beside, "{line}, beside {held:?}, in\n{said}");
+                held.push(mine);
+            }
+            "ends:" => {
+                let place = held.iter().position(|holder| *holder == mine);
+                held.swap_remove(place.unwrap_or_else(|| panic!("{line}, in\n{said}")));
+                over.push(*job);
+            }
+            "skipped" => over.push(*job),
+            _ => panic!("{line}, in\n{said}"),
+        }
+        story.push((*job, what.join(" ")));
+    }
+    over.sort_unstable();
+    let mut given = JOBS.map(|(job, _)| job);
+    given.sort_unstable();
+    assert_eq!(over, given, "each once, in\n{said}");
+    assert!(said.contains("nothing is held any more"), "{said}");
+    story
+}
+
+#[test]
+fn the_workers_need_nothing() {
+    judge_jobs(&output("worker", []));
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn the_workers_do_all_jobs_and_wait_where_they_must(db: Database) {
+    // The work takes its time and is not held up for this, so on a busy machine a job may
+    // have come too late to have to wait.
+    wait::until_blocking(LIMIT, "everything that was to be shown", || {
+        let story = judge_jobs(&output("worker", [db.url()]));
+        assert_nothing_is_left(&db);
+        [
+            ("backup blog", "waits for app_backup_blog (worker-"),
+            ("backup blog", "skipped after"),
+            ("update 9.1", "waits for app_backup_blog (worker-"),
+            ("install chat", "waits for box_update (worker-"),
+            ("install blog", "waits for box_update (worker-"),
+        ]
+        .iter()
+        .all(|(job, text)| {
+            story
+                .iter()
+                .any(|(known, said)| known == job && said.starts_with(text))
+        })
+    });
 }

@@ -7,7 +7,6 @@
 //! Run it with `cargo run --example quickstart`, or on a database of yours with
 //! `cargo run --example quickstart -- URL`.
 
-mod crew;
 mod play;
 mod timeline;
 mod worker;
@@ -19,16 +18,12 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use locks_core::LockManager;
-use locks_examples::{Database, Result};
-use tokio::{signal, time};
+use locks_examples::{Crew, Database, Result, in_a_namespace};
 
-use crate::{crew::Crew, worker::Worker};
+use crate::worker::Worker;
 
 /// The play takes one to two seconds. Whatever happens, it ends.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long tidying up may take when the database does not answer any more.
-const TIDY_LIMIT: Duration = Duration::from_secs(5);
 
 const URL_HELP: &str = "\
 The database to use instead of an SQLite file in a temporary directory, such as
@@ -76,49 +71,15 @@ async fn main() -> ExitCode {
 /// Gives the play, and leaves nothing of it behind.
 async fn direct(url: Option<String>) -> Result<()> {
     let database = Database::at(url)?;
-    let namespace = format!("quickstart-{:08x}", fastrand::u32(..));
-    let connecting = LockManager::builder()
-        .namespace(&namespace)
-        .task_id(format!("director-{}", std::process::id()))
-        .connect(database.url());
-    let locks = within(LIMIT, async { Ok(connecting.await?) }).await?;
-    let outcome = tokio::select! {
-        outcome = within(LIMIT, give(&database, &locks)) => outcome,
-        outcome = interruption() => outcome,
-    };
-    // No worker is left, but one that was killed has left its locks.
-    let tidied = within(TIDY_LIMIT, async {
-        locks.release_all().await?;
-        locks.close().await?;
-        database.forget(&namespace).await
-    });
-    let tidied = tidied.await;
-    outcome?;
-    tidied.map_err(|error| format!("namespace {namespace} was not tidied up: {error}").into())
-}
-
-async fn within<T>(limit: Duration, future: impl Future<Output = Result<T>>) -> Result<T> {
-    let outcome = time::timeout(limit, future).await;
-    outcome.unwrap_or_else(|_| Err(format!("not done after {limit:?}").into()))
-}
-
-async fn give(database: &Database, locks: &LockManager) -> Result<()> {
-    let parts = play::EARLY.iter().chain([&play::UPDATE, &play::LATE]);
-    let crew = Crew::start(parts, locks.namespace())?;
-    let workers = crew.len();
-    writeln!(
-        io::stdout(),
-        "{workers} worker processes share the locks in {database}.\n"
-    )?;
-    play::give(crew, locks, database.url()).await
-}
-
-/// Ends in an error when somebody asks this process to end.
-async fn interruption() -> Result<()> {
-    let mut termination = signal::unix::signal(signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        pressed = signal::ctrl_c() => pressed?,
-        _ = termination.recv() => {}
-    }
-    Err("interrupted".into())
+    in_a_namespace(&database, "quickstart", LIMIT, async |locks| {
+        let parts = play::EARLY.iter().chain([&play::UPDATE, &play::LATE]);
+        let crew = Crew::start(parts.map(|part| (part.lock, part.args(locks.namespace()))))?;
+        let workers = crew.roll().len();
+        writeln!(
+            io::stdout(),
+            "{workers} worker processes share the locks in {database}.\n"
+        )?;
+        play::give(crew, locks, database.url()).await
+    })
+    .await
 }

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use locks_core::{Blocker, LockManager};
-use locks_examples::Result;
+use locks_examples::{Crew, Result};
 use tokio::time;
 
 use crate::{
-    crew::Crew,
     timeline::Timeline,
     worker::{Order, Step},
 };
@@ -22,6 +21,15 @@ pub(crate) struct Part {
     pub(crate) lock: &'static str,
     /// For how long it works, once everybody has asked.
     pub(crate) milliseconds: u64,
+}
+
+impl Part {
+    /// How this program calls itself to play it.
+    pub(crate) fn args(&self, namespace: &str) -> [String; 4] {
+        let milliseconds = self.milliseconds.to_string();
+        let [worker, lock, namespace] = ["worker", self.lock, namespace].map(str::to_owned);
+        [worker, lock, milliseconds, namespace]
+    }
 }
 
 const fn part(lock: &'static str, milliseconds: u64) -> Part {
@@ -43,29 +51,24 @@ pub(crate) const LATE: Part = part("app_task_4", 200);
 /// Directs the crew and prints what happens.
 pub(crate) async fn give(mut crew: Crew, locks: &LockManager, url: &str) -> Result<()> {
     crew.tell_all(url);
-    for _ in 0..crew.len() {
+    let workers = crew.roll().len();
+    for _ in 0..workers {
         crew.next().await?.ok_or("a worker ended before it began")?;
     }
 
     let mut timeline = Timeline::begin(crew.roll())?;
     for part in &EARLY {
-        crew.order(part.lock, Order::Ask);
+        crew.tell(part.lock, &Order::Ask.to_string());
     }
     let mut started = 0;
     while started < EARLY.len() {
         let said = crew.next().await?.ok_or("a worker ended before it began")?;
-        timeline.add(said)?;
-        started += usize::from(said.step == Step::Starts);
-    }
-    if locks.held().await?.len() != EARLY.len() {
-        return Err("the workers' locks are not in this process's database; \
-                    is it one in memory, which every process has for itself?"
-            .into());
+        started += usize::from(timeline.add(&said)? == Step::Starts);
     }
 
     for part in [&UPDATE, &LATE] {
-        crew.order(part.lock, Order::Ask);
-        timeline.add(crew.next().await?.ok_or("a worker ended before it began")?)?;
+        crew.tell(part.lock, &Order::Ask.to_string());
+        timeline.add(&crew.next().await?.ok_or("a worker ended before it began")?)?;
         let blockers = tokio::select! {
             blockers = blockers_of(part.lock, locks) => blockers?,
             said = crew.next() => {
@@ -76,10 +79,10 @@ pub(crate) async fn give(mut crew: Crew, locks: &LockManager, url: &str) -> Resu
     }
 
     for part in EARLY.iter().chain([&UPDATE, &LATE]) {
-        crew.order(part.lock, Order::Finish);
+        crew.tell(part.lock, &Order::Finish.to_string());
     }
     while let Some(said) = crew.next().await? {
-        timeline.add(said)?;
+        timeline.add(&said)?;
     }
     timeline.end(locks.held().await?.len())
 }

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use locks_examples::Result;
+use locks_examples::{Result, Said};
 
-use crate::{crew::Said, worker::Step};
+use crate::worker::Step;
 
 /// How wide the bars of the chart may be.
 const CHART: usize = 56;
@@ -55,15 +55,16 @@ impl Timeline {
         Ok(timeline)
     }
 
-    /// Adds what a worker said.
-    pub(crate) fn add(&mut self, said: Said) -> Result<()> {
+    /// Adds what a worker said, and returns what that was.
+    pub(crate) fn add(&mut self, said: &Said) -> Result<Step> {
         let at = said.at.duration_since(self.begin);
-        let stay = self.stay(said.lock)?;
-        let text = match said.step {
-            Step::Ready => return Err(format!("{} is ready twice", said.lock).into()),
+        let stay = self.stay(said.who)?;
+        let step = said.what.parse()?;
+        let text = match step {
+            Step::Ready => return Err(format!("{} is ready twice", said.who).into()),
             Step::Asks => {
                 stay.asked = at;
-                return Ok(());
+                return Ok(step);
             }
             Step::Starts => {
                 stay.started = at;
@@ -80,7 +81,8 @@ impl Timeline {
                 )
             }
         };
-        self.print(at, said.lock, &text)
+        self.print(at, said.who, &text)?;
+        Ok(step)
     }
 
     /// Adds that a worker waits, and for which locks.

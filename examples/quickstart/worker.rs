@@ -9,21 +9,12 @@
 //!                                       └ wait ┘                 └ works ┘  └ releases
 //! ```
 
-use std::{
-    fmt,
-    io::{self, Write as _},
-    process,
-    str::FromStr,
-    time::Duration,
-};
+use std::{fmt, io, process, str::FromStr, time::Duration};
 
 use clap::Args;
 use locks_core::LockManager;
-use locks_examples::Result;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time,
-};
+use locks_examples::{Orders, Result, obey, say};
+use tokio::time;
 
 /// What the director orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,15 +53,11 @@ pub(crate) struct Worker {
 impl Worker {
     /// Does what it is told, until it has ended or there is nobody to tell it.
     pub(crate) async fn run(self) -> Result<()> {
-        let (mut orders, hung_up) = listen();
-        tokio::select! {
-            outcome = self.work(&mut orders) => outcome,
-            _ = hung_up => Err("the process that started this worker is gone".into()),
-        }
+        obey(async |orders| self.work(orders).await).await
     }
 
-    async fn work(&self, orders: &mut mpsc::UnboundedReceiver<String>) -> Result<()> {
-        let url = orders.recv().await.ok_or("no URL")?;
+    async fn work(&self, orders: &mut Orders) -> Result<()> {
+        let url = orders.next().await?;
         let locks = LockManager::builder()
             .namespace(&self.namespace)
             .task_id(format!("worker-{}", process::id()))
@@ -92,35 +79,16 @@ impl Worker {
     }
 
     fn say(&self, step: Step) -> io::Result<()> {
-        // All workers write to one pipe, where a line that comes in one piece stays in one.
-        let line = format!("{} {step}\n", self.lock);
-        let mut out = io::stdout().lock();
-        out.write_all(line.as_bytes())?;
-        out.flush()
+        say(&self.lock, &step.to_string())
     }
 }
 
-/// The lines of the standard input, and what resolves when there are no more.
-fn listen() -> (mpsc::UnboundedReceiver<String>, oneshot::Receiver<()>) {
-    let (send, orders) = mpsc::unbounded_channel();
-    let (end, hung_up) = oneshot::channel();
-    // A thread, because a runtime waits at its end for a read that is under way.
-    std::thread::spawn(move || {
-        for line in io::stdin().lines().map_while(io::Result::ok) {
-            if send.send(line).is_err() {
-                return;
-            }
-        }
-        drop(end);
-    });
-    (orders, hung_up)
-}
-
-async fn await_order(orders: &mut mpsc::UnboundedReceiver<String>, order: Order) -> Result<()> {
-    match orders.recv().await {
-        Some(line) if line == order.to_string() => Ok(()),
-        line => Err(format!("{order} was to be ordered, not {line:?}").into()),
+async fn await_order(orders: &mut Orders, order: Order) -> Result<()> {
+    let line = orders.next().await?;
+    if line == order.to_string() {
+        return Ok(());
     }
+    Err(format!("{order} was to be ordered, not {line:?}").into())
 }
 
 impl fmt::Display for Order {

@@ -30,7 +30,7 @@ pub enum LockError {
         blocked_by: Vec<Blocker>,
     },
     /// The lock was seen refused until the time was over.
-    #[error("waited {waited:?} for {}: {}", Names(names), Blockers(blocked_by))]
+    #[error("waited {waited:.0?} for {}: {}", Names(names), Blockers(blocked_by))]
     #[non_exhaustive]
     Timeout {
         /// What was asked for.

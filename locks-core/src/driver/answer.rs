@@ -143,6 +143,7 @@ impl Namespace {
                     lock = joined(&releasing.tenure.names), task = %releasing.task,
                     namespace = %self.name, token = releasing.tenure.token, "released"
                 );
+                self.answered += releasing.replies.len();
                 for reply in releasing.replies {
                     drop(reply.send(Ok(())));
                 }
@@ -170,6 +171,7 @@ impl Namespace {
         }
         for (nonce, token) in plan.granted {
             let delivery = self.granted(nonce, token);
+            self.answered += usize::from(delivery.is_some());
             self.deliveries.extend(delivery);
         }
         self.reviewed(config, now);

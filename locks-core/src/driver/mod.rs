@@ -12,6 +12,7 @@
 mod answer;
 mod asking;
 mod backoff;
+mod gather;
 mod job;
 mod lease;
 mod namespace;

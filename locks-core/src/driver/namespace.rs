@@ -119,6 +119,8 @@ pub(super) struct Namespace {
     pub(super) dirty: bool,
     /// Grants whose guards are to be handed out.
     pub(super) deliveries: Vec<Delivery>,
+    /// How many of those who asked were told that it is done.
+    pub(super) answered: usize,
 }
 
 impl Namespace {
@@ -157,6 +159,7 @@ impl Namespace {
             rides_until: None,
             dirty: false,
             deliveries: Vec::new(),
+            answered: 0,
         }
     }
 
@@ -286,7 +289,7 @@ impl Namespace {
     }
 
     /// Whether something is to be done on the row.
-    fn is_busy(&self, now: Instant) -> bool {
+    pub(super) fn is_busy(&self, now: Instant) -> bool {
         let due = |r: &Releasing| r.fence == Fence::Clear && r.due <= now;
         let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated { .. });
         self.needs_fresh

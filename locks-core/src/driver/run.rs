@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,6 +12,7 @@ use tokio::{sync::mpsc, time};
 
 use super::{
     Config, Driver, Flushed,
+    gather::Gather,
     job::{Done, Renewal, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
     namespace::{Namespace, PATIENCE},
     request::{Command, Reply, Seat},
@@ -112,6 +114,7 @@ struct Driving {
     signals: Signals,
     jobs: FuturesUnordered<LocalBoxFuture<'static, Event>>,
     ending: Option<Ending>,
+    gather: Gather,
 }
 
 /// The driver is to end once nothing is pending, or at this moment.
@@ -140,6 +143,7 @@ impl Driving {
             link: Some(link),
             jobs: FuturesUnordered::new(),
             ending: None,
+            gather: Gather::default(),
             config,
         }
     }
@@ -168,13 +172,18 @@ impl Driving {
             let wake = self.next_alarm(now);
             tokio::select! {
                 biased;
-                Some(event) = self.jobs.next(), if !self.jobs.is_empty() => self.event(event),
+                Some(event) = self.jobs.next(), if !self.jobs.is_empty() => {
+                    self.event(event);
+                    self.deliver();
+                    self.gather(&mut inbox);
+                }
                 Some(command) = inbox.recv() => {
                     self.command(command);
                     // What has arrived meanwhile goes into the next write as well.
                     while let Ok(command) = inbox.try_recv() {
                         self.command(command);
                     }
+                    self.gather(&mut inbox);
                 }
                 () = time::sleep_until(wake.into()) => {}
             }
@@ -188,6 +197,10 @@ impl Driving {
 
     fn command(&mut self, command: Command) {
         let now = Instant::now();
+        // Who drops a guard may have more to say at once.
+        if !matches!(command, Command::Release(.., None)) {
+            self.gather.came();
+        }
         if self.ending.as_ref().is_some_and(|e| !e.replies.is_empty()) {
             match command {
                 Command::Close(reply) => {
@@ -248,7 +261,12 @@ impl Driving {
             Event::Done(link, name, done) => {
                 self.link = Some(link);
                 if let Some(namespace) = self.namespaces.get_mut(&name) {
+                    let took = now.duration_since(done.sent);
                     namespace.done(done, &self.config, now);
+                    let answered = std::mem::take(&mut namespace.answered);
+                    if answered > 0 {
+                        self.gather.answered(answered, took, now);
+                    }
                 }
             }
             Event::Side(link, name, outcome) => {
@@ -301,6 +319,24 @@ impl Driving {
                 }
             }
         }
+    }
+
+    /// Takes in those who come back at once, where there is something to write.
+    fn gather(&mut self, inbox: &mut mpsc::UnboundedReceiver<Command>) {
+        let now = Instant::now();
+        if !self.gather.awaits_any() || !self.namespaces.values().any(|n| n.is_busy(now)) {
+            return;
+        }
+        if let Some(until) = self.gather.until(now) {
+            while self.gather.awaits_any() && Instant::now() < until {
+                match inbox.try_recv() {
+                    Ok(command) => self.command(command),
+                    // Shorter than any timer.
+                    Err(_) => thread::yield_now(),
+                }
+            }
+        }
+        self.gather.begins();
     }
 
     fn start_jobs(&mut self, now: Instant) {

@@ -6,8 +6,9 @@ use backon::{ExponentialBuilder, Retryable};
 
 use super::{
     connection::Connection,
-    failure::{Class, Failure},
+    failure::{Class, Failure, Kind},
     listen::Tells,
+    schema,
     target::Target,
 };
 use crate::error::LockError;
@@ -57,7 +58,12 @@ impl Link {
         let mut connection = (|| self.target.open(self.limit))
             .retry(pauses)
             .when(|failure| failure.class == Class::Retry)
-            .await?;
+            .await
+            .map_err(|failure| match failure.kind {
+                // A file that may only be read, and was never one of ours.
+                Kind::Denied => schema::not_allowed(&failure, self.target.migration_path()),
+                _ => failure.into(),
+            })?;
         connection.ensure_tables().await?;
         self.connection = Some(connection);
         Ok(())

@@ -90,7 +90,7 @@ impl Engine for MySql {
         let kind = match number {
             1146 | 1054 => Kind::Missing,
             1050 | 1060 | 1062 => Kind::Exists,
-            1044 | 1142 | 1143 | 1227 | 1290 | 1792 | 1836 => Kind::Denied,
+            1142 | 1143 | 1227 | 1290 | 1792 | 1836 => Kind::Denied,
             _ => Kind::Other,
         };
         (class, kind)

@@ -33,7 +33,8 @@ impl Connection {
             match self.migrate().await {
                 Ok(()) => tracing::info!("the lock tables were made"),
                 Err(failure) if failure.kind == Kind::Denied => {
-                    return Err(self.not_allowed(&failure));
+                    let path = self.statements().migration_path;
+                    return Err(not_allowed(&failure, path));
                 }
                 Err(failure) if failure.class == Class::Retry || failure.kind == Kind::Missing => {
                     tracing::debug!(%failure, "making the tables again");
@@ -69,14 +70,14 @@ impl Connection {
         }
         Ok(())
     }
+}
 
-    fn not_allowed(&self, failure: &Failure) -> LockError {
-        LockError::schema(format!(
-            "the lock tables are missing or incomplete and cannot be made here ({failure}); \
-             apply {} with a user that may",
-            self.statements().migration_path
-        ))
-    }
+/// The tables may not be made here, nor anything else be written.
+pub(super) fn not_allowed(failure: &Failure, path: &str) -> LockError {
+    LockError::schema(format!(
+        "the lock tables are missing or incomplete and cannot be made here ({failure}); \
+         apply {path} with a user that may"
+    ))
 }
 
 /// The tables went away, or another database answered.

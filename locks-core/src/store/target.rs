@@ -77,6 +77,19 @@ impl Target {
         Connection::open(run, limit, self.file.clone()).await
     }
 
+    /// Where users find what makes the tables.
+    pub(super) fn migration_path(&self) -> &'static str {
+        match &self.engine {
+            #[cfg(feature = "sqlite")]
+            Options::Sqlite(_) => sqlx::Sqlite::STATEMENTS,
+            #[cfg(feature = "mysql")]
+            Options::MySql(_) => sqlx::MySql::STATEMENTS,
+            #[cfg(feature = "postgres")]
+            Options::Postgres(_) => sqlx::Postgres::STATEMENTS,
+        }
+        .migration_path
+    }
+
     /// How the engine tells of changes.
     pub(super) fn tells(&self) -> Tells {
         match &self.engine {

@@ -1,25 +1,21 @@
-//! The worker processes, and what they say.
+//! The worker processes of an example, and what they say.
 
 use std::{
     io::{self, BufRead as _, BufReader, PipeReader, Write as _},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
-use locks_examples::Result;
 use tokio::{sync::mpsc, time};
 
-use crate::{
-    play::Part,
-    worker::{Order, Step},
-};
+use crate::Result;
 
 /// How often it is looked whether a silent worker is still there.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// All workers. They are killed when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub struct Crew {
     workers: Vec<(&'static str, Child)>,
     /// They all write to one pipe, so what they say is read in the order in which it
     /// happened, and one clock is enough.
@@ -27,18 +23,24 @@ pub(crate) struct Crew {
 }
 
 /// What a worker said, and when.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Said {
-    pub(crate) at: Instant,
-    pub(crate) lock: &'static str,
-    pub(crate) step: Step,
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// When it was heard.
+    pub at: Instant,
+    /// The worker.
+    pub who: &'static str,
+    /// The line, without the worker's name.
+    pub what: String,
 }
 
 impl Crew {
-    /// Starts this program again for each part.
-    pub(crate) fn start<'a>(
-        parts: impl Iterator<Item = &'a Part>,
-        namespace: &str,
+    /// Starts this program again for each of these names, with these arguments.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no such process.
+    pub fn start<A: AsRef<[String]>>(
+        workers: impl IntoIterator<Item = (&'static str, A)>,
     ) -> Result<Self> {
         let program = std::env::current_exe()?;
         let (reader, writer) = io::pipe()?;
@@ -47,62 +49,64 @@ impl Crew {
             workers: Vec::new(),
             lines,
         };
-        for part in parts {
+        for (name, args) in workers {
             let worker = Command::new(&program)
-                .args(["worker", part.lock, &part.milliseconds.to_string()])
-                .arg(namespace)
+                .args(args.as_ref())
                 .stdin(Stdio::piped())
                 .stdout(writer.try_clone()?)
                 .spawn()?;
-            crew.workers.push((part.lock, worker));
+            crew.workers.push((name, worker));
         }
         std::thread::spawn(move || listen(reader, &send));
         Ok(crew)
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.workers.len()
-    }
-
-    /// What each of them needs, and its process id.
-    pub(crate) fn roll(&self) -> impl Iterator<Item = (&'static str, u32)> {
-        self.workers
-            .iter()
-            .map(|(lock, worker)| (*lock, worker.id()))
+    /// All names, and the process ids.
+    #[must_use]
+    pub fn roll(&self) -> impl ExactSizeIterator<Item = (&'static str, u32)> {
+        let workers = self.workers.iter();
+        workers.map(|(name, worker)| (*name, worker.id()))
     }
 
     /// Tells all of them something. Why somebody is gone and does not listen, [`Self::next`]
     /// tells.
-    pub(crate) fn tell_all(&mut self, line: &str) {
+    pub fn tell_all(&mut self, line: &str) {
         for (_, worker) in &mut self.workers {
             drop(write(worker, line));
         }
     }
 
-    /// Gives an order to the worker that needs this lock, like [`Self::tell_all`].
-    pub(crate) fn order(&mut self, lock: &str, order: Order) {
-        for (_, worker) in self.workers.iter_mut().filter(|(known, _)| *known == lock) {
-            drop(write(worker, &order.to_string()));
+    /// Tells one of them something, like [`Self::tell_all`].
+    pub fn tell(&mut self, name: &str, line: &str) {
+        for (_, worker) in self.workers.iter_mut().filter(|(known, _)| *known == name) {
+            drop(write(worker, line));
         }
     }
 
-    /// What is said next; `None` when all have ended, and well. It can be dropped at any time.
-    pub(crate) async fn next(&mut self) -> Result<Option<Said>> {
+    /// What is said next; `None` when all have ended, and well.
+    ///
+    /// # Errors
+    ///
+    /// When one of them did not end well, or says what no worker says.
+    ///
+    /// # Cancel safety
+    ///
+    /// It can be dropped at any time.
+    pub async fn next(&mut self) -> Result<Option<Said>> {
         loop {
             match time::timeout(LOOK, self.lines.recv()).await {
                 Ok(Some((at, line))) => return self.understand(at, &line).map(Some),
                 Ok(None) => {
-                    for (lock, worker) in &mut self.workers {
-                        judge(lock, worker.wait()?)?;
+                    for (name, worker) in &mut self.workers {
+                        judge(name, worker.wait()?)?;
                     }
                     return Ok(None);
                 }
                 Err(_) => {
-                    for (lock, worker) in &mut self.workers {
+                    for (name, worker) in &mut self.workers {
                         worker
                             .try_wait()?
-                            .map_or(Ok(()), |status| judge(lock, status))?;
+                            .map_or(Ok(()), |status| judge(name, status))?;
                     }
                 }
             }
@@ -110,11 +114,11 @@ impl Crew {
     }
 
     fn understand(&self, at: Instant, line: &str) -> Result<Said> {
-        let (lock, step) = line.split_once(' ').unwrap_or((line, ""));
-        let known = self.roll().find(|(known, _)| *known == lock);
-        let (lock, _) = known.ok_or_else(|| format!("no worker says {line:?}"))?;
-        let step = step.parse()?;
-        Ok(Said { at, lock, step })
+        let (who, what) = line.split_once(' ').unwrap_or((line, ""));
+        let known = self.roll().find(|(known, _)| *known == who);
+        let (who, _) = known.ok_or_else(|| format!("no worker says {line:?}"))?;
+        let what = what.to_owned();
+        Ok(Said { at, who, what })
     }
 }
 
@@ -146,9 +150,9 @@ fn write(worker: &mut Child, line: &str) -> io::Result<()> {
     }
 }
 
-fn judge(lock: &str, status: std::process::ExitStatus) -> Result<()> {
+fn judge(name: &str, status: ExitStatus) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    Err(format!("the worker that needs {lock} ended with {status}").into())
+    Err(format!("the process of {name} ended with {status}").into())
 }
