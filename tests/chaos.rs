@@ -137,7 +137,8 @@ async fn killed_stopped_and_cut_off(db: Database) {
     assert!(grants > 100, "too little happened");
     assert!(deeds >= count("committed"), "a commit is not there");
     assert!(deeds <= count("committed") + count("unknown") + blows.kills + PROCESSES);
-    assert!(count("refused") > 0, "the fence was not needed");
+    let too_late = count("refused") + count("found lost at the release");
+    assert!(too_late > 0, "the fence was not needed");
 }
 
 /// Kills, stops and cuts at random until the time is up, and lets everybody go on at the end.

@@ -101,7 +101,7 @@ impl Life {
             self.tally.count("overlaps");
         }
         for _ in 0..fastrand::u32(1..=3) {
-            sleep(Duration::from_millis(fastrand::u64(..15))).await;
+            sleep(Duration::from_millis(fastrand::u64(..30))).await;
             self.act(&guard, &names).await;
         }
         // What it overlapped with is known to the oracle already.
