@@ -134,7 +134,7 @@ async fn killed_stopped_and_cut_off(db: Database) {
         db.engine(),
     ));
     assert!(freed < TTL + MARGIN + LATE, "{freed:?}");
-    assert!(grants > 100, "too little happened");
+    assert!(grants > 50, "too little happened");
     assert!(deeds >= count("committed"), "a commit is not there");
     assert!(deeds <= count("committed") + count("unknown") + blows.kills + PROCESSES);
     let too_late = count("refused") + count("found lost at the release");
@@ -145,7 +145,9 @@ async fn killed_stopped_and_cut_off(db: Database) {
 async fn strike(db: &Database, path: &Path, slots: &mut [Slot]) -> Blows {
     let mut blows = Blows::default();
     let start = Instant::now();
-    while start.elapsed() < RUN {
+    // Chance decides whether somebody is stopped for long between his work and his fence.
+    let refused = || Tally::read(path).contains_key("refused");
+    while start.elapsed() < RUN || (start.elapsed() < 4 * RUN && !refused()) {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(10..80))).await;
         for slot in slots.iter_mut() {
             if slot.stopped.is_some_and(|until| until <= Instant::now()) {
