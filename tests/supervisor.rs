@@ -23,6 +23,7 @@ on_every_engine!(
     async only_that_task_is_released,
     async whoever_lost_its_lock_is_told,
     async a_task_goes_on_after_it_was_released,
+    async what_an_idle_task_is_granted_later_is_safe,
     async its_waiters_wait_on,
     async everything_is_taken,
     async versions_and_tokens_go_on_growing,
@@ -145,6 +146,32 @@ async fn a_task_goes_on_after_it_was_released(db: Database) {
     assert!(old.release().await.expect_err("it was lost").is_lost());
     assert!(!new.is_lost());
     new.release().await.expect("it is ours");
+}
+
+/// It held nothing when its session ended, so nothing could tell it.
+async fn what_an_idle_task_is_granted_later_is_safe(db: Database) {
+    let supervisor = connect(&db, "supervisor").await;
+    let locks = connect(&db, "worker").await;
+    for all in [false, true] {
+        let guard = locks.acquire("x").await.expect("it is free");
+        guard.release().await.expect("it is ours");
+        let ended = Session::of(&db, "worker").await.expect("it beats").id;
+        let taken = if all {
+            supervisor.release_all().await
+        } else {
+            supervisor.release_task("worker").await
+        };
+        assert!(taken.expect("it can").is_empty());
+        let guard = locks.acquire("x").await.expect("it is free");
+        let session = Session::of(&db, "worker").await.expect("it holds");
+        assert_ne!(session.id, ended);
+        let refused = supervisor.wait("x").timeout(Duration::from_millis(500));
+        assert!(refused.await.expect_err("it is held").is_timeout());
+        let journal = Journal::open(db.url()).await;
+        let tx = journal.begin_entry("entry").await.expect("it begins");
+        on_engine!(Tx, tx, tx => guard.commit(tx).await).expect("it is held");
+        guard.release().await.expect("it is ours");
+    }
 }
 
 async fn its_waiters_wait_on(db: Database) {
