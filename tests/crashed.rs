@@ -24,8 +24,8 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// How often a holder is killed for the median.
 const KILLS: usize = 20;
 /// The life of a session that time ends, and what an observer adds to it.
-const TTL: Duration = Duration::from_secs(1);
-const MARGIN: Duration = Duration::from_millis(100);
+const TTL: Duration = Duration::from_secs(2);
+const MARGIN: Duration = Duration::from_millis(200);
 /// What it may take beyond: a look at the beat that is due, and a busy machine.
 const LATE: Duration = Duration::from_secs(2);
 
