@@ -129,6 +129,9 @@ impl LockGuard {
     /// connection outside any transaction it proves no more than that the lock was
     /// held at that moment.
     ///
+    /// Acquire first, then begin: under REPEATABLE READ and SERIALIZABLE a transaction
+    /// that is older than the task's first lock does not see its fence and is refused.
+    ///
     /// A holder that is stopped between the fence and the commit keeps the lock from
     /// being taken while its database session lives: set the server's limit for
     /// sessions that are idle in a transaction.
@@ -216,6 +219,9 @@ impl LockGuard {
     }
 
     /// Releases the locks and returns when it is done.
+    ///
+    /// A guard that was [fenced](Self::fence) is released only after the transaction has
+    /// ended: commit or roll back first, or this waits for the caller itself.
     ///
     /// # Errors
     ///
