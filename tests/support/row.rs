@@ -82,8 +82,13 @@ impl LocksRow {
         let queue = meta.get("queue").and_then(Value::as_array);
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let waiting = |entry: &Value| {
+            let place = entry[0].as_u64().expect("the place of a session");
+            let place = usize::try_from(place).expect("a place");
             let names = entry[4].as_array().expect("a list of names");
-            (text(&entry[0]), names.iter().map(text).collect())
+            (
+                text(&meta["sessions"][place][0]),
+                names.iter().map(text).collect(),
+            )
         };
         queue.into_iter().flatten().map(waiting).collect()
     }

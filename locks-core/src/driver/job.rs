@@ -94,11 +94,13 @@ impl Job {
             Self::Swap {
                 at,
                 stamp,
-                table,
+                mut table,
                 alive,
             } => {
-                let swap =
-                    async |c: &mut Connection| c.swap(namespace, &at, &stamp, &table, &alive).await;
+                let columns = table.columns();
+                let swap = async |c: &mut Connection| {
+                    c.swap(namespace, &at, &stamp, &columns, &alive).await
+                };
                 let result = link.with(swap).await;
                 Outcome::Swapped {
                     at,

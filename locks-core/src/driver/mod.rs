@@ -11,6 +11,7 @@
 
 mod answer;
 mod asking;
+mod awake;
 mod backoff;
 mod gather;
 mod job;

@@ -8,12 +8,13 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
-use tokio::{sync::mpsc, time};
+use tokio::sync::mpsc;
 
 use super::{
     Config, Driver, Flushed,
+    awake::Awake,
     gather::Gather,
-    job::{Done, Renewal, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
+    job::{Done, Job, Outcome, Renewal, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
     namespace::{Namespace, PATIENCE},
     request::{Command, Reply, Seat},
     session::{Keeper, Kind},
@@ -115,6 +116,7 @@ struct Driving {
     jobs: FuturesUnordered<LocalBoxFuture<'static, Event>>,
     ending: Option<Ending>,
     gather: Gather,
+    awake: Awake,
 }
 
 /// The driver is to end once nothing is pending, or at this moment.
@@ -144,6 +146,7 @@ impl Driving {
             jobs: FuturesUnordered::new(),
             ending: None,
             gather: Gather::default(),
+            awake: Awake::new(),
             config,
         }
     }
@@ -185,7 +188,7 @@ impl Driving {
                     }
                     self.gather(&mut inbox);
                 }
-                () = time::sleep_until(wake.into()) => {}
+                () = self.awake.wait(wake) => {}
             }
         }
         inbox.close();
@@ -262,10 +265,19 @@ impl Driving {
                 self.link = Some(link);
                 if let Some(namespace) = self.namespaces.get_mut(&name) {
                     let took = now.duration_since(done.sent);
+                    let wrote = match &done.outcome {
+                        Outcome::Swapped { result, .. } => Some(matches!(result, Ok(true))),
+                        _ => None,
+                    };
                     namespace.done(done, &self.config, now);
                     let answered = std::mem::take(&mut namespace.answered);
                     if answered > 0 {
                         self.gather.answered(answered, took, now);
+                    }
+                    match wrote {
+                        Some(true) => self.awake.wrote(took, answered, now),
+                        Some(false) => self.awake.in_vain(),
+                        None => {}
                     }
                 }
             }
@@ -366,6 +378,9 @@ impl Driving {
             };
             if let Some(job) = namespace.job(&self.config, now) {
                 self.last = Some(name.clone());
+                if matches!(job, Job::Swap { .. }) {
+                    self.awake.writing(now);
+                }
                 let name = name.clone();
                 self.jobs.push(Box::pin(async move {
                     let done = job.run(&mut link, &name).await;

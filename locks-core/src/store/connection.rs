@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     process::Identity,
-    table::{LockTable, SessionId},
+    table::{Columns, SessionId},
 };
 
 /// The SQL of one engine. Placeholders stand in the order of the arguments.
@@ -182,13 +182,12 @@ impl Connection {
         namespace: &str,
         at: &Stamp,
         stamp: &str,
-        table: &LockTable,
+        columns: &Columns,
         alive: &[SessionId],
     ) -> Result<bool, Failure> {
-        let (data, meta) = (table.data_json(), table.meta_json());
         let mut args = vec![
-            Value::Text(&data),
-            Value::Text(&meta),
+            Value::Text(&columns.data_json),
+            Value::Text(&columns.meta_json),
             Value::Text(stamp),
             Value::Text(namespace),
             Value::Int(at.version),

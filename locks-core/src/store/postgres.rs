@@ -17,7 +17,8 @@ pub(super) const CHANNEL: &str = "locks_changed";
 
 const STATEMENTS: Statements = Statements {
     settings: &[],
-    optional_settings: &[],
+    // A long text is packed before it is written: in half the time, where the server can.
+    optional_settings: &["SET default_toast_compression = 'lz4'"],
     migration: include_str!("../../migrations/postgres/0001_locks.sql"),
     migration_path: "migrations/postgres/0001_locks.sql",
     placeholder: |number| format!("${number}"),

@@ -4,19 +4,26 @@
 //! the original does not know, in short arrays because every write carries it:
 //!
 //! ```text
-//! {"sessions": {"<id>": ["<task id>", <matrix fingerprint>]},
-//!  "held":     {"<name>": ["<session>", <nonce>, <token>, <since>, <scope or null>]},
-//!  "queue":    [["<session>", <nonce>, <ticket>, <since>, ["<name>"], [<scope>]]]}
+//! {"sessions": [["<id>", "<task id>", <matrix fingerprint>]],
+//!  "token": <start>, "since": <start>,
+//!  "held":  {"<name>": [<session>, <nonce>, <token>, <since>, <scope, if any>]},
+//!  "queue": [[<session>, <nonce>, <token>, <since>, ["<name>"], [<scope>], if any]]}
 //! ```
+//!
+//! A session is its place in `sessions`. Tokens, tickets among them, and times are counted
+//! from one of them: in full they would be most of the text.
 //!
 //! An entry of `held` counts only while `dataJson` says the same task id: else the
 //! name is foreign, whatever we once wrote about it.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::{Entry, Grant, LockTable, Nonce, SessionId, Waiting};
+use super::{
+    Entry, Grant, LockTable, Nonce, SessionId, Waiting,
+    parts::{Frame, Part},
+};
 use crate::{
     matrix::{ConflictMatrix, Fingerprint},
     name::LockName,
@@ -30,19 +37,43 @@ pub(crate) struct Unreadable {
     reason: Cow<'static, str>,
 }
 
-/// Session id to task id and matrix fingerprint.
-type Sessions = BTreeMap<Arc<str>, (Arc<str>, u64)>;
-/// Session, nonce, token, since, scope.
-type Held<T> = (T, u64, i64, i64, Option<u64>);
-/// Session, nonce, ticket, since, names, scope path.
-type Queued = (Arc<str>, u64, i64, i64, Vec<Arc<str>>, Vec<u64>);
+/// The two columns as they are to be written.
+#[derive(Debug)]
+pub(crate) struct Columns {
+    pub(crate) data_json: String,
+    pub(crate) meta_json: String,
+}
 
+/// What is read of `metaJson`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Meta {
-    sessions: Sessions,
-    held: BTreeMap<Arc<str>, Held<Arc<str>>>,
+    sessions: Vec<(Arc<str>, Arc<str>, u64)>,
+    token: i64,
+    since: i64,
+    held: BTreeMap<Arc<str>, Held>,
     queue: Vec<Queued>,
+}
+
+#[derive(Deserialize)]
+struct Held {
+    session: usize,
+    nonce: u64,
+    token: i64,
+    since: i64,
+    #[serde(default)]
+    scope: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Queued {
+    session: usize,
+    nonce: u64,
+    ticket: i64,
+    since: i64,
+    names: Vec<Arc<str>>,
+    #[serde(default)]
+    path: Vec<u64>,
 }
 
 impl LockTable {
@@ -65,27 +96,26 @@ impl LockTable {
             None => Meta::default(),
             Some(meta) => serde_json::from_str(meta).map_err(unreadable("metaJson"))?,
         };
-        let sessions: BTreeMap<_, _> = meta
-            .sessions
-            .into_iter()
-            .map(|(id, (task, matrix))| (SessionId(id), (task, Fingerprint(matrix))))
+        let sessions = meta.sessions.into_iter();
+        let sessions: Vec<_> = sessions
+            .map(|(id, task, matrix)| (SessionId(id), task, Fingerprint(matrix)))
             .collect();
-        let session = |id: Arc<str>| {
-            sessions.get_key_value(&SessionId(id)).ok_or(Unreadable {
+        let session = |place: usize| {
+            sessions.get(place).ok_or(Unreadable {
                 column: "metaJson",
                 reason: "it names a session that it does not list".into(),
             })
         };
 
         let mut table = Self::default();
-        for (name, (id, nonce, token, since, scope)) in meta.held {
-            let (id, (task, matrix)) = session(id)?;
+        for (name, held) in meta.held {
+            let (id, task, matrix) = session(held.session)?;
             let grant = Grant {
                 session: id.clone(),
-                nonce: Nonce(nonce),
-                token,
-                since,
-                scope,
+                nonce: Nonce(held.nonce),
+                token: meta.token.wrapping_add(held.token),
+                since: meta.since.wrapping_add(held.since),
+                scope: held.scope,
             };
             let ours = tasks.get(&name) == Some(task);
             let name = LockName::found(name);
@@ -107,94 +137,144 @@ impl LockTable {
             let matrix = ConflictMatrix::platform().fingerprint();
             table.insert(LockName::found(name), entry, matrix);
         }
-        for (id, nonce, ticket, since, names, path) in meta.queue {
-            let (id, (task, matrix)) = session(id)?;
+        for queued in meta.queue {
+            let (id, task, matrix) = session(queued.session)?;
             table.queue.push(Waiting {
                 session: id.clone(),
-                nonce: Nonce(nonce),
+                nonce: Nonce(queued.nonce),
                 task: task.clone(),
-                names: names.into_iter().map(LockName::found).collect(),
+                names: queued.names.into_iter().map(LockName::found).collect(),
                 matrix: *matrix,
-                ticket,
-                since,
-                path: path.into(),
+                ticket: meta.token.wrapping_add(queued.ticket),
+                since: meta.since.wrapping_add(queued.since),
+                path: queued.path.into(),
             });
         }
         Ok(table)
     }
 
-    /// The original's column.
-    pub(crate) fn data_json(&self) -> String {
-        let tasks = AsMap(|| self.held.iter().map(|(name, e)| (name.as_str(), &*e.task)));
-        serde_json::to_string(&tasks).expect("BUG: texts always serialise")
+    /// The two columns of the row.
+    pub(crate) fn columns(&mut self) -> Columns {
+        let listed = self.listed_sessions();
+        let sessions = listed.iter();
+        let sessions: Vec<_> = sessions
+            .map(|(id, (task, matrix))| (&*id.0, &***task, matrix.0))
+            .collect();
+        let mut start = Vec::new();
+        write(&mut start, &sessions);
+        let frame = self.frame(listed.into_keys().cloned().collect());
+        let places: BTreeMap<_, _> = frame.sessions.iter().cloned().zip(0_usize..).collect();
+        let (token, since) = (frame.token, frame.since);
+        let held = |grant: &Grant| {
+            let (session, nonce) = (places[&grant.session], grant.nonce.0);
+            let token = grant.token.wrapping_sub(token);
+            let since = grant.since.wrapping_sub(since);
+            match grant.scope {
+                None => Array::Short((session, nonce, token, since)),
+                Some(scope) => Array::Long((session, nonce, token, since, scope)),
+            }
+        };
+        let queue = self.queue.iter().map(|w| {
+            let names: Vec<_> = w.names.iter().map(LockName::as_str).collect();
+            let (session, nonce) = (places[&w.session], w.nonce.0);
+            let ticket = w.ticket.wrapping_sub(token);
+            let since = w.since.wrapping_sub(since);
+            match w.path.ids() {
+                [] => Array::Short((session, nonce, ticket, since, names)),
+                path => Array::Long((session, nonce, ticket, since, names, path)),
+            }
+        });
+        let mut end = Vec::new();
+        write(&mut end, &queue.collect::<Vec<_>>());
+        let mut disowned = Part::default();
+        for (name, (_, grant, _)) in &self.disowned {
+            entry(&mut disowned.meta, name, &held(grant));
+        }
+
+        let parts = self.parts.all(frame, &self.held, |part, name, lock| {
+            entry(&mut part.data, name, &*lock.task);
+            if let Some(grant) = &lock.grant {
+                entry(&mut part.meta, name, &held(grant));
+            }
+        });
+        let parts: Vec<_> = parts.chain([&disowned]).collect();
+        let data = joined(parts.iter().map(|part| &*part.data));
+        let meta = joined(parts.iter().map(|part| &*part.meta));
+        let numbers = format!(r#","token":{token},"since":{since},"held":{{"#);
+        let meta_json = [
+            br#"{"sessions":"#,
+            &*start,
+            numbers.as_bytes(),
+            &meta,
+            br#"},"queue":"#,
+            &end,
+            b"}",
+        ];
+        let text = |parts: &[&[u8]]| String::from_utf8(parts.concat()).expect("BUG: JSON is UTF-8");
+        Columns {
+            data_json: text(&[b"{", &data, b"}"]),
+            meta_json: text(&meta_json),
+        }
     }
 
-    /// Our column.
-    pub(crate) fn meta_json(&self) -> String {
-        #[derive(Serialize)]
-        struct Meta<S, H, Q> {
-            sessions: S,
-            held: H,
-            queue: Q,
+    /// What numbers are counted from, and the places of these sessions: as before, if it
+    /// is still true, since everything has to be written anew when it changes.
+    fn frame(&self, sessions: Vec<SessionId>) -> Frame {
+        if let Some(frame) = self
+            .parts
+            .frame()
+            .filter(|frame| frame.sessions == sessions)
+        {
+            return frame.clone();
         }
-
-        let mut sessions: BTreeMap<&str, (&str, u64)> = BTreeMap::new();
-        for (id, used) in &self.sessions {
-            sessions.insert(&id.0, (&used.task, used.matrix.0));
-        }
-        for (task, grant, matrix) in self.disowned.values() {
-            sessions.insert(&grant.session.0, (task, matrix.0));
-        }
-        for w in &self.queue {
-            sessions.insert(&w.session.0, (&w.task, w.matrix.0));
-        }
-        let held = AsMap(|| {
-            let held = self.held.iter();
-            let ours = held.filter_map(|(name, entry)| Some((name, entry.grant.as_ref()?)));
-            let robbed = self
-                .disowned
-                .iter()
-                .map(|(name, (_, grant, _))| (name, grant));
-            ours.chain(robbed).map(|(name, g)| {
-                let held: Held<&str> = (&g.session.0, g.nonce.0, g.token, g.since, g.scope);
-                (name.as_str(), held)
-            })
-        });
-        let queue: Vec<_> = self
-            .queue
-            .iter()
-            .map(|w| {
-                let names: Vec<&str> = w.names.iter().map(LockName::as_str).collect();
-                (
-                    &*w.session.0,
-                    w.nonce.0,
-                    w.ticket,
-                    w.since,
-                    names,
-                    w.path.ids(),
-                )
-            })
-            .collect();
-        serde_json::to_string(&Meta {
+        let grants = || self.held.values().filter_map(|entry| entry.grant.as_ref());
+        let tokens = grants().map(|grant| grant.token);
+        let times = grants().map(|grant| grant.since);
+        let token = tokens.chain(self.queue.iter().map(|w| w.ticket)).min();
+        let since = times.chain(self.queue.iter().map(|w| w.since)).min();
+        Frame {
+            token: token.unwrap_or(0),
+            since: since.unwrap_or(0),
             sessions,
-            held,
-            queue,
-        })
-        .expect("BUG: texts and numbers always serialise")
+        }
+    }
+
+    /// Every session that is named anywhere, with its task and matrix.
+    fn listed_sessions(&self) -> BTreeMap<&SessionId, (&Arc<str>, Fingerprint)> {
+        let holding = self.sessions.iter();
+        let holding = holding.map(|(id, used)| (id, (&used.task, used.matrix)));
+        let disowned = self.disowned.values();
+        let disowned = disowned.map(|(task, grant, matrix)| (&grant.session, (task, *matrix)));
+        let waiting = self.queue.iter().map(|w| (&w.session, (&w.task, w.matrix)));
+        holding.chain(disowned).chain(waiting).collect()
     }
 }
 
-/// Serialises an iterator of pairs as a map, without collecting it first.
-struct AsMap<F>(F);
+/// Adds `value` as JSON.
+fn write(text: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(text, value).expect("BUG: texts and numbers always serialise");
+}
 
-impl<F, I, K, V> Serialize for AsMap<F>
-where
-    F: Fn() -> I,
-    I: Iterator<Item = (K, V)>,
-    K: Serialize,
-    V: Serialize,
-{
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map((self.0)())
+/// Adds an entry of a map, behind a comma if it is not the first.
+fn entry(text: &mut Vec<u8>, name: &LockName, value: &(impl Serialize + ?Sized)) {
+    if !text.is_empty() {
+        text.push(b',');
     }
+    write(text, name.as_str());
+    text.push(b':');
+    write(text, value);
+}
+
+/// Those that are not empty, behind each other with commas.
+fn joined<'t>(texts: impl Iterator<Item = &'t [u8]>) -> Vec<u8> {
+    let texts: Vec<_> = texts.filter(|text| !text.is_empty()).collect();
+    texts.join(&b',')
+}
+
+/// An array whose last element is left out where it says nothing.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Array<S, L> {
+    Short(S),
+    Long(L),
 }

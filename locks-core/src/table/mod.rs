@@ -10,6 +10,7 @@
 
 mod json;
 mod order;
+mod parts;
 mod wait_for;
 
 use std::{
@@ -25,7 +26,8 @@ use crate::{
     scope::ScopePath,
 };
 
-pub(crate) use self::order::Order;
+use self::parts::Parts;
+pub(crate) use self::{json::Columns, order::Order};
 
 /// The id of a session: one per driver, namespace and task id, never used again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +73,8 @@ pub(crate) struct LockTable {
     /// granted before the sessions they belong to are dead, since a commit that was
     /// fenced while they held may still be under way.
     disowned: BTreeMap<LockName, (Arc<str>, Grant, Fingerprint)>,
+    /// The texts of `held`.
+    parts: Parts,
 }
 
 /// A held lock: ours with a grant, the original's without.
@@ -222,6 +226,7 @@ impl LockTable {
     /// Adds an entry and keeps the counts.
     fn insert(&mut self, name: LockName, entry: Entry, matrix: Fingerprint) {
         self.remove(&name);
+        self.parts.touch(&name);
         match &entry.grant {
             None => self.foreign += 1,
             Some(grant) => {
@@ -241,6 +246,7 @@ impl LockTable {
     /// Removes an entry and keeps the counts.
     fn remove(&mut self, name: &LockName) -> Option<Entry> {
         let entry = self.held.remove(name)?;
+        self.parts.touch(name);
         match &entry.grant {
             None => self.foreign -= 1,
             Some(grant) => {

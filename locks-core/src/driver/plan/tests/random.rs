@@ -214,7 +214,7 @@ impl World {
             .filter(|running| !running.finished)
             .map(|running| (running.asked.len(), &running.program))
             .collect();
-        let columns = (self.desk.table.data_json(), self.desk.table.meta_json());
+        let columns = self.desk.table.clone().columns();
         assert!(stuck.is_empty(), "stuck: {stuck:?}\n{columns:?}");
         assert_eq!(self.desk.table, LockTable::default());
     }
