@@ -198,22 +198,14 @@ impl LockTable {
             }
         });
         let parts: Vec<_> = parts.chain([&disowned]).collect();
-        let data = joined(parts.iter().map(|part| &*part.data));
-        let meta = joined(parts.iter().map(|part| &*part.meta));
+        let data = parts.iter().map(|part| &*part.data);
+        let meta = parts.iter().map(|part| &*part.meta);
+        let start = [br#"{"sessions":"#, &*start].concat();
         let numbers = format!(r#","token":{token},"since":{since},"held":{{"#);
-        let meta_json = [
-            br#"{"sessions":"#,
-            &*start,
-            numbers.as_bytes(),
-            &meta,
-            br#"},"queue":"#,
-            &end,
-            b"}",
-        ];
-        let text = |parts: &[&[u8]]| String::from_utf8(parts.concat()).expect("BUG: JSON is UTF-8");
+        let end = [br#"},"queue":"#, &*end, b"}"].concat();
         Columns {
-            data_json: text(&[b"{", &data, b"}"]),
-            meta_json: text(&meta_json),
+            data_json: text(&[b"{"], data, b"}"),
+            meta_json: text(&[&start, numbers.as_bytes()], meta, &end),
         }
     }
 
@@ -265,10 +257,18 @@ fn entry(text: &mut Vec<u8>, name: &LockName, value: &(impl Serialize + ?Sized))
     write(text, value);
 }
 
-/// Those that are not empty, behind each other with commas.
-fn joined<'t>(texts: impl Iterator<Item = &'t [u8]>) -> Vec<u8> {
-    let texts: Vec<_> = texts.filter(|text| !text.is_empty()).collect();
-    texts.join(&b',')
+/// `start`, then those entries that are not empty, with commas between them, then `end`.
+fn text<'t>(start: &[&'t [u8]], entries: impl Iterator<Item = &'t [u8]>, end: &'t [u8]) -> String {
+    let mut all = start.to_vec();
+    for entries in entries.filter(|entries| !entries.is_empty()) {
+        if all.len() > start.len() {
+            all.push(b",");
+        }
+        all.push(entries);
+    }
+    all.push(end);
+    // In one piece: they may be long.
+    String::from_utf8(all.concat()).expect("BUG: JSON is UTF-8")
 }
 
 /// An array whose last element is left out where it says nothing.
