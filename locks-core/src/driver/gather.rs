@@ -2,7 +2,8 @@
 //!
 //! Whom the last write answered mostly asks for something again at once. A write that
 //! does not wait for them leaves them to the next one, and so splits everybody into
-//! parties that take turns for ever; a moment's patience lets every write serve all.
+//! parties that take turns for ever; a moment's patience lets every write serve all. It
+//! begins again with everybody who comes, up to the time that a write takes.
 
 use std::time::{Duration, Instant};
 
@@ -53,11 +54,11 @@ impl Gather {
         self.awaited > 0
     }
 
-    /// Until when the next write, which could begin now, waits for them.
+    /// Until when the next write, which could begin now, waits for the next of them.
     pub(super) fn until(&self, now: Instant) -> Option<Instant> {
         // Who did not come within the time of a write has something else to do.
-        let fresh = now.duration_since(self.since?) < self.took;
-        (self.awaits_any() && fresh).then(|| now + (self.took / PART).min(MOST))
+        let last = self.since? + self.took;
+        (self.awaits_any() && now < last).then(|| (now + (self.took / PART).min(MOST)).min(last))
     }
 
     /// The next write begins.

@@ -80,8 +80,10 @@ pub(super) struct Plan {
     pub(super) needs_fresh: bool,
     /// Granted by this write, with its token, or found granted by an earlier one.
     pub(super) granted: BTreeMap<Nonce, i64>,
-    /// In the queue after this write, under this session.
+    /// In the queue after this write, and not known to be there before, under this session.
     pub(super) enqueued: BTreeMap<Nonce, SessionId>,
+    /// Those of ours who stand in the queue.
+    queued: BTreeSet<Nonce>,
     /// No longer in the row after this write, and whether it was there before.
     pub(super) released: BTreeMap<ReleaseKey, bool>,
     pub(super) abandoned: Vec<Nonce>,
@@ -248,9 +250,13 @@ impl Plan {
                     self.changed |= table.dequeue(&(asking.queue_session.clone(), nonce));
                     continue;
                 }
-                self.enqueued.insert(nonce, waiting.session.clone());
+                self.queued.insert(nonce);
+                if asking.queued_as.as_ref() != Some(&waiting.session) {
+                    self.enqueued.insert(nonce, waiting.session.clone());
+                }
                 let order = self.order(due, place);
                 if self.disowned.is_empty() && table.is_free(&asking.claim, order) {
+                    self.queued.remove(&nonce);
                     self.enqueued.remove(&nonce);
                     table.dequeue(&(asking.queue_session.clone(), nonce));
                     self.grant(table, due, asking);
@@ -282,7 +288,7 @@ impl Plan {
     fn grant_new(&mut self, table: &mut LockTable, due: &Due<'_>) {
         for (nonce, asking) in due.asking {
             if asking.abandoned
-                || self.enqueued.contains_key(nonce)
+                || self.queued.contains(nonce)
                 || self.granted.contains_key(nonce)
             {
                 continue;
@@ -351,6 +357,7 @@ impl Plan {
                 if order != Order::Barging {
                     let ticket = asking.ticket.unwrap_or(due.next_version);
                     table.enqueue(&asking.claim, &asking.queue_session, ticket);
+                    self.queued.insert(nonce);
                     self.enqueued.insert(nonce, asking.queue_session.clone());
                     let id = (asking.queue_session.clone(), nonce);
                     self.riding.push((id, asking.since + LINGER));
@@ -375,6 +382,7 @@ impl Plan {
         self.rides_until = until;
         for (id, _) in self.riding.drain(..) {
             table.dequeue(&id);
+            self.queued.remove(&id.1);
             self.enqueued.remove(&id.1);
             // Neither a write nor a row that was read since shows that it is refused.
             let fresh = |a: &Asking| due.proven >= a.since;

@@ -339,13 +339,15 @@ impl Driving {
         if !self.gather.awaits_any() || !self.namespaces.values().any(|n| n.is_busy(now)) {
             return;
         }
-        if let Some(until) = self.gather.until(now) {
-            while self.gather.awaits_any() && Instant::now() < until {
-                match inbox.try_recv() {
-                    Ok(command) => self.command(command),
-                    // Shorter than any timer.
-                    Err(_) => thread::yield_now(),
+        let mut until = self.gather.until(now);
+        while until.is_some_and(|until| Instant::now() < until) {
+            match inbox.try_recv() {
+                Ok(command) => {
+                    self.command(command);
+                    until = self.gather.until(Instant::now());
                 }
+                // Shorter than any timer.
+                Err(_) => thread::yield_now(),
             }
         }
         self.gather.begins();

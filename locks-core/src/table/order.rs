@@ -78,7 +78,10 @@ impl LockTable {
     /// Whether `claim` may be granted.
     pub(crate) fn is_free(&self, claim: &Claim, order: Order) -> bool {
         let asked = Asked::from(claim);
-        self.holders_against(asked, &claim.matrix).is_empty()
+        // What refuses nearly everybody who is refused.
+        let held = || claim.names.iter().any(|name| self.held.contains_key(name));
+        !held()
+            && self.holders_against(asked, &claim.matrix).is_empty()
             && match order {
                 Order::Barging => true,
                 Order::Behind(place) => {
