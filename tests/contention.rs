@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use locks_core::{Blocker, LockError, LockGuard, LockManager};
 use locks_tests::{
-    engine::Database,
+    engine::{Database, Engine},
     on_every_engine,
     relay::{How, Relay, When},
     row::wait_until_empty,
@@ -109,12 +109,15 @@ async fn a_grant_comes_when_the_race_is_over(db: Database) {
     let token = held.token();
     held.release().await.expect("it is held");
     let asking = tokio::spawn(race.slow.acquire(NAME));
-    let what = "some lost races";
-    race.relay
-        .wait_for(SOON, what, |seen| seen.delayed >= 5)
-        .await;
-    assert!(!asking.is_finished());
-    race.is_over();
+    // Where the row's lock can be had in turn, the race need not be over.
+    if race.db.engine() == Engine::MySql {
+        let what = "some lost races";
+        race.relay
+            .wait_for(SOON, what, |seen| seen.delayed >= 5)
+            .await;
+        assert!(!asking.is_finished());
+        race.is_over();
+    }
     let guard = tokio::time::timeout(SOON, asking).await.expect("in time");
     let guard = guard.expect("no panic").expect("nobody holds it");
     assert!(guard.token() > token);

@@ -21,6 +21,10 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Job {
     Read,
+    /// Read the row under its lock, which the next job of this namespace gives back.
+    ReadLocked,
+    /// Give the row's lock back without a write.
+    Unlock,
     Peek,
     /// Replace the row of the write `at` by `table`.
     Swap {
@@ -65,6 +69,8 @@ pub(super) struct Done {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Read(Result<Option<Row>, Failure>),
+    ReadLocked(Result<Option<Row>, Failure>),
+    Unlocked(Result<(), Failure>),
     Peeked(Result<Option<Stamp>, Failure>),
     Swapped {
         at: Stamp,
@@ -90,6 +96,10 @@ impl Job {
         let sent = Instant::now();
         let outcome = match self {
             Self::Read => Outcome::Read(link.with(async |c| c.read(namespace).await).await),
+            Self::ReadLocked => {
+                Outcome::ReadLocked(link.with(async |c| c.read_locked(namespace).await).await)
+            }
+            Self::Unlock => Outcome::Unlocked(link.with(async |c| c.unlock().await).await),
             Self::Peek => Outcome::Peeked(link.with(async |c| c.peek(namespace).await).await),
             Self::Swap {
                 at,

@@ -26,6 +26,7 @@ mod request;
 mod run;
 mod session;
 mod signal;
+mod turns;
 mod upkeep;
 
 use std::{

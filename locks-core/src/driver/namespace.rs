@@ -27,6 +27,7 @@ use super::{
     poll::Poll,
     request::{Chore, Reply, Request},
     session::{Fence, Held, Keeper, Kind, ReleaseKey, Releasing, Session, SessionKey, Tenure},
+    turns::Turns,
 };
 use crate::{
     error::LockError,
@@ -106,6 +107,7 @@ pub(super) struct Namespace {
     pub(super) neighbours_due: Option<Instant>,
     pub(super) poll: Poll,
     pub(super) backoff: Backoff,
+    pub(super) turns: Turns,
     /// The last failure, until something succeeds.
     pub(super) trouble: Option<LockError>,
     pub(super) notify: bool,
@@ -152,6 +154,7 @@ impl Namespace {
             neighbours_due: None,
             poll: Poll::default(),
             backoff: Backoff::default(),
+            turns: Turns::default(),
             trouble: None,
             notify: false,
             needs_fresh: false,
@@ -312,7 +315,13 @@ impl Namespace {
 
     /// What the connection should do next for this namespace.
     pub(super) fn job(&mut self, config: &Config, now: Instant) -> Option<Job> {
-        if matches!(self.row, Row::Writing) || self.backoff.holds(now) {
+        if matches!(self.row, Row::Writing) {
+            return None;
+        }
+        if self.turns.is_ours() {
+            return Some(self.turn(config, now));
+        }
+        if self.backoff.holds(now) {
             return None;
         }
         if std::mem::take(&mut self.notify) {
@@ -327,10 +336,31 @@ impl Namespace {
         self.look(config, now)
     }
 
+    /// Uses the row's lock, or gives it back: others wait for it.
+    fn turn(&mut self, config: &Config, now: Instant) -> Job {
+        let at = match &self.row {
+            Row::Known(cached) => Some(cached.at.clone()),
+            _ => None,
+        };
+        self.turns.end(at.as_ref());
+        // Sessions are opened before: one that somebody has come to need meanwhile has
+        // to wait.
+        if at.is_some() && !self.audit && self.open(config).is_none() {
+            let job = self.write(config, now);
+            if let Some(job @ Job::Swap { .. }) = job {
+                return job;
+            }
+        }
+        Job::Unlock
+    }
+
     /// A step towards what is asked.
     fn work(&mut self, config: &Config, now: Instant) -> Option<Job> {
         match &mut self.row {
             Row::Writing => None,
+            Row::Unknown if self.turns.are_taken() => {
+                Some(self.open(config).unwrap_or(Job::ReadLocked))
+            }
             Row::Unknown => Some(Job::Read),
             Row::Missing { since, cleared } => {
                 if self.seen && now.duration_since(*since) < INSERT_GRACE {
@@ -362,6 +392,9 @@ impl Namespace {
                 self.dirty = true;
                 let ids = self.sessions.values().map(|session| session.id.clone());
                 Some(Job::Audit(ids.collect()))
+            }
+            Row::Known(_) if self.turns.are_taken() => {
+                Some(self.open(config).unwrap_or(Job::ReadLocked))
             }
             Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
         }

@@ -21,6 +21,18 @@ impl Namespace {
         match done.outcome {
             Outcome::Read(Ok(Some(row))) => self.read(row, sent),
             Outcome::Read(Ok(None)) => self.missing(now),
+            Outcome::ReadLocked(Ok(row)) => {
+                self.turns.begin();
+                match row {
+                    Some(row) => self.read(row, sent),
+                    None => self.missing(now),
+                }
+            }
+            Outcome::ReadLocked(Err(failure)) if failure.is_hopeless() => {
+                tracing::debug!(%failure, "the row's lock is not to be had; racing for it");
+                self.turns.allow(false);
+                self.row = Row::Unknown;
+            }
             Outcome::Peeked(Ok(at)) => self.peeked(at.as_ref(), sent),
             Outcome::Swapped {
                 at,
@@ -83,7 +95,7 @@ impl Namespace {
                     self.evict(id, Cause::Begun);
                 }
             }
-            Outcome::Notified(Ok(())) => {}
+            Outcome::Unlocked(Ok(())) | Outcome::Notified(Ok(())) => {}
             Outcome::Notified(Err(failure)) => {
                 tracing::debug!(%failure, namespace = %self.name, "nobody was notified");
             }
@@ -93,6 +105,8 @@ impl Namespace {
                 }
             }
             Outcome::Read(Err(failure))
+            | Outcome::ReadLocked(Err(failure))
+            | Outcome::Unlocked(Err(failure))
             | Outcome::Peeked(Err(failure))
             | Outcome::Adopted(Err(failure))
             | Outcome::Created(Err(failure))
@@ -230,6 +244,7 @@ impl Namespace {
                     stamp: Some(stamp),
                 };
                 self.highest = at.version;
+                self.turns.wrote(&at);
                 let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
                 let others_wait = table.queue().iter().any(|w| !ours.contains(&w.session));
                 self.notify = plan.freed && others_wait;
@@ -246,7 +261,10 @@ impl Namespace {
                 tracing::trace!(namespace = %self.name, "somebody else wrote first");
                 self.trouble = None;
                 self.dirty = true;
-                self.backoff.conflict(now);
+                self.turns.conflict();
+                if !self.turns.are_taken() {
+                    self.backoff.conflict(now);
+                }
                 self.note_blocked(plan.blocked, plan.proven);
                 self.in_vain = Some(at);
             }

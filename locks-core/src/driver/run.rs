@@ -117,6 +117,8 @@ struct Driving {
     ending: Option<Ending>,
     gather: Gather,
     awake: Awake,
+    /// Whether a row can be read under its lock.
+    locks_rows: bool,
 }
 
 /// The driver is to end once nothing is pending, or at this moment.
@@ -142,6 +144,7 @@ impl Driving {
             side: Vec::new(),
             side_jobs: 0,
             signals: Signals::new(&link, &config),
+            locks_rows: link.locks_rows(),
             link: Some(link),
             jobs: FuturesUnordered::new(),
             ending: None,
@@ -152,9 +155,12 @@ impl Driving {
     }
 
     fn namespace(&mut self, name: &Arc<str>) -> &mut Namespace {
-        self.namespaces
-            .entry(name.clone())
-            .or_insert_with(|| Namespace::new(name.clone()))
+        let locks_rows = self.locks_rows;
+        self.namespaces.entry(name.clone()).or_insert_with(|| {
+            let mut namespace = Namespace::new(name.clone());
+            namespace.turns.allow(locks_rows);
+            namespace
+        })
     }
 
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
@@ -336,6 +342,10 @@ impl Driving {
     /// Takes in those who come back at once, where there is something to write.
     fn gather(&mut self, inbox: &mut mpsc::UnboundedReceiver<Command>) {
         let now = Instant::now();
+        if self.namespaces.values().any(|n| n.turns.is_ours()) {
+            // Others wait for the row's lock.
+            return;
+        }
         if !self.gather.awaits_any() || !self.namespaces.values().any(|n| n.is_busy(now)) {
             return;
         }
@@ -370,9 +380,12 @@ impl Driving {
             return;
         };
         let names: Vec<_> = self.namespaces.keys().cloned().collect();
+        // Who has its row's lock goes on; else it is the next one's turn.
+        let locked = self.namespaces.values().position(|n| n.turns.is_ours());
         let start = self.last.as_ref().map_or(0, |last| {
             names.partition_point(|name| name <= last) % names.len()
         });
+        let start = locked.unwrap_or(start);
         for offset in 0..names.len() {
             let name = &names[(start + offset) % names.len()];
             let Some(namespace) = self.namespaces.get_mut(name) else {

@@ -29,6 +29,8 @@ pub(super) struct Statements {
 
     /// id → dataJson, version, stamp, metaJson
     pub(super) read: &'static str,
+    /// Where a row's lock can be had in order, and the server ends who stops with it
+    pub(super) lock: Option<Lock>,
     /// id → version, stamp
     pub(super) peek: &'static str,
     /// dataJson, metaJson, stamp, id, version, stamp
@@ -69,12 +71,23 @@ pub(super) struct Statements {
     pub(super) data_version: Option<&'static str>,
 }
 
+/// How a row is read under its lock.
+#[derive(Debug)]
+pub(super) struct Lock {
+    /// Begins a transaction that the server ends when nothing comes any more.
+    pub(super) begin: &'static str,
+    /// id → dataJson, version, stamp, metaJson
+    pub(super) read: &'static str,
+}
+
 /// A connection of our own: never an application's.
 #[derive(Debug)]
 pub(crate) struct Connection {
     run: Box<dyn Run>,
     limit: Duration,
     file: FileIdentity,
+    /// Whether it is in the transaction of `read_locked`.
+    locked: bool,
 }
 
 /// Which write a row is of.
@@ -130,7 +143,13 @@ impl Connection {
         limit: Duration,
         file: FileIdentity,
     ) -> Result<Self, Failure> {
-        let mut this = Self { run, limit, file };
+        let locked = false;
+        let mut this = Self {
+            run,
+            limit,
+            file,
+            locked,
+        };
         let statements = this.statements();
         for setting in statements.settings {
             this.raw(setting).await?;
@@ -151,8 +170,37 @@ impl Connection {
 
     /// The row of a namespace.
     pub(crate) async fn read(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
+        self.read_by(self.statements().read, namespace).await
+    }
+
+    /// The row of a namespace under its lock, for which others wait until the next
+    /// [`swap`](Self::swap) or [`unlock`](Self::unlock). After any failure before that
+    /// the connection is not to be used again.
+    ///
+    /// # Panics
+    ///
+    /// Where the engine has no such lock.
+    pub(crate) async fn read_locked(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
+        let lock = self.statements().lock.as_ref().expect("BUG: no such lock");
+        self.locked = true;
+        self.raw(lock.begin).await?;
+        self.read_by(lock.read, namespace).await
+    }
+
+    /// Gives back the row's lock and changes nothing.
+    pub(crate) async fn unlock(&mut self) -> Result<(), Failure> {
+        self.raw("ROLLBACK").await?;
+        self.locked = false;
+        Ok(())
+    }
+
+    /// Whether a transaction is open that has to end first.
+    pub(super) fn is_locked(&self) -> bool {
+        self.locked
+    }
+
+    async fn read_by(&mut self, sql: &str, namespace: &str) -> Result<Option<Row>, Failure> {
         const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Text];
-        let sql = self.statements().read;
         let rows = self.fetch(sql, &[Value::Text(namespace)], SHAPE).await?;
         Ok(rows.into_iter().next().map(|cells| {
             let [data, version, stamp, meta] = columns(cells);
@@ -202,7 +250,12 @@ impl Connection {
             let number = (self.statements().placeholder)(args.len());
             sql = format!("{sql}{before} {list}{after}{number}").into();
         }
-        Ok(self.execute(&sql, &args).await? == 1)
+        let rows = self.execute(&sql, &args).await?;
+        if self.locked {
+            self.raw("COMMIT").await?;
+            self.locked = false;
+        }
+        Ok(rows == 1)
     }
 
     /// Makes a row without stamp ours: its locks stay as they stand, its version

@@ -47,6 +47,11 @@ impl Link {
         self.target.tells()
     }
 
+    /// Whether a row can be read under its lock.
+    pub(crate) fn locks_rows(&self) -> bool {
+        self.target.locks_rows()
+    }
+
     /// Connects, and sees to it that the tables are there.
     pub(crate) async fn ensure_tables(&mut self) -> Result<(), LockError> {
         let pauses = ExponentialBuilder::default()
@@ -85,7 +90,7 @@ impl Link {
         let connection = self.connection.as_mut().expect("BUG: just connected");
         let result = work(connection).await;
         if let Err(failure) = &result
-            && !failure.keeps_connection()
+            && (!failure.keeps_connection() || connection.is_locked())
         {
             tracing::warn!(role = self.role, %failure, "connection given up");
             self.connection = None;

@@ -3,7 +3,7 @@
 use sqlx::{PgConnection, Postgres, error::DatabaseError, postgres::PgQueryResult};
 
 use super::{
-    connection::Statements,
+    connection::{Lock, Statements},
     failure::{Class, Kind},
     run::Engine,
 };
@@ -24,6 +24,10 @@ const STATEMENTS: Statements = Statements {
     placeholder: |number| format!("${number}"),
 
     read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = $1",
+    lock: Some(Lock {
+        begin: "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '1s'",
+        read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = $1 FOR UPDATE",
+    }),
     peek: "SELECT version, stamp FROM locks WHERE id = $1",
     swap: "UPDATE locks SET dataJson = $1, metaJson = $2, stamp = $3, version = version + 1 \
            WHERE id = $4 AND version = $5 AND stamp = $6",

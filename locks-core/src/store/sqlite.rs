@@ -24,6 +24,7 @@ const STATEMENTS: Statements = Statements {
     placeholder: |_| "?".into(),
 
     read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = ?",
+    lock: None,
     peek: "SELECT version, stamp FROM locks WHERE id = ?",
     swap: "UPDATE locks SET dataJson = ?, metaJson = ?, stamp = ?, version = version + 1 \
            WHERE id = ? AND version = ? AND stamp = ?",

@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time;
 
 use super::{
-    connection::Connection,
+    connection::{Connection, Statements},
     failure::Failure,
     file::FileIdentity,
     listen::Tells,
@@ -79,6 +79,10 @@ impl Target {
 
     /// Where users find what makes the tables.
     pub(super) fn migration_path(&self) -> &'static str {
+        self.statements().migration_path
+    }
+
+    fn statements(&self) -> &'static Statements {
         match &self.engine {
             #[cfg(feature = "sqlite")]
             Options::Sqlite(_) => sqlx::Sqlite::STATEMENTS,
@@ -87,7 +91,6 @@ impl Target {
             #[cfg(feature = "postgres")]
             Options::Postgres(_) => sqlx::Postgres::STATEMENTS,
         }
-        .migration_path
     }
 
     /// How the engine tells of changes.
@@ -100,6 +103,12 @@ impl Target {
             #[cfg(feature = "postgres")]
             Options::Postgres(_) => Tells::Notifications,
         }
+    }
+
+    /// Whether a row's lock can be had in order, without the danger that somebody stops
+    /// with it.
+    pub(super) fn locks_rows(&self) -> bool {
+        self.statements().lock.is_some()
     }
 
     /// How to listen for what others tell, where the engine can.
