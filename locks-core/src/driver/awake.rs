@@ -17,6 +17,8 @@ use tokio::{task, time};
 
 /// The longest write that is waited for awake.
 const WRITE: Duration = Duration::from_millis(1);
+/// Timers go off that much too late.
+const TIMER: Duration = Duration::from_micros(500);
 /// How long to stay awake for those who were answered.
 const ANSWERED: Duration = Duration::from_micros(100);
 
@@ -59,10 +61,14 @@ impl Awake {
         self.until = None;
     }
 
-    /// Waits until `wake`, awake at first. Cancel safe.
+    /// Waits until `wake`, awake at first, and to the end if that is too near for a timer.
+    /// Cancel safe.
     pub(super) async fn wait(&self, wake: Instant) {
+        let now = Instant::now();
+        let near = self.possible && wake.saturating_duration_since(now) < TIMER;
+        let until = if near { Some(wake) } else { self.until };
         let awake = |until| Instant::now() < wake.min(until);
-        while self.until.is_some_and(awake) {
+        while until.is_some_and(awake) {
             thread::yield_now();
             task::yield_now().await;
         }

@@ -27,7 +27,7 @@ impl Backoff {
 
     /// Somebody else wrote first.
     pub(super) fn conflict(&mut self, now: Instant) {
-        let (least, most) = (Duration::from_micros(200), Duration::from_millis(20));
+        let (least, most) = (Duration::from_micros(200), Duration::from_millis(5));
         let pause = next(&mut self.conflicts, least, most);
         self.pause(now, pause.mul_f64(fastrand::f64()));
     }

@@ -54,7 +54,8 @@ pub(super) enum Job {
     Audit(Vec<SessionId>),
     /// Look who has rows in this namespace.
     Sweep,
-    Notify,
+    /// Tell others that the row is of this version.
+    Notify(i64),
     /// Has anybody written anything? Only asked where the answer is nearly free.
     DataVersion,
 }
@@ -167,7 +168,10 @@ impl Job {
                 };
                 Outcome::Swept(link.with(sweep).await)
             }
-            Self::Notify => Outcome::Notified(link.with(async |c| c.notify(namespace).await).await),
+            Self::Notify(version) => {
+                let notify = async |c: &mut Connection| c.notify(namespace, version).await;
+                Outcome::Notified(link.with(notify).await)
+            }
             Self::DataVersion => {
                 Outcome::DataVersion(link.with(async |c| c.data_version().await).await)
             }

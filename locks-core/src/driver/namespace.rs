@@ -110,7 +110,8 @@ pub(super) struct Namespace {
     pub(super) turns: Turns,
     /// The last failure, until something succeeds.
     pub(super) trouble: Option<LockError>,
-    pub(super) notify: bool,
+    /// The version that others who wait are to be told of.
+    pub(super) notify: Option<i64>,
     /// Somebody needs an answer from the row as it is now.
     pub(super) needs_fresh: bool,
     /// The plan of the write that is under way.
@@ -126,7 +127,7 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    pub(super) fn new(name: Arc<str>) -> Self {
+    pub(super) fn new(name: Arc<str>, locks_rows: bool) -> Self {
         Self {
             name,
             row: Row::Unknown,
@@ -154,9 +155,9 @@ impl Namespace {
             neighbours_due: None,
             poll: Poll::default(),
             backoff: Backoff::default(),
-            turns: Turns::default(),
+            turns: Turns::new(locks_rows),
             trouble: None,
-            notify: false,
+            notify: None,
             needs_fresh: false,
             plan: None,
             rides_until: None,
@@ -321,11 +322,11 @@ impl Namespace {
         if self.turns.is_ours() {
             return Some(self.turn(config, now));
         }
+        if let Some(version) = self.notify.take() {
+            return Some(Job::Notify(version));
+        }
         if self.backoff.holds(now) {
             return None;
-        }
-        if std::mem::take(&mut self.notify) {
-            return Some(Job::Notify);
         }
         self.start_evacuations();
         if self.is_busy(now)
@@ -396,6 +397,7 @@ impl Namespace {
             Row::Known(_) if self.turns.are_taken() => {
                 Some(self.open(config).unwrap_or(Job::ReadLocked))
             }
+            Row::Known(_) if self.turns.doubt(now) => Some(Job::Read),
             Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
         }
     }
@@ -421,6 +423,17 @@ impl Namespace {
     pub(super) fn somebody_waits(&self) -> bool {
         let waits = |a: &Asking| !a.abandoned && !a.blocked_by.is_empty();
         self.asking.values().any(waits)
+    }
+
+    /// Somebody says that the row is of this version now, and that it freed something.
+    pub(super) fn told(&mut self, version: i64, now: Instant) {
+        match &self.row {
+            Row::Known(cached) if cached.at.version >= version => {}
+            // The write that is under way shows it.
+            Row::Writing => self.poll.wake(now),
+            _ if self.somebody_waits() => self.forget_row(),
+            _ => {}
+        }
     }
 
     /// Something may have changed unheard.

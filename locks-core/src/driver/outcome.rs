@@ -18,6 +18,11 @@ impl Namespace {
     /// Takes in what came of a job.
     pub(super) fn done(&mut self, done: Done, config: &Config, now: Instant) {
         let sent = done.sent;
+        if let Outcome::Read(Ok(_)) | Outcome::ReadLocked(Ok(_)) | Outcome::Peeked(Ok(_)) =
+            &done.outcome
+        {
+            self.turns.looked(now);
+        }
         match done.outcome {
             Outcome::Read(Ok(Some(row))) => self.read(row, sent),
             Outcome::Read(Ok(None)) => self.missing(now),
@@ -30,7 +35,7 @@ impl Namespace {
             }
             Outcome::ReadLocked(Err(failure)) if failure.is_hopeless() => {
                 tracing::debug!(%failure, "the row's lock is not to be had; racing for it");
-                self.turns.allow(false);
+                self.turns.refused();
                 self.row = Row::Unknown;
             }
             Outcome::Peeked(Ok(at)) => self.peeked(at.as_ref(), sent),
@@ -239,15 +244,23 @@ impl Namespace {
         match result {
             Ok(true) => {
                 self.backoff.success();
+                let from = at;
                 let at = Stamp {
-                    version: at.version + 1,
+                    version: from.version + 1,
                     stamp: Some(stamp),
                 };
                 self.highest = at.version;
-                self.turns.wrote(&at);
                 let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
+                let others = table.holding_sessions().filter(|id| !ours.contains(id));
+                self.turns.wrote(&from, &at, now);
+                if let Some(pause) = self
+                    .turns
+                    .courtesy(others.count(), now.duration_since(sent))
+                {
+                    self.backoff.pause(now, pause.mul_f64(fastrand::f64()));
+                }
                 let others_wait = table.queue().iter().any(|w| !ours.contains(&w.session));
-                self.notify = plan.freed && others_wait;
+                self.notify = (plan.freed && others_wait).then_some(at.version);
                 // Who asked for a row that is read now has one.
                 self.dirty |= plan.needs_fresh;
                 let cached = Cached {

@@ -287,10 +287,7 @@ impl Plan {
     /// Those who stand nowhere yet, in the order they came.
     fn grant_new(&mut self, table: &mut LockTable, due: &Due<'_>) {
         for (nonce, asking) in due.asking {
-            if asking.abandoned
-                || self.queued.contains(nonce)
-                || self.granted.contains_key(nonce)
-            {
+            if asking.abandoned || self.queued.contains(nonce) || self.granted.contains_key(nonce) {
                 continue;
             }
             if let Some(token) = table.granted(&asking.id(), &asking.claim.names) {

@@ -24,7 +24,7 @@ use crate::{
     error::LockError,
     guard::LockGuard,
     manager::LockManager,
-    store::{Failure, Link, Listener, Target},
+    store::{Change, Failure, Link, Listener, Target},
     table::SessionId,
 };
 
@@ -85,7 +85,7 @@ enum Event {
     Done(Link, Arc<str>, Done),
     Side(Link, Arc<str>, SideOutcome),
     Renewed(Link, Renewed),
-    Heard(Result<(Listener, Option<String>), Failure>),
+    Heard(Result<(Listener, Option<Change>), Failure>),
 }
 
 /// Whether anybody can ask for anything.
@@ -156,11 +156,9 @@ impl Driving {
 
     fn namespace(&mut self, name: &Arc<str>) -> &mut Namespace {
         let locks_rows = self.locks_rows;
-        self.namespaces.entry(name.clone()).or_insert_with(|| {
-            let mut namespace = Namespace::new(name.clone());
-            namespace.turns.allow(locks_rows);
-            namespace
-        })
+        self.namespaces
+            .entry(name.clone())
+            .or_insert_with(|| Namespace::new(name.clone(), locks_rows))
     }
 
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
@@ -302,11 +300,11 @@ impl Driving {
                 self.renewed(renewed, now);
             }
             Event::Heard(heard) => {
-                for name in self.signals.heard(heard, &self.config, now) {
-                    match name {
-                        Some(name) => {
-                            if let Some(namespace) = self.namespaces.get_mut(&*name) {
-                                namespace.poll.wake(now);
+                for change in self.signals.heard(heard, &self.config, now) {
+                    match change {
+                        Some(Change { namespace, version }) => {
+                            if let Some(namespace) = self.namespaces.get_mut(&*namespace) {
+                                namespace.told(version, now);
                             }
                         }
                         // Something may have been missed.

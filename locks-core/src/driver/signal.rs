@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::LocalBoxFuture;
 
 use super::Config;
-use crate::store::{Failure, Link, Listener, Tells};
+use crate::store::{Change, Failure, Link, Listener, Tells};
 
 /// What tells of changes beside looking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ const LINGER: Duration = Duration::from_secs(10);
 /// How long to leave a listening connection alone that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
-type Listening = LocalBoxFuture<'static, Result<(Listener, Option<String>), Failure>>;
+type Listening = LocalBoxFuture<'static, Result<(Listener, Option<Change>), Failure>>;
 
 /// Listens while somebody waits, where the engine can tell.
 #[derive(Debug)]
@@ -94,19 +94,18 @@ impl Signals {
         }
     }
 
-    /// Takes in what was heard: the namespaces that changed, or `None` for all of
-    /// them.
+    /// Takes in what was heard: what changed, or `None` for perhaps anything.
     pub(super) fn heard(
         &mut self,
-        heard: Result<(Listener, Option<String>), Failure>,
+        heard: Result<(Listener, Option<Change>), Failure>,
         config: &Config,
         now: Instant,
-    ) -> Vec<Option<String>> {
+    ) -> Vec<Option<Change>> {
         match heard {
-            Ok((listener, namespace)) => {
+            Ok((listener, change)) => {
                 self.state = State::Paused(listener);
                 config.signal.0.set(Signal::Notifications);
-                vec![namespace]
+                vec![change]
             }
             Err(failure) => {
                 tracing::debug!(%failure, "nothing is heard; looking instead");

@@ -1,26 +1,40 @@
-//! Taking turns at a row that others write as well, instead of racing for it.
+//! Whether others write the row as well, and what is done about it.
 //!
-//! Where a server lets those who wait for a row's lock have it in order, a write that
-//! read the row under that lock cannot be in vain. It costs two more statements, so it
-//! is for those who have lost the race, and only while others write in between.
+//! Alone, the row is as our last write left it, and the next one needs no look at it.
+//! With others, a row that was read some time ago is out of date: it is read again before
+//! a write that would be in vain. And where a server lets those who wait for a row's lock
+//! have it in order, a row that is read under that lock cannot be out of date: turns are
+//! taken. That costs two more statements, so it is for those who have lost the race, and
+//! only while others write in between.
+
+use std::time::{Duration, Instant};
 
 use crate::store::Stamp;
 
 /// How many conflicts in a row show that racing does not work.
 const CONFLICTS: u32 = 2;
+/// How many writes of ours, with none of others in between, show that we are alone.
+const ALONE: u32 = 4;
+/// How long a look at the row is worth something while others write as well.
+const FRESH: Duration = Duration::from_millis(1);
 
-/// Whether to take turns.
-#[derive(Debug, Default)]
+/// The longest pause out of courtesy.
+const LONGEST: Duration = Duration::from_millis(5);
+
+#[derive(Debug)]
 pub(super) struct Turns {
     state: State,
     /// What our last write made.
     wrote: Option<Stamp>,
+    /// How often nobody wrote between two writes of ours.
+    alone: u32,
+    /// When the row was last looked at, or written.
+    looked: Option<Instant>,
 }
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 enum State {
-    /// The engine has no such lock, or it is not known yet.
-    #[default]
+    /// The engine has no such lock, or it is not to be had.
     Impossible,
     /// So many conflicts in a row.
     Racing(u32),
@@ -30,13 +44,30 @@ enum State {
 }
 
 impl Turns {
-    /// What the connection can do.
-    pub(super) fn allow(&mut self, possible: bool) {
-        match (possible, &self.state) {
-            (false, _) => self.state = State::Impossible,
-            (true, State::Impossible) => self.state = State::Racing(0),
-            (true, _) => {}
+    /// Turns can be taken where rows can be locked.
+    pub(super) fn new(locks_rows: bool) -> Self {
+        let state = if locks_rows {
+            State::Racing(0)
+        } else {
+            State::Impossible
+        };
+        Self {
+            state,
+            wrote: None,
+            alone: ALONE,
+            looked: None,
         }
+    }
+
+    /// The lock is not to be had.
+    pub(super) fn refused(&mut self) {
+        self.state = State::Impossible;
+    }
+
+    /// Whether the row has to be looked at before it is written.
+    pub(super) fn doubt(&self, now: Instant) -> bool {
+        let old = |looked| now.duration_since(looked) > FRESH;
+        self.alone < ALONE && self.looked.is_some_and(old)
     }
 
     pub(super) fn are_taken(&self) -> bool {
@@ -47,13 +78,13 @@ impl Turns {
         self.state == State::Ours
     }
 
-    /// The row was read under its lock, and is of this write; nothing where the lock
-    /// is not to be had.
+    /// The row was read under its lock.
     pub(super) fn begin(&mut self) {
         self.state = State::Ours;
     }
 
-    /// The lock is being given back. Turns go on while others write in between.
+    /// The lock is being given back; the row was found to be of the write `found`. Turns
+    /// go on while others write in between.
     pub(super) fn end(&mut self, found: Option<&Stamp>) {
         self.state = if found.is_some() && found == self.wrote.as_ref() {
             // Should that be over too early, one more conflict tells.
@@ -63,16 +94,35 @@ impl Turns {
         };
     }
 
-    /// Our write made this.
-    pub(super) fn wrote(&mut self, at: &Stamp) {
-        self.wrote = Some(at.clone());
+    /// The row was looked at.
+    pub(super) fn looked(&mut self, now: Instant) {
+        self.looked = Some(now);
+    }
+
+    /// Our write replaced the write `from` and made `at`.
+    pub(super) fn wrote(&mut self, from: &Stamp, at: &Stamp, now: Instant) {
+        self.alone = match self.wrote.replace(at.clone()) {
+            Some(last) if last != *from => 0,
+            _ => self.alone.saturating_add(1),
+        };
+        self.looked = Some(now);
         if let State::Racing(conflicts) = &mut self.state {
             *conflicts = 0;
         }
     }
 
+    /// The most to wait after our write, which took so long, before the next one, so that
+    /// as many others get in between: who has just written knows the row, and would win
+    /// every race. Nothing where we are alone, or the lock sees to the order.
+    pub(super) fn courtesy(&self, others: usize, took: Duration) -> Option<Duration> {
+        let racing = matches!(self.state, State::Impossible | State::Racing(_));
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        (racing && self.alone < ALONE).then(|| took.saturating_mul(2 * others).min(LONGEST))
+    }
+
     /// Somebody else wrote first.
     pub(super) fn conflict(&mut self) {
+        self.alone = 0;
         if let State::Racing(conflicts) = &mut self.state {
             *conflicts += 1;
             if *conflicts >= CONFLICTS {
@@ -91,17 +141,16 @@ mod tests {
         Stamp { version, stamp }
     }
 
-    fn racing() -> Turns {
-        let mut turns = Turns::default();
-        turns.allow(true);
-        turns
+    /// We write on top of the write `from`.
+    fn write(turns: &mut Turns, from: i64) {
+        turns.wrote(&at(from), &at(from + 1), Instant::now());
     }
 
     #[test]
     fn are_taken_after_two_conflicts_in_a_row() {
-        let mut turns = racing();
+        let mut turns = Turns::new(true);
         turns.conflict();
-        turns.wrote(&at(1));
+        write(&mut turns, 1);
         turns.conflict();
         assert!(!turns.are_taken());
         turns.conflict();
@@ -110,14 +159,14 @@ mod tests {
 
     #[test]
     fn end_when_nobody_writes_in_between() {
-        let mut turns = racing();
+        let mut turns = Turns::new(true);
         turns.conflict();
         turns.conflict();
         for version in [2, 4] {
             turns.begin();
             assert!(turns.is_ours() && !turns.are_taken());
             turns.end(Some(&at(version)));
-            turns.wrote(&at(version + 1));
+            write(&mut turns, version);
             assert!(turns.are_taken());
         }
         turns.begin();
@@ -127,10 +176,52 @@ mod tests {
 
     #[test]
     fn are_never_taken_where_there_is_no_lock() {
-        let mut turns = Turns::default();
-        for _ in 0..10 {
-            turns.conflict();
+        let mut refused = Turns::new(true);
+        refused.refused();
+        for mut turns in [Turns::new(false), refused] {
+            for _ in 0..10 {
+                turns.conflict();
+            }
+            assert!(!turns.are_taken());
         }
-        assert!(!turns.are_taken());
+    }
+
+    #[test]
+    fn an_old_look_is_doubted_while_others_write_as_well() {
+        let mut turns = Turns::new(false);
+        let later = |turns: &Turns| turns.doubt(Instant::now() + FRESH * 2);
+        write(&mut turns, 1);
+        write(&mut turns, 2);
+        assert!(!later(&turns));
+        write(&mut turns, 4);
+        assert!(later(&turns));
+        assert!(!turns.doubt(turns.looked.expect("it was written") + FRESH));
+        for version in 5..9 {
+            assert!(later(&turns));
+            write(&mut turns, version);
+        }
+        assert!(!later(&turns));
+        turns.conflict();
+        assert!(later(&turns));
+        turns.looked(Instant::now() + FRESH * 2);
+        assert!(!later(&turns));
+    }
+
+    #[test]
+    fn others_are_let_in_while_they_write_as_well() {
+        let took = Duration::from_millis(1);
+        let mut turns = Turns::new(true);
+        write(&mut turns, 1);
+        assert_eq!(turns.courtesy(2, took), None);
+        write(&mut turns, 3);
+        assert_eq!(turns.courtesy(2, took), Some(took * 4));
+        assert_eq!(turns.courtesy(100, took), Some(LONGEST));
+        turns.conflict();
+        turns.conflict();
+        assert_eq!(
+            turns.courtesy(2, took),
+            None,
+            "the lock is waited for in order"
+        );
     }
 }

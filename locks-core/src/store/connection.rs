@@ -1,18 +1,27 @@
 //! A connection, and the statements it knows.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tokio::time;
 
 use super::{
     failure::{Failure, Kind},
     file::FileIdentity,
-    run::{Cell, Run, Running, Shape, Sql, Value},
+    listen::Change,
+    run::{Cell, Run, Shape, Sql, Value},
 };
 use crate::{
     process::Identity,
     table::{Columns, SessionId},
 };
+
+/// How long somebody else may write before it is asked less often, and how often.
+const LONG: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The SQL of one engine. Placeholders stand in the order of the arguments.
 #[derive(Debug)]
@@ -65,7 +74,7 @@ pub(super) struct Statements {
     /// session
     pub(super) touch_fence: &'static str,
 
-    /// namespace; where the engine can wake others
+    /// namespace and version; where the engine can wake others
     pub(super) notify: Option<&'static str>,
     /// → a number that changes when others write, where asking is nearly free
     pub(super) data_version: Option<&'static str>,
@@ -404,15 +413,14 @@ impl Connection {
         self.execute(sql, &[Value::Text(&id.0)]).await.map(drop)
     }
 
-    /// Tells others that the row of a namespace changed, where the engine can.
-    pub(crate) async fn notify(&mut self, namespace: &str) -> Result<(), Failure> {
-        match self.statements().notify {
-            Some(sql) => self
-                .fetch(sql, &[Value::Text(namespace)], &[])
-                .await
-                .map(drop),
-            None => Ok(()),
-        }
+    /// Tells others that the row of a namespace is of this version now, where the engine
+    /// can.
+    pub(crate) async fn notify(&mut self, namespace: &str, version: i64) -> Result<(), Failure> {
+        let Some(sql) = self.statements().notify else {
+            return Ok(());
+        };
+        let told = Change::text(namespace, version);
+        self.fetch(sql, &[Value::Text(&told)], &[]).await.map(drop)
     }
 
     /// A number that changes when other connections write, where asking is nearly
@@ -433,13 +441,12 @@ impl Connection {
     }
 
     pub(super) async fn raw(&mut self, sql: &str) -> Result<(), Failure> {
-        self.file.check()?;
-        within(self.limit, self.run.execute_raw(Sql(sql))).await
+        self.ask(async |run| run.execute_raw(Sql(sql)).await).await
     }
 
     async fn execute(&mut self, sql: &str, args: &[Value<'_>]) -> Result<u64, Failure> {
-        self.file.check()?;
-        within(self.limit, self.run.execute(Sql(sql), args)).await
+        self.ask(async |run| run.execute(Sql(sql), args).await)
+            .await
     }
 
     async fn fetch(
@@ -448,8 +455,29 @@ impl Connection {
         args: &[Value<'_>],
         shape: &[Shape],
     ) -> Result<Vec<Vec<Cell>>, Failure> {
+        self.ask(async |run| run.fetch(Sql(sql), args, shape).await)
+            .await
+    }
+
+    /// Runs a statement within the limit, again and again where somebody else writes.
+    async fn ask<T>(
+        &mut self,
+        statement: impl AsyncFn(&mut dyn Run) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         self.file.check()?;
-        within(self.limit, self.run.fetch(Sql(sql), args, shape)).await
+        let start = Instant::now();
+        loop {
+            let result = within(self.limit, statement(&mut *self.run)).await;
+            match result {
+                Err(busy) if busy.kind == Kind::Busy && start.elapsed() < self.limit => {
+                    // That is no lock's write.
+                    if start.elapsed() > LONG {
+                        time::sleep(PAUSE).await;
+                    }
+                }
+                result => return result,
+            }
+        }
     }
 
     /// `sql` with a list of the ids behind it.
@@ -477,7 +505,10 @@ impl Connection {
 
 /// Ends a statement that has had its time. What it did is then unknown, and its
 /// connection must not be used again: dropped, the statement still runs.
-async fn within<T>(limit: Duration, running: Running<'_, T>) -> Result<T, Failure> {
+async fn within<T>(
+    limit: Duration,
+    running: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     match time::timeout(limit, running).await {
         Ok(result) => result,
         Err(_) => Err(Failure::no_answer(limit)),

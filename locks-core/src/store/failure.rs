@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Exists,
     /// The user lacks a right.
     Denied,
+    /// Somebody else writes, and there is no line to stand in.
+    Busy,
     Other,
 }
 

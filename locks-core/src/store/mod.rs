@@ -23,6 +23,6 @@ pub(crate) use self::{
     connection::{Connection, Liveness, NewSession, Row, SessionRow, Stamp},
     failure::{Class, Failure},
     link::Link,
-    listen::{Listener, Tells},
+    listen::{Change, Listener, Tells},
     target::{Target, sealed},
 };

@@ -7,7 +7,7 @@ use sqlx::{
 };
 
 use super::{
-    connection::Statements,
+    connection::{Lock, Statements},
     failure::{Class, Kind},
     run::Engine,
 };
@@ -28,7 +28,11 @@ const STATEMENTS: Statements = Statements {
     placeholder: |_| "?".into(),
 
     read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = ?",
-    lock: None,
+    // TiDB and MySQL do not know the variable; there it stays a race.
+    lock: Some(Lock {
+        begin: "SET SESSION idle_transaction_timeout = 1; START TRANSACTION",
+        read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = ? FOR UPDATE",
+    }),
     peek: "SELECT version, stamp FROM locks WHERE id = ?",
     swap: "UPDATE locks SET dataJson = ?, metaJson = ?, stamp = ?, version = version + 1 \
            WHERE id = ? AND version = ? AND stamp = ?",
@@ -83,9 +87,10 @@ impl Engine for MySql {
             | 8028 | 9007 => Class::Retry,
             // Read-only, read-only transaction, option prevents.
             1290 | 1792 | 1836 => Class::WrongNode,
-            // Denied, missing or unfit tables, values out of range, duplicates.
-            1044 | 1045 | 1049 | 1054 | 1060 | 1050 | 1062 | 1064 | 1142 | 1143 | 1146 | 1227
-            | 1264 | 1366 | 1406 | 1698 => Class::Hopeless,
+            // Denied, missing or unfit tables, values out of range, duplicates, unknown
+            // variables.
+            1044 | 1045 | 1049 | 1054 | 1060 | 1050 | 1062 | 1064 | 1142 | 1143 | 1146 | 1193
+            | 1227 | 1264 | 1366 | 1406 | 1698 => Class::Hopeless,
             _ => Class::Unknown,
         };
         let kind = match number {

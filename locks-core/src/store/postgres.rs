@@ -61,7 +61,10 @@ const STATEMENTS: Statements = Statements {
     delete_fence: "DELETE FROM lock_fences WHERE session = $1",
     touch_fence: "UPDATE lock_fences SET touched = touched + 1 WHERE session = $1",
 
-    notify: Some("SELECT pg_notify('locks_changed', $1)"),
+    // It need not be on the disk: who misses it looks before long.
+    notify: Some(
+        "SELECT set_config('synchronous_commit', 'off', true), pg_notify('locks_changed', $1)",
+    ),
     data_version: None,
 };
 

@@ -17,7 +17,10 @@ use crate::{
 };
 
 const STATEMENTS: Statements = Statements {
-    settings: &[],
+    // By itself, SQLite asks again after pauses that grow to 100 ms, while a write takes
+    // one at most: whoever waits is passed over by all who come. So it gives up after its
+    // first pause, of a millisecond, and is asked again: everybody has the same chance.
+    settings: &["PRAGMA busy_timeout = 1"],
     optional_settings: &[],
     migration: include_str!("../../migrations/sqlite/0001_locks.sql"),
     migration_path: "migrations/sqlite/0001_locks.sql",
@@ -87,6 +90,8 @@ impl Engine for Sqlite {
             Kind::Exists
         } else if code & 0xff == 8 {
             Kind::Denied
+        } else if code & 0xff == 5 {
+            Kind::Busy
         } else {
             Kind::Other
         };

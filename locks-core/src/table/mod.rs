@@ -165,6 +165,11 @@ impl LockTable {
         holding.chain(waiting).collect()
     }
 
+    /// Every session that holds something, once.
+    pub(crate) fn holding_sessions(&self) -> impl Iterator<Item = &SessionId> {
+        self.sessions.keys()
+    }
+
     /// The sessions that hold or await something for this task, or for any.
     pub(crate) fn sessions_of(&self, task: Option<&str>) -> Vec<SessionId> {
         let wanted = |t: &str| task.is_none_or(|task| task == t);
