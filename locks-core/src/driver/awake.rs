@@ -42,8 +42,8 @@ impl Awake {
         }
     }
 
-    /// A write begins.
-    pub(super) fn writing(&mut self, now: Instant) {
+    /// A write begins, or what comes before or after one.
+    pub(super) fn working(&mut self, now: Instant) {
         let short = self.took.is_some_and(|took| took <= WRITE);
         self.until = (self.possible && short).then(|| now + WRITE);
     }
@@ -87,21 +87,21 @@ mod tests {
             possible: true,
             ..Awake::new()
         };
-        awake.writing(now);
+        awake.working(now);
         assert_eq!(awake.until, None, "it is not known how long it takes");
         awake.wrote(WRITE, 1, now);
         assert_eq!(awake.until, Some(now + ANSWERED));
-        awake.writing(now);
+        awake.working(now);
         assert_eq!(awake.until, Some(now + WRITE));
         awake.wrote(WRITE, 0, now);
         assert_eq!(awake.until, None, "nobody was answered");
         awake.wrote(WRITE * 2, 1, now);
         assert_eq!(awake.until, None);
-        awake.writing(now);
+        awake.working(now);
         assert_eq!(awake.until, None, "writes are slow");
         awake.wrote(WRITE, 1, now);
         awake.in_vain();
-        awake.writing(now);
+        awake.working(now);
         assert_eq!(awake.until, None, "others write as well");
     }
 
@@ -114,7 +114,7 @@ mod tests {
         };
         awake.wrote(WRITE, 1, now);
         assert_eq!(awake.until, None);
-        awake.writing(now);
+        awake.working(now);
         assert_eq!(awake.until, None);
     }
 }

@@ -9,8 +9,9 @@ const LEAST: Duration = Duration::from_millis(5);
 const MOST: Duration = Duration::from_secs(1);
 /// The part of the time already waited that the next look may be late.
 const PART: u32 = 20;
-/// How often the number is asked for that says whether anybody wrote at all.
-const CHEAP: Duration = Duration::from_millis(3);
+/// The same for the number that says whether anybody wrote at all.
+const LEAST_CHEAP: Duration = Duration::from_millis(1);
+const MOST_CHEAP: Duration = Duration::from_millis(3);
 /// How often to look behind notifications, which may get lost.
 const BEHIND_NOTIFICATIONS: Duration = Duration::from_secs(1);
 
@@ -29,14 +30,15 @@ impl Poll {
             *self = Self::default();
             return;
         };
+        let part = now.duration_since(since) / PART;
         let pause = match signal {
-            Signal::None => (now.duration_since(since) / PART).clamp(LEAST, MOST),
+            Signal::None => part.clamp(LEAST, MOST),
             Signal::DataVersion | Signal::Notifications => BEHIND_NOTIFICATIONS,
         };
         let next = now + pause.mul_f64(0.75 + fastrand::f64() / 4.0);
         self.due = Some(self.due.map_or(next, |due| due.min(next)));
         if signal == Signal::DataVersion && self.cheap_due.is_none() {
-            self.cheap_due = Some(now + CHEAP);
+            self.cheap_due = Some(now + part.clamp(LEAST_CHEAP, MOST_CHEAP));
         }
     }
 
@@ -116,6 +118,18 @@ mod tests {
                     "{signal:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn the_number_is_asked_for_every_few_milliseconds() {
+        for (waited, pause) in [(0, 1), (20, 1), (40, 2), (60, 3), (60_000, 3)] {
+            let since = Instant::now();
+            let now = since + Duration::from_millis(waited);
+            let mut poll = Poll::default();
+            poll.plan(Some(since), Signal::DataVersion, now);
+            let pause = Duration::from_millis(pause);
+            assert_eq!(poll.cheap_due(), Some(now + pause), "{waited}");
         }
     }
 

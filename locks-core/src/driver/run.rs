@@ -391,8 +391,9 @@ impl Driving {
             };
             if let Some(job) = namespace.job(&self.config, now) {
                 self.last = Some(name.clone());
-                if matches!(job, Job::Swap { .. }) {
-                    self.awake.writing(now);
+                // What comes before a write, and after one, others wait for as well.
+                if matches!(job, Job::Read | Job::Swap { .. } | Job::Notify(_)) {
+                    self.awake.working(now);
                 }
                 let name = name.clone();
                 self.jobs.push(Box::pin(async move {
