@@ -1,10 +1,17 @@
-//! A process that loses every race for the row: what it only has to read, it knows all the same.
+//! A process that loses every race for the row: what it only has to read, it knows all the
+//! same, and it gets its turn to write.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use locks_core::{Blocker, LockError, LockGuard, LockManager};
 use locks_tests::{
-    engine::{Database, Engine},
+    engine::Database,
     on_every_engine,
     relay::{How, Relay, When},
     row::wait_until_empty,
@@ -17,7 +24,8 @@ const NAME: &str = "app_task_1";
 on_every_engine!(servers:
     async a_refused_acquire_is_busy,
     async a_refused_wait_times_out,
-    async a_grant_comes_when_the_race_is_over,
+    async a_grant_comes_in_the_middle_of_the_race,
+    async who_stops_in_its_turn_does_not_stop_others,
 );
 
 /// In the order in which they have to go.
@@ -25,8 +33,9 @@ struct Race {
     /// Its writes are slow.
     slow: LockManager,
     other: LockManager,
-    /// Somebody who writes all the time.
+    /// Somebody who writes all the time, and how often.
     writing: JoinHandle<()>,
+    writes: Arc<AtomicU64>,
     relay: Relay,
     db: Database,
 }
@@ -45,15 +54,20 @@ impl Race {
             relay.arm(When::Containing(NAME.into()), pause);
         }
         let mut conn = db.connect().await;
+        let writes = Arc::new(AtomicU64::new(0));
+        let counted = writes.clone();
         let writing = tokio::spawn(async move {
             let write = "UPDATE locks SET version = version + 1";
             // Until the database goes with a test that failed.
-            while conn.execute(write).await.is_ok() {}
+            while conn.execute(write).await.is_ok() {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
         });
         let race = Self {
             slow,
             other,
             writing,
+            writes,
             relay,
             db,
         };
@@ -104,24 +118,45 @@ async fn a_refused_wait_times_out(db: Database) {
     race.finish(held).await;
 }
 
-async fn a_grant_comes_when_the_race_is_over(db: Database) {
+async fn a_grant_comes_in_the_middle_of_the_race(db: Database) {
     let (race, held) = Race::start(db).await;
     let token = held.token();
     held.release().await.expect("it is held");
-    let asking = tokio::spawn(race.slow.acquire(NAME));
-    // Where the row's lock can be had in turn, the race need not be over.
-    if race.db.engine() == Engine::MySql {
-        let what = "some lost races";
-        race.relay
-            .wait_for(SOON, what, |seen| seen.delayed >= 5)
-            .await;
-        assert!(!asking.is_finished());
-        race.is_over();
-    }
-    let guard = tokio::time::timeout(SOON, asking).await.expect("in time");
-    let guard = guard.expect("no panic").expect("nobody holds it");
+    let before = race.writes.load(Ordering::Relaxed);
+    let guard = race.slow.acquire(NAME).await.expect("nobody holds it");
+    assert!(race.relay.counters().delayed > 0, "there was no race");
+    assert!(race.writes.load(Ordering::Relaxed) > before, "it was alone");
     assert!(guard.token() > token);
     let refused = race.other.acquire(NAME).await;
     assert!(refused.is_err_and(|error| error.is_busy()));
+    race.finish(guard).await;
+}
+
+/// The server ends whoever stops while it has the row's lock.
+async fn who_stops_in_its_turn_does_not_stop_others(db: Database) {
+    let (race, held) = Race::start(db).await;
+    held.release().await.expect("it is held");
+    // From here on it takes turns.
+    let guard = race.slow.acquire(NAME).await.expect("nobody holds it");
+    guard.release().await.expect("it is held");
+    race.relay.disarm();
+    race.relay.arm(When::Containing(NAME.into()), How::Stall);
+    let asking = tokio::spawn(race.slow.acquire(NAME));
+    let what = "a write that does not come";
+    race.relay
+        .wait_for(SOON, what, |seen| seen.stalled > 0)
+        .await;
+    let writes = || race.writes.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let stopped = writes();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(writes() <= stopped + 1, "it did not have the lock");
+    let start = Instant::now();
+    let other = race.other.acquire("other").await.expect("nobody holds it");
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    other.release().await.expect("it is held");
+    race.relay.heal();
+    let guard = asking.await.expect("no panic").expect("nobody holds it");
     race.finish(guard).await;
 }

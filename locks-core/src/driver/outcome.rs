@@ -21,7 +21,7 @@ impl Namespace {
         if let Outcome::Read(Ok(_)) | Outcome::ReadLocked(Ok(_)) | Outcome::Peeked(Ok(_)) =
             &done.outcome
         {
-            self.turns.looked(now);
+            self.turns.looked();
         }
         match done.outcome {
             Outcome::Read(Ok(Some(row))) => self.read(row, sent),

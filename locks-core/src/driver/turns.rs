@@ -15,7 +15,7 @@ use crate::store::Stamp;
 const CONFLICTS: u32 = 2;
 /// How many writes of ours, with none of others in between, show that we are alone.
 const ALONE: u32 = 4;
-/// How long a look at the row is worth something while others write as well.
+/// How long what we wrote is likely to be there while others write as well.
 const FRESH: Duration = Duration::from_millis(1);
 
 /// The longest pause out of courtesy.
@@ -28,8 +28,9 @@ pub(super) struct Turns {
     wrote: Option<Stamp>,
     /// How often nobody wrote between two writes of ours.
     alone: u32,
-    /// When the row was last looked at, or written.
-    looked: Option<Instant>,
+    /// When our last write had its answer, unless the row was looked at since: once is
+    /// enough, or those who have much to look at would never get to write.
+    answered: Option<Instant>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -55,7 +56,7 @@ impl Turns {
             state,
             wrote: None,
             alone: ALONE,
-            looked: None,
+            answered: None,
         }
     }
 
@@ -66,8 +67,8 @@ impl Turns {
 
     /// Whether the row has to be looked at before it is written.
     pub(super) fn doubt(&self, now: Instant) -> bool {
-        let old = |looked| now.duration_since(looked) > FRESH;
-        self.alone < ALONE && self.looked.is_some_and(old)
+        let old = |answered| now.duration_since(answered) > FRESH;
+        self.alone < ALONE && self.answered.is_some_and(old)
     }
 
     pub(super) fn are_taken(&self) -> bool {
@@ -95,8 +96,8 @@ impl Turns {
     }
 
     /// The row was looked at.
-    pub(super) fn looked(&mut self, now: Instant) {
-        self.looked = Some(now);
+    pub(super) fn looked(&mut self) {
+        self.answered = None;
     }
 
     /// Our write replaced the write `from` and made `at`.
@@ -105,7 +106,7 @@ impl Turns {
             Some(last) if last != *from => 0,
             _ => self.alone.saturating_add(1),
         };
-        self.looked = Some(now);
+        self.answered = Some(now);
         if let State::Racing(conflicts) = &mut self.state {
             *conflicts = 0;
         }
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_look_is_doubted_while_others_write_as_well() {
+    fn what_we_wrote_is_doubted_once_while_others_write_as_well() {
         let mut turns = Turns::new(false);
         let later = |turns: &Turns| turns.doubt(Instant::now() + FRESH * 2);
         write(&mut turns, 1);
@@ -195,7 +196,7 @@ mod tests {
         assert!(!later(&turns));
         write(&mut turns, 4);
         assert!(later(&turns));
-        assert!(!turns.doubt(turns.looked.expect("it was written") + FRESH));
+        assert!(!turns.doubt(turns.answered.expect("it was written") + FRESH));
         for version in 5..9 {
             assert!(later(&turns));
             write(&mut turns, version);
@@ -203,8 +204,10 @@ mod tests {
         assert!(!later(&turns));
         turns.conflict();
         assert!(later(&turns));
-        turns.looked(Instant::now() + FRESH * 2);
+        turns.looked();
         assert!(!later(&turns));
+        write(&mut turns, 20);
+        assert!(later(&turns));
     }
 
     #[test]
