@@ -22,6 +22,7 @@ mod outcome;
 mod own_sessions;
 mod plan;
 mod poll;
+mod renewals;
 mod request;
 mod run;
 mod session;

@@ -14,8 +14,9 @@ use super::{
     Config, Driver, Flushed,
     awake::Awake,
     gather::Gather,
-    job::{Done, Job, Outcome, Renewal, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
+    job::{Done, Job, Outcome, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
     namespace::{Namespace, PATIENCE},
+    renewals::Renewals,
     request::{Command, Reply, Seat},
     session::{Keeper, Kind},
     signal::Signals,
@@ -106,9 +107,7 @@ struct Driving {
     last: Option<Arc<str>>,
     /// The connection of the rows, unless a job has it.
     link: Option<Link>,
-    /// The connection of the renewals, unless one is under way.
-    renewing: Option<Link>,
-    renewal_due: Option<Instant>,
+    renewals: Renewals,
     /// Side connections that are free.
     side: Vec<Link>,
     side_jobs: usize,
@@ -139,8 +138,7 @@ impl Driving {
             driver,
             namespaces: BTreeMap::new(),
             last: None,
-            renewing: Some(link.another(limit, "renewals")),
-            renewal_due: None,
+            renewals: Renewals::new(link.another(limit, "renewals")),
             side: Vec::new(),
             side_jobs: 0,
             signals: Signals::new(&link, &config),
@@ -296,8 +294,9 @@ impl Driving {
                 }
             }
             Event::Renewed(link, renewed) => {
-                self.renewing = Some(link);
-                self.renewed(renewed, now);
+                let namespaces = &mut self.namespaces;
+                self.renewals
+                    .done(link, renewed, namespaces, &self.config, now);
             }
             Event::Heard(heard) => {
                 for change in self.signals.heard(heard, &self.config, now) {
@@ -364,7 +363,12 @@ impl Driving {
     fn start_jobs(&mut self, now: Instant) {
         self.start_job(now);
         self.start_side_jobs();
-        self.start_renewal(now);
+        if let Some(renewal) = self.renewals.start(&self.namespaces, &self.config, now) {
+            self.jobs.push(Box::pin(async {
+                let (link, renewed) = renewal.await;
+                Event::Renewed(link, renewed)
+            }));
+        }
         let waiting = self.namespaces.values().any(Namespace::somebody_waits);
         if let Some(listening) = self.signals.listen(waiting, &self.config, now) {
             self.jobs
@@ -411,7 +415,7 @@ impl Driving {
             while self.side_jobs < SIDE_JOBS
                 && let Some(job) = namespace.side.pop_front()
             {
-                let mut link = match (self.side.pop(), &self.renewing, &self.link) {
+                let mut link = match (self.side.pop(), self.renewals.link(), &self.link) {
                     (Some(link), ..) => link,
                     (None, Some(link), _) | (None, None, Some(link)) => {
                         link.another(SIDE_LIMIT, "evictions")
@@ -432,89 +436,16 @@ impl Driving {
         }
     }
 
-    /// Renews all sessions of the process in one statement.
-    fn start_renewal(&mut self, now: Instant) {
-        let expiring = || {
-            let namespaces = self.namespaces.values();
-            let sessions = namespaces.flat_map(|namespace| namespace.sessions.values());
-            sessions.filter(|session| session.ttl.is_some())
-        };
-        let holding = |n: &&Namespace| !n.held.is_empty();
-        let idle = expiring().next().is_none()
-            && !self
-                .namespaces
-                .values()
-                .any(|namespace| holding(&namespace));
-        if idle {
-            self.renewal_due = None;
-            return;
-        }
-        let due = *self
-            .renewal_due
-            .get_or_insert(now + self.config.beat_ttl() / 3);
-        if due > now {
-            return;
-        }
-        let Some(mut link) = self.renewing.take() else {
-            return;
-        };
-        self.renewal_due = Some(now + self.config.beat_ttl() / 3);
-        let renewal = Renewal {
-            sessions: expiring().map(|session| session.id.clone()).collect(),
-            namespaces: self
-                .namespaces
-                .values()
-                .filter(holding)
-                .map(|namespace| namespace.name.clone())
-                .collect(),
-        };
-        self.jobs.push(Box::pin(async move {
-            let renewed = renewal.run(&mut link).await;
-            Event::Renewed(link, renewed)
-        }));
-    }
-
-    fn renewed(&mut self, renewed: Renewed, now: Instant) {
-        let ttl = self.config.beat_ttl();
-        match renewed.result {
-            Ok(lost) => {
-                let deadline = renewed.sent.after(ttl);
-                for namespace in self.namespaces.values_mut() {
-                    namespace.renewed(&renewed.sessions, &lost, deadline);
-                }
-            }
-            Err(failure) => {
-                self.renewal_due = Some(now + (ttl / 30).max(Duration::from_millis(20)));
-                let left = self.namespaces.values().filter_map(Namespace::least_left);
-                let left = left.min().unwrap_or(ttl);
-                if left < ttl / 2 {
-                    tracing::warn!(
-                        task = %self.config.task, %failure, ?left,
-                        "sessions cannot be renewed; locks will be lost"
-                    );
-                } else {
-                    tracing::debug!(%failure, "a renewal failed and is tried again");
-                }
-            }
-        }
-        for (name, at) in renewed.rows {
-            if let Some(namespace) = self.namespaces.get_mut(&name) {
-                namespace.seen_at(at.as_ref());
-            }
-        }
-    }
-
     fn next_alarm(&self, now: Instant) -> Instant {
         let namespaces = || self.namespaces.values();
         let clocks = namespaces().filter_map(|namespace| namespace.next_alarm(now));
         let jobs = namespaces()
             .filter(|_| self.link.is_some())
             .filter_map(|namespace| namespace.next_job(now));
-        let renewal = self.renewal_due.filter(|_| self.renewing.is_some());
         let ending = self.ending.as_ref().map(|ending| ending.deadline);
         clocks
             .chain(jobs)
-            .chain(renewal)
+            .chain(self.renewals.due())
             .chain(ending)
             .chain(self.signals.due())
             .min()
@@ -558,9 +489,7 @@ impl Driving {
         for mut link in self.link.take().into_iter().chain(self.side.drain(..)) {
             link.close().await;
         }
-        if let Some(mut link) = self.renewing.take() {
-            link.close().await;
-        }
+        self.renewals.close().await;
         let result = match (pending, trouble) {
             (true, Some(error)) => Err(error),
             _ => Ok(()),
