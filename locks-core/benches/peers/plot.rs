@@ -103,7 +103,7 @@ fn chart(area: &Area<'_>, workload: Workload, engine: Engine, report: &Report) -
         let mut line: Vec<_> = of(&points, contender).collect();
         line.sort_by(|a, b| a.0.total_cmp(&b.0));
         let color = color(contender);
-        let width = if contender == Contender::Ours { 3 } else { 1 };
+        let width = if contender.is_ours() { 3 } else { 1 };
         chart.draw_series(LineSeries::new(line, color.stroke_width(width)).point_size(2))?;
         legend(area, place, contender.name(engine), color)?;
     }
@@ -144,6 +144,7 @@ fn legend(area: &Area<'_>, place: usize, name: &str, color: RGBColor) -> Result<
 fn color(contender: Contender) -> RGBColor {
     match contender {
         Contender::Ours => RGBColor(213, 94, 0),
+        Contender::OursDropped => RGBColor(230, 159, 0),
         Contender::Original => RGBColor(0, 0, 0),
         Contender::Retry => RGBColor(86, 180, 233),
         Contender::RowPerLock => RGBColor(0, 158, 115),

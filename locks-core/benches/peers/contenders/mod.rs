@@ -22,8 +22,10 @@ use crate::{Result, engine::Engine};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Contender {
-    /// This library.
+    /// This library, with releases that are waited for.
     Ours,
+    /// This library, with guards that are dropped: the release rides with the next grant.
+    OursDropped,
     /// The original's algorithm: one row, 100 ms after a conflict.
     Original,
     /// The same, tried again at once.
@@ -54,10 +56,16 @@ impl Contender {
         .collect()
     }
 
+    /// Whether it is this library.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::OursDropped)
+    }
+
     /// What it is called in tables and plots.
     pub(crate) fn name(self, engine: Engine) -> &'static str {
         match (self, engine) {
             (Self::Ours, _) => "locks-core",
+            (Self::OursDropped, _) => "locks-core, dropped",
             (Self::Original, _) => "original, 100 ms pauses",
             (Self::Retry, _) => "original, retried at once",
             (Self::RowPerLock, _) => "row per lock",
@@ -75,7 +83,8 @@ impl Contender {
         connections: usize,
     ) -> Result<Box<dyn Locks>> {
         Ok(match self {
-            Self::Ours => Box::new(ours::Ours::connect(url).await?),
+            Self::Ours => Box::new(ours::Ours::connect(url, ours::End::Release).await?),
+            Self::OursDropped => Box::new(ours::Ours::connect(url, ours::End::Drop).await?),
             Self::Original => {
                 let pause = Some(one_row::CONFLICT_PAUSE);
                 Box::new(OneRow::connect(engine, url, connections, pause).await?)

@@ -9,11 +9,22 @@ use super::Locks;
 use crate::Result;
 
 #[derive(Debug)]
-pub(super) struct Ours(LockManager);
+pub(super) struct Ours {
+    locks: LockManager,
+    end: End,
+}
+
+/// How a lock is given back.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    Release,
+    Drop,
+}
 
 impl Ours {
-    pub(super) async fn connect(url: &str) -> Result<Self> {
-        Ok(Self(LockManager::connect(url).await?))
+    pub(super) async fn connect(url: &str, end: End) -> Result<Self> {
+        let locks = LockManager::connect(url).await?;
+        Ok(Self { locks, end })
     }
 }
 
@@ -21,9 +32,12 @@ impl Locks for Ours {
     fn pair<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Duration>> {
         Box::pin(async move {
             let asked = Instant::now();
-            let guard = self.0.acquire(name).await?;
+            let guard = self.locks.acquire(name).await?;
             let took = asked.elapsed();
-            guard.release().await?;
+            match self.end {
+                End::Release => guard.release().await?,
+                End::Drop => drop(guard),
+            }
             Ok(took)
         })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum as _;
 
-use super::Run;
+use super::{Run, tasks::beside};
 use crate::{
     Result,
     contenders::Contender,
@@ -43,22 +43,18 @@ pub(super) fn distinct(run: &mut Run<'_>, database: &Database) -> Result<()> {
     let teams = play(run, database, PROCESSES, ROUNDS)?;
     draw(run, &teams, PROCESSES);
     let what = format!("{PROCESSES} processes, distinct names");
+    let named = teams.iter().map(|team| (team.contender, &team.rates));
+    beside(
+        run,
+        &what,
+        &named.collect::<Vec<_>>(),
+        |contender| match contender {
+            Contender::Original => Some(Target::RatioAtLeast(10.0)),
+            Contender::Retry => Some(Target::RatioAtLeast(2.0)),
+            _ => None,
+        },
+    );
     let ours = &teams[0];
-    for theirs in &teams[1..] {
-        let rates = ratio(&ours.rates, &theirs.rates);
-        let name = theirs.contender.name(run.engine);
-        let mut figure = run.figure(&what, "pairs/s", median(&ours.rates)).beside(
-            name,
-            median(&theirs.rates),
-            rates,
-        );
-        match theirs.contender {
-            Contender::Original => figure = figure.aiming_at(Target::RatioAtLeast(10.0)),
-            Contender::Retry => figure = figure.aiming_at(Target::RatioAtLeast(2.0)),
-            _ => {}
-        }
-        run.report(figure);
-    }
     let slowest = run
         .figure(
             format!("{what}: the slowest"),

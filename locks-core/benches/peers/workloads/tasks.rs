@@ -42,21 +42,37 @@ pub(super) async fn distinct(run: &mut Run<'_>, database: &Database) -> Result<(
     }
     let rates = rates(run, &contenders, TASKS, ROUNDS).await?;
     draw(run, &contenders, TASKS, &rates);
-    let ours = &rates[0];
-    for ((contender, _), theirs) in contenders.iter().zip(&rates).skip(1) {
-        let mut figure = run
-            .figure(
-                format!("{TASKS} tasks, distinct names"),
-                "pairs/s",
-                median(ours),
-            )
-            .beside(contender.name(engine), median(theirs), ratio(ours, theirs));
-        if *contender == Contender::ServerLock {
-            figure = figure.aiming_at(Target::RatioAtLeast(1.5));
-        }
-        run.report(figure);
-    }
+    let what = format!("{TASKS} tasks, distinct names");
+    let named = contenders.iter().map(|(contender, _)| *contender);
+    let of: Vec<_> = named.zip(&rates).collect();
+    beside(run, &what, &of, |contender| match contender {
+        Contender::ServerLock => Some(Target::RatioAtLeast(1.5)),
+        _ => None,
+    });
     Ok(())
+}
+
+/// Reports our rates beside everybody else's; those of dropped guards are not judged.
+pub(super) fn beside(
+    run: &mut Run<'_>,
+    what: &str,
+    of: &[(Contender, &Vec<f64>)],
+    target: impl Fn(Contender) -> Option<Target>,
+) {
+    for (ours, rates) in of.iter().filter(|(contender, _)| contender.is_ours()) {
+        let judged = *ours == Contender::Ours;
+        let note = if judged { "" } else { ", dropped" };
+        for (contender, theirs) in of.iter().filter(|(contender, _)| !contender.is_ours()) {
+            let name = contender.name(run.engine);
+            let mut figure = run
+                .figure(format!("{what}{note}"), "pairs/s", median(rates))
+                .beside(name, median(theirs), ratio(rates, theirs));
+            if let Some(target) = target(*contender).filter(|_| judged) {
+                figure = figure.aiming_at(target);
+            }
+            run.report(figure);
+        }
+    }
 }
 
 fn draw(run: &mut Run<'_>, of: &[(Contender, Arc<dyn Locks>)], tasks: usize, rates: &[Vec<f64>]) {
