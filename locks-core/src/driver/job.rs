@@ -345,7 +345,7 @@ async fn persist<T>(
 
 /// A tick of the connection that renews: all sessions of the process in one
 /// statement, and which writes the rows are of where something is held.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Renewal {
     pub(super) sessions: Vec<SessionId>,
     pub(super) namespaces: Vec<Arc<str>>,

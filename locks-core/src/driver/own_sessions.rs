@@ -147,6 +147,8 @@ impl Namespace {
 
     /// What a renewal says of our sessions.
     pub(super) fn renewed(&mut self, renewed: &[SessionId], lost: &[SessionId], deadline: Moment) {
+        let renewed: BTreeSet<_> = renewed.iter().collect();
+        let lost: BTreeSet<_> = lost.iter().collect();
         let mut gone = Vec::new();
         for (key, session) in &self.sessions {
             if lost.contains(&session.id) {

@@ -35,7 +35,7 @@ impl Poll {
             Signal::None => part.clamp(LEAST, MOST),
             Signal::DataVersion | Signal::Notifications => BEHIND_NOTIFICATIONS,
         };
-        let next = now + pause.mul_f64(0.75 + fastrand::f64() / 4.0);
+        let next = now + pause.mul_f64(0.9 + fastrand::f64() / 10.0);
         self.due = Some(self.due.map_or(next, |due| due.min(next)));
         if signal == Signal::DataVersion && self.cheap_due.is_none() {
             self.cheap_due = Some(now + part.clamp(LEAST_CHEAP, MOST_CHEAP));

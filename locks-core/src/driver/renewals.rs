@@ -47,15 +47,21 @@ impl Renewals {
             self.due = None;
             return None;
         }
+        let first = self.due.is_none();
         let pause = config.beat_ttl() / 3;
-        if *self.due.get_or_insert(now + pause) > now {
+        if *self.due.get_or_insert(now + pause) > now && !first {
             return None;
         }
         let mut link = self.link.take()?;
-        self.due = Some(now + pause);
-        let renewal = Renewal {
-            sessions: expiring().map(|session| session.id.clone()).collect(),
-            namespaces: holding().map(|namespace| namespace.name.clone()).collect(),
+        let renewal = if first {
+            // Of nothing: it opens the connection, before there is any hurry.
+            Renewal::default()
+        } else {
+            self.due = Some(now + pause);
+            Renewal {
+                sessions: expiring().map(|session| session.id.clone()).collect(),
+                namespaces: holding().map(|namespace| namespace.name.clone()).collect(),
+            }
         };
         Some(async move {
             let renewed = renewal.run(&mut link).await;

@@ -1,6 +1,7 @@
 //! Many waiters, or many held locks, and nothing happens: what that costs.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
 use tracing::{
     Event, Metadata, Subscriber,
+    field::{Field, Visit},
     level_filters::LevelFilter,
     span::{Attributes, Id, Record},
 };
@@ -39,8 +41,10 @@ pub(crate) enum What {
 /// What a process saw of itself.
 #[derive(Debug, Deserialize, Serialize)]
 struct Seen {
-    /// The statements of each second.
+    /// The statements of each second, and how often SQLite was asked beside for the number
+    /// that changes when somebody writes, which it has in memory.
     statements: Vec<usize>,
+    asks: Vec<usize>,
     /// The memory of each waiter or held lock.
     bytes: Option<u64>,
 }
@@ -70,13 +74,25 @@ pub(super) async fn measure(run: &mut Run<'_>, database: &Database) -> Result<()
     locks.close().await?;
     other.close().await?;
 
-    let most = waiting.statements.iter().copied().max().unwrap_or_default();
-    let last = &waiting.statements[waiting.statements.len() * 2 / 3..];
+    // In the first second all has just begun: there the looks are 5 to 50 ms apart.
+    let (first, others) = waiting.statements.split_at(1);
+    let most = others.iter().copied().max().unwrap_or_default();
+    let last = &others[others.len() * 2 / 3..];
     let figures = [
-        run.figure("1,000 waiters, the worst second", "stmts/s", number(most))
-            .aiming_at(Target::AtMost(20.0)),
+        run.figure("1,000 waiters, the first second", "stmts/s", mean(first)),
+        run.figure(
+            "1,000 waiters, the worst later one",
+            "stmts/s",
+            number(most),
+        )
+        .aiming_at(Target::AtMost(20.0)),
         run.figure("1,000 waiters, the last third", "stmts/s", mean(last))
             .aiming_at(Target::AtMost(2.0)),
+        run.figure(
+            "1,000 waiters, PRAGMA data_version",
+            "/s",
+            mean(&waiting.asks),
+        ),
         // A renewal every 5 s: the sessions, and the version of the row.
         run.figure("1,000 held locks", "stmts/s", mean(&holding.statements))
             .aiming_at(Target::AtMost(0.5)),
@@ -105,8 +121,8 @@ fn mean(counts: &[usize]) -> f64 {
 
 /// What the process does.
 pub(crate) async fn worker(what: What, count: usize, url: &str) -> Result<()> {
-    let statements = Arc::new(AtomicUsize::new(0));
-    tracing::subscriber::set_global_default(Counter(statements.clone()))?;
+    let counts = Arc::new(Counts::default());
+    tracing::subscriber::set_global_default(Counter(counts.clone()))?;
     let locks = LockManager::connect(url).await?;
     drop(locks.acquire("app_backup_0").await?);
     let before = resident();
@@ -132,14 +148,19 @@ pub(crate) async fn worker(what: What, count: usize, url: &str) -> Result<()> {
         .map(|(after, before)| after.saturating_sub(before));
     let bytes = bytes.map(|bytes| bytes / count as u64);
     when_told(async |time| {
-        let mut counts = Vec::new();
+        let mut seen = Seen {
+            statements: Vec::new(),
+            asks: Vec::new(),
+            bytes,
+        };
         for _ in 0..time.as_secs() {
-            let before = statements.load(Ordering::Relaxed);
+            let before = counts.now();
             sleep(Duration::from_secs(1)).await;
-            counts.push(statements.load(Ordering::Relaxed) - before);
+            let now = counts.now();
+            seen.statements.push(now.0 - before.0);
+            seen.asks.push(now.1 - before.1);
         }
-        let statements = counts;
-        Ok(Seen { statements, bytes })
+        Ok(seen)
     })
     .await?;
     drop(guards);
@@ -147,8 +168,35 @@ pub(crate) async fn worker(what: What, count: usize, url: &str) -> Result<()> {
     Ok(())
 }
 
+/// How many statements there were, and how many asks for the number.
+#[derive(Default)]
+struct Counts {
+    statements: AtomicUsize,
+    asks: AtomicUsize,
+}
+
+impl Counts {
+    fn now(&self) -> (usize, usize) {
+        let (statements, asks) = (&self.statements, &self.asks);
+        (
+            statements.load(Ordering::Relaxed),
+            asks.load(Ordering::Relaxed),
+        )
+    }
+}
+
 /// Counts what the database is asked: sqlx tells each statement as an event.
-struct Counter(Arc<AtomicUsize>);
+struct Counter(Arc<Counts>);
+
+/// Whether a statement asks for the number.
+#[derive(Default)]
+struct IsAsk(bool);
+
+impl Visit for IsAsk {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0 |= field.name() == "summary" && format!("{value:?}").contains("data_version");
+    }
+}
 
 impl Subscriber for Counter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -159,8 +207,15 @@ impl Subscriber for Counter {
         Some(LevelFilter::DEBUG)
     }
 
-    fn event(&self, _: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn event(&self, event: &Event<'_>) {
+        let mut is_ask = IsAsk::default();
+        event.record(&mut is_ask);
+        let count = if is_ask.0 {
+            &self.0.asks
+        } else {
+            &self.0.statements
+        };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
