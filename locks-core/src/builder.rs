@@ -9,6 +9,7 @@ use crate::{
     matrix::ConflictMatrix,
     name,
     process::Identity,
+    random::unique,
     request::Request,
     store::{IntoConnectOptions, Target, sealed::Connect},
 };
@@ -236,6 +237,6 @@ fn default_task_id() -> Arc<str> {
         .filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c))
         .take(64)
         .collect();
-    let random = fastrand::u32(..);
+    let random = unique() >> 32;
     format!("{host}-{}-{random:08x}", std::process::id()).into()
 }

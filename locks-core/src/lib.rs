@@ -68,6 +68,7 @@ mod matrix;
 mod matrix_check;
 mod name;
 mod process;
+mod random;
 mod report;
 mod request;
 mod scope;

@@ -12,6 +12,8 @@ use std::{
     },
 };
 
+use crate::random::unique;
+
 /// The scopes a request was made in, outermost first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ScopePath(Arc<[u64]>);
@@ -22,7 +24,7 @@ tokio::task_local! {
 
 /// Ids must differ between processes, which know nothing of each other: each counts
 /// from a random start.
-static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(fastrand::u64(..)));
+static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(unique()));
 
 impl ScopePath {
     /// Where the caller runs; empty outside of any scope, also in a task that was

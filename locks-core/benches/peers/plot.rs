@@ -26,7 +26,7 @@ use crate::{
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// The size of one chart, and of the line above all of them.
-const CHART: (u32, u32) = (460, 300);
+const CHART: (u32, u32) = (490, 300);
 const CAPTION: u32 = 40;
 const FONT: &str = "sans-serif";
 
@@ -87,7 +87,7 @@ fn chart(area: &Area<'_>, workload: Workload, engine: Engine, report: &Report) -
     let mut chart = ChartBuilder::on(area)
         .caption(format!("{engine}, {what}"), (FONT, 15))
         .margin(8)
-        .margin_right(130)
+        .margin_right(160)
         .x_label_area_size(24)
         .y_label_area_size(56)
         .build_cartesian_2d((0.8..64.0_f64).log_scale().base(2.0), rates.log_scale())?;
@@ -129,7 +129,7 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
 /// The name of a line, beside the chart.
 fn legend(area: &Area<'_>, place: usize, name: &str, color: RGBColor) -> Result<()> {
     let (width, _) = area.dim_in_pixel();
-    let (x, y) = (i32::try_from(width)? - 125, 50 + 20 * i32::try_from(place)?);
+    let (x, y) = (i32::try_from(width)? - 155, 50 + 20 * i32::try_from(place)?);
     area.draw(&PathElement::new(
         [(x, y), (x + 14, y)],
         color.stroke_width(3),

@@ -49,6 +49,7 @@ use crate::{
     manager::LockManager,
     matrix::ConflictMatrix,
     process::Identity,
+    random::unique,
     store::Target,
     table::Nonce,
 };
@@ -142,7 +143,7 @@ impl Driver {
                 let _told = scopeguard::guard((), move |()| tell.tell());
                 let driver = Self {
                     commands,
-                    next_nonce: AtomicU64::new(fastrand::u64(..)),
+                    next_nonce: AtomicU64::new(unique()),
                     process: std::process::id(),
                     matrix,
                     thread: thread::current().id(),

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     error::LockError,
     name::LockName,
+    random::unique,
     store::Stamp,
     table::{Claim, LockTable, Nonce, SessionId},
 };
@@ -536,7 +537,7 @@ impl Namespace {
 
 /// A random text that no other write has.
 fn stamp() -> String {
-    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
+    format!("{:016x}{:016x}", unique(), unique())
 }
 
 /// Microseconds since 1970, for people to read.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::LockError,
+    random::unique,
     store::NewSession,
     table::{Nonce, SessionId},
 };
@@ -55,7 +56,7 @@ impl Namespace {
             return None;
         }
         let new = |(task, kind): SessionKey| NewSession {
-            id: SessionId::new(&self.name, fastrand::u64(..)),
+            id: SessionId::new(&self.name, unique()),
             namespace: self.name.clone(),
             task,
             process: config.process.clone(),
