@@ -15,7 +15,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use locks_core::{Expiry, Holder, LockManager};
-use locks_examples::{Database, Result};
+use locks_examples::{Database, Result, exit_code};
 
 /// Far longer than it takes: nobody is given up for being slow here.
 const TTL: Duration = Duration::from_secs(15);
@@ -67,13 +67,7 @@ fn main() -> ExitCode {
             locks,
         }) => work(&namespace, &task, end, &locks),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("", done)
 }
 
 fn connect(url: &str, namespace: &str, task: &str) -> Result<LockManager> {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use locks_examples::{Crew, Database, Result, in_a_namespace};
+use locks_examples::{Crew, Database, Result, exit_code, in_a_namespace};
 
 use crate::worker::Worker;
 
@@ -59,13 +59,7 @@ async fn main() -> ExitCode {
         Some(Role::Worker(worker)) => (format!("worker {}: ", worker.lock), worker.run().await),
         None => (String::new(), direct(cli.url).await),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{who}error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(&who, outcome)
 }
 
 /// Gives the play, and leaves nothing of it behind.

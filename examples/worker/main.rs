@@ -14,7 +14,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use locks_core::LockManager;
-use locks_examples::{Crew, Database, Orders, Result, in_a_namespace, obey, say};
+use locks_examples::{Crew, Database, Orders, Result, exit_code, in_a_namespace, obey, say};
 
 use crate::{
     foreman::Foreman,
@@ -58,13 +58,7 @@ async fn main() -> ExitCode {
         }
         None => (String::new(), employ(cli.url).await),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{who}error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(&who, outcome)
 }
 
 /// Starts the workers and has the jobs done.
