@@ -72,15 +72,21 @@ fn a_full_queue_refuses_one_more_waiter_but_nobody_who_need_not_wait() {
     assert!(a.holds(free));
 }
 
+/// `b` holds x, then `a` waits for it, then `b` again: the holder and the first waiter.
+fn a_waits_between(desk: &mut Desk, a: &mut Process, b: &mut Process) -> (Nonce, Nonce) {
+    let holds = b.wait(&["x"], &[]);
+    b.write(desk);
+    let first = a.wait(&["x"], &[]);
+    a.write(desk);
+    b.wait(&["x"], &[]);
+    b.write(desk);
+    (holds, first)
+}
+
 #[test]
 fn waiters_of_a_lost_session_move_to_the_new_one_in_their_places() {
     let (mut desk, mut a, mut b) = (Desk::default(), Process::new("a"), Process::new("b"));
-    let holds = b.wait(&["x"], &[]);
-    b.write(&mut desk);
-    let first = a.wait(&["x"], &[]);
-    a.write(&mut desk);
-    b.wait(&["x"], &[]);
-    b.write(&mut desk);
+    let (holds, first) = a_waits_between(&mut desk, &mut a, &mut b);
     let old = std::mem::replace(&mut a.queue, SessionId("ns/a-again".into()));
     a.hold = a.queue.clone();
     let asking = a.asking.get_mut(&first).unwrap();
@@ -106,12 +112,7 @@ fn waiters_of_a_lost_session_move_to_the_new_one_in_their_places() {
 #[test]
 fn one_that_comes_back_to_its_place_is_granted_if_it_is_its_turn() {
     let (mut desk, mut a, mut b) = (Desk::default(), Process::new("a"), Process::new("b"));
-    let holds = b.wait(&["x"], &[]);
-    b.write(&mut desk);
-    let first = a.wait(&["x"], &[]);
-    a.write(&mut desk);
-    b.wait(&["x"], &[]);
-    b.write(&mut desk);
+    let (holds, first) = a_waits_between(&mut desk, &mut a, &mut b);
     // Somebody took it for dead; b released, and did not yet see that it may go on.
     desk.table.dequeue_where(|w| w.session == a.queue);
     let held = b.held.remove(&holds).unwrap();
