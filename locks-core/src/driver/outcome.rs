@@ -18,11 +18,6 @@ impl Namespace {
     /// Takes in what came of a job.
     pub(super) fn done(&mut self, done: Done, config: &Config, now: Instant) {
         let sent = done.sent;
-        if let Outcome::Read(Ok(_)) | Outcome::ReadLocked(Ok(_)) | Outcome::Peeked(Ok(_)) =
-            &done.outcome
-        {
-            self.turns.looked();
-        }
         match done.outcome {
             Outcome::Read(Ok(Some(row))) => self.read(row, sent),
             Outcome::Read(Ok(None)) => self.missing(now),
@@ -130,8 +125,14 @@ impl Namespace {
         self.needs_fresh = true;
     }
 
-    fn read(&mut self, row: StoredRow, sent: Instant) {
+    /// The database says how the row is.
+    fn looked(&mut self) {
         self.backoff.answered();
+        self.turns.looked();
+    }
+
+    fn read(&mut self, row: StoredRow, sent: Instant) {
+        self.looked();
         self.seen = true;
         self.missing_since = None;
         self.highest = self.highest.max(row.at.version);
@@ -167,7 +168,7 @@ impl Namespace {
     }
 
     fn missing(&mut self, now: Instant) {
-        self.backoff.answered();
+        self.looked();
         let since = *self.missing_since.get_or_insert(now);
         self.lose_all("the locks row was deleted, as the original's releaseAll does");
         self.row = Row::Missing {
@@ -219,7 +220,7 @@ impl Namespace {
     }
 
     fn peeked(&mut self, at: Option<&Stamp>, sent: Instant) {
-        self.backoff.answered();
+        self.looked();
         match &mut self.row {
             Row::Known(cached) if at == Some(&cached.at) => {
                 cached.proven = sent;

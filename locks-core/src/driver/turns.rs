@@ -17,10 +17,10 @@ const CONFLICTS: u32 = 2;
 const ALONE: u32 = 4;
 /// How long what we wrote is likely to be there while others write as well.
 const FRESH: Duration = Duration::from_millis(1);
-
 /// The longest pause out of courtesy.
 const LONGEST: Duration = Duration::from_millis(5);
 
+/// What is known of others who write.
 #[derive(Debug)]
 pub(super) struct Turns {
     state: State,

@@ -9,9 +9,9 @@ use std::{
 use tokio::time;
 
 use super::{
+    change::Change,
     failure::{Failure, Kind},
     file::FileIdentity,
-    listen::Change,
     run::{Cell, Run, Shape, Sql, Value},
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) struct Statements {
 
     /// id → dataJson, version, stamp, metaJson
     pub(super) read: &'static str,
-    /// Where a row's lock can be had in order, and the server ends who stops with it
+    /// Where a row's lock can be had in order, and the server ends who stops with it.
     pub(super) lock: Option<Lock>,
     /// id → version, stamp
     pub(super) peek: &'static str,

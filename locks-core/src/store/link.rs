@@ -5,9 +5,9 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 
 use super::{
+    change::Tells,
     connection::Connection,
     failure::{Class, Failure, Kind},
-    listen::Tells,
     schema,
     target::Target,
 };

@@ -3,6 +3,7 @@
 //! Nothing outside this module knows an engine's name. An engine is a file with its
 //! SQL text and what its errors mean; how a statement is run is written once.
 
+mod change;
 mod connection;
 mod failure;
 mod file;
@@ -20,9 +21,10 @@ mod target;
 
 pub use self::target::IntoConnectOptions;
 pub(crate) use self::{
+    change::{Change, Tells},
     connection::{Connection, Liveness, NewSession, Row, SessionRow, Stamp},
     failure::{Class, Failure},
     link::Link,
-    listen::{Change, Listener, Tells},
+    listen::Listener,
     target::{Target, sealed},
 };

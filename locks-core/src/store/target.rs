@@ -12,10 +12,10 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time;
 
 use super::{
+    change::Tells,
     connection::{Connection, Statements},
     failure::Failure,
     file::FileIdentity,
-    listen::Tells,
     run::{Engine, On, Run, failure},
 };
 use crate::error::{LockError, Result};
