@@ -16,49 +16,107 @@ pub trait FenceConnection: sealed::Touch {}
 impl<T: sealed::Touch + ?Sized> FenceConnection for T {}
 
 pub(crate) mod sealed {
-    use crate::error::Result;
+    use crate::{
+        error::{LockError, Result},
+        store::FenceStatement,
+    };
 
-    /// Who may take a lock away without regard to fences.
+    /// Which programs take a lock away without regard to fences.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Unfenced {
         /// The original, which knows of none: the locks row has to be looked at.
         Original,
-        /// Nobody: the fence row says all.
+        /// None: the fence row says all.
         Nobody,
+    }
+
+    /// What came of a fence.
+    #[derive(Debug)]
+    pub enum Touched {
+        Fenced,
+        /// The transaction does not see the fence row.
+        Absent,
+        /// Another transaction deleted the row, or made it, since this one began.
+        Conflict(LockError),
     }
 
     pub trait Touch: Send {
         #[doc(hidden)]
         const UNFENCED: Unfenced;
 
-        /// Touches the fence row of a session; how many rows were there.
+        /// Puts a fence on what this connection is doing.
         #[doc(hidden)]
-        fn touch(&mut self, session: &str) -> impl Future<Output = Result<u64>> + Send;
+        #[allow(private_interfaces)]
+        fn touch(
+            &mut self,
+            fence: &FenceStatement,
+            row: &str,
+        ) -> impl Future<Output = Result<Touched>> + Send;
     }
 
     impl<T: Touch + ?Sized> Touch for &mut T {
         const UNFENCED: Unfenced = T::UNFENCED;
 
-        fn touch(&mut self, session: &str) -> impl Future<Output = Result<u64>> + Send {
-            (**self).touch(session)
+        #[allow(private_interfaces)]
+        fn touch(
+            &mut self,
+            fence: &FenceStatement,
+            row: &str,
+        ) -> impl Future<Output = Result<Touched>> + Send {
+            (**self).touch(fence, row)
         }
     }
 }
 
-/// Lets an engine's connections be fenced with its statement.
+/// Lets an engine's connections be fenced.
 macro_rules! fence_connection {
-    ($engine:ty, $connection:ty, $sql:expr, $unfenced:expr) => {
+    ($engine:ty, $connection:ty, $unfenced:expr) => {
         impl $crate::fence::sealed::Touch for $connection {
             const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
 
-            async fn touch(&mut self, session: &str) -> Result<u64> {
-                let touched = sqlx::query::<$engine>($sql)
-                    .bind(session)
-                    .execute(self)
+            #[allow(private_interfaces)]
+            async fn touch(
+                &mut self,
+                fence: &$crate::store::FenceStatement,
+                row: &str,
+            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+                use $crate::{
+                    fence::sealed::Touched,
+                    store::fencing::{FenceKind, Kind, Sql, failure},
+                };
+
+                fence.check(<$engine as Engine>::DIALECT.name)?;
+                let touched = match fence.kind {
+                    FenceKind::Query => sqlx::query::<$engine>(Sql(&fence.sql))
+                        .bind(row)
+                        .fetch_all(&mut *self)
+                        .await
+                        .map(|rows| rows.len() as u64),
+                    FenceKind::Update => sqlx::query::<$engine>(Sql(&fence.sql))
+                        .bind(row)
+                        .execute(&mut *self)
+                        .await
+                        .map(|result| <$engine as Engine>::rows_affected(&result)),
+                };
+                let error = match touched {
+                    Ok(1) => return Ok(Touched::Fenced),
+                    Ok(_) => return Ok(Touched::Absent),
+                    Err(error) => failure::<$engine>(error),
+                };
+                if error.kind != Kind::Conflict {
+                    return Err(error.into());
+                }
+                let Some(reader) = &fence.reader else {
+                    return Ok(Touched::Conflict(error.into()));
+                };
+                let found = sqlx::query::<$engine>(Sql(reader))
+                    .bind(row)
+                    .fetch_all(&mut *self)
                     .await;
-                match touched {
-                    Ok(result) => Ok(<$engine as Engine>::rows_affected(&result)),
-                    Err(error) => Err(super::run::failure::<$engine>(error).into()),
+                match found {
+                    Ok(rows) if rows.is_empty() => Ok(Touched::Absent),
+                    Ok(_) => Ok(Touched::Fenced),
+                    Err(error) => Err(failure::<$engine>(error).into()),
                 }
             }
         }
@@ -66,16 +124,26 @@ macro_rules! fence_connection {
         impl $crate::fence::sealed::Touch for sqlx::pool::PoolConnection<$engine> {
             const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
 
-            async fn touch(&mut self, session: &str) -> Result<u64> {
-                (**self).touch(session).await
+            #[allow(private_interfaces)]
+            async fn touch(
+                &mut self,
+                fence: &$crate::store::FenceStatement,
+                row: &str,
+            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+                (**self).touch(fence, row).await
             }
         }
 
         impl $crate::fence::sealed::Touch for sqlx::Transaction<'_, $engine> {
             const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
 
-            async fn touch(&mut self, session: &str) -> Result<u64> {
-                (**self).touch(session).await
+            #[allow(private_interfaces)]
+            async fn touch(
+                &mut self,
+                fence: &$crate::store::FenceStatement,
+                row: &str,
+            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+                (**self).touch(fence, row).await
             }
         }
     };

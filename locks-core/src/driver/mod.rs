@@ -9,6 +9,7 @@
 //! It has a runtime of its own, so that neither blocking code in the caller's runtime
 //! nor its end can stop releases and renewals.
 
+mod agenda;
 mod answer;
 mod asking;
 mod awake;
@@ -55,7 +56,7 @@ use crate::{
 };
 
 pub(crate) use self::{
-    request::{Chore, Command, Mode, Reply, Request as Asked, Seat},
+    request::{Check, Chore, Command, Mode, Reply, Request as Asked, Seat},
     session::Tenure,
     signal::Current as Signalled,
 };

@@ -21,11 +21,12 @@ use super::{
     answer::Delivery,
     asking::Asking,
     backoff::Backoff,
-    job::{Job, SideJob},
+    job::{Job, PIECE, SideJob},
+    lease::Moment,
     observer::{Cause, Observer},
     plan::{ChoreId, Due, LINGER, Pending, Phase, Plan},
     poll::Poll,
-    request::{Chore, Reply, Request},
+    request::{Check, Chore, Reply, Request},
     session::{Fence, Held, Keeper, Kind, ReleaseKey, Releasing, Session, SessionKey, Tenure},
     turns::Turns,
 };
@@ -33,12 +34,16 @@ use crate::{
     error::LockError,
     name::LockName,
     random::unique,
-    store::Stamp,
+    store::{FenceStatement, Proof, Stamp},
     table::{Claim, LockTable, Nonce, SessionId},
 };
 
 /// How long to wait for the other half of the original's delete-and-insert.
 const INSERT_GRACE: Duration = Duration::from_secs(3);
+/// How often to look for a row that is missing.
+const MISSING: Duration = Duration::from_millis(50);
+/// The last version that a row may have: it leaves room for the next one.
+pub(super) const LAST_VERSION: i64 = i64::MAX - 1;
 /// How long a request that does not wait tries to get an answer from the database.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -79,6 +84,8 @@ pub(super) struct Namespace {
     /// Whether a row was ever there: then its absence may be the original's start.
     pub(super) seen: bool,
     pub(super) missing_since: Option<Instant>,
+    /// When to look for it again.
+    pub(super) missing_due: Option<Instant>,
     /// A write that may yet arrive, by the version it was for.
     pub(super) unsettled: Option<Stamp>,
     /// The row is new to us: it may hold what we do not know of.
@@ -97,12 +104,18 @@ pub(super) struct Namespace {
     pub(super) later: Vec<(Instant, SideJob)>,
     pub(super) clearing: bool,
     pub(super) observer: Observer,
-    /// A write that found its row in another state than this, or its session gone.
-    pub(super) in_vain: Option<Stamp>,
-    /// Whether our own sessions are in doubt.
-    pub(super) audit: bool,
-    /// Whether it was looked for what dead processes left behind.
-    pub(super) swept: bool,
+    /// A write that found its row in another state than this, or one of these sessions
+    /// of ours gone, or one of the dead alive.
+    pub(super) in_vain: Option<(Stamp, Vec<SessionId>)>,
+    /// Sessions of ours that are in doubt.
+    pub(super) audit: BTreeSet<SessionId>,
+    pub(super) sweep: Sweep,
+    /// Whether the last thing done was to open sessions.
+    pub(super) opened_last: bool,
+    /// No lease of ours ends before.
+    pub(super) least_deadline: Moment,
+    /// What fences the transactions of guards.
+    pub(super) fence: FenceStatement,
     /// Somebody was refused: their blockers are looked after.
     pub(super) observing: bool,
     pub(super) neighbours_due: Option<Instant>,
@@ -128,13 +141,14 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    pub(super) fn new(name: Arc<str>, locks_rows: bool) -> Self {
+    pub(super) fn new(name: Arc<str>, locks_rows: bool, fence: FenceStatement) -> Self {
         Self {
             name,
             row: Row::Unknown,
             highest: 0,
             seen: false,
             missing_since: None,
+            missing_due: None,
             unsettled: None,
             strays: false,
             sessions: BTreeMap::new(),
@@ -150,8 +164,11 @@ impl Namespace {
             clearing: false,
             observer: Observer::default(),
             in_vain: None,
-            audit: false,
-            swept: false,
+            audit: BTreeSet::new(),
+            sweep: Sweep::default(),
+            opened_last: false,
+            least_deadline: Moment::NEVER,
+            fence,
             observing: false,
             neighbours_due: None,
             poll: Poll::default(),
@@ -184,6 +201,7 @@ impl Namespace {
         let asking = Asking {
             claim,
             queue_session: queue,
+            ready: false,
             queued_as: None,
             ticket: None,
             mode: request.mode,
@@ -193,6 +211,12 @@ impl Namespace {
             abandoned: false,
             seat: request.seat,
         };
+        let key = (asking.claim.task.clone(), config.holding());
+        if let Some(session) = self.sessions.get_mut(&key)
+            && session.handle.strong_count() == 0
+        {
+            session.handle = Arc::downgrade(&asking.seat);
+        }
         self.asking.insert(request.nonce, asking);
         self.dirty = true;
     }
@@ -247,7 +271,8 @@ impl Namespace {
     fn let_go(&mut self, key: ReleaseKey, held: Held, reply: Option<Reply<()>>, due: Instant) {
         let mut releasing = Releasing::new(key.0, held, due);
         if releasing.fence == Fence::ToTouch {
-            self.side.push_back(SideJob::Touch(releasing.id.0.clone()));
+            let row = releasing.tenure.fence_row.to_string();
+            self.side.push_back(SideJob::Touch(row));
             releasing.fence = Fence::Touching;
         }
         releasing.replies.extend(reply);
@@ -271,7 +296,7 @@ impl Namespace {
 
     pub(super) fn chore(&mut self, chore: Chore, now: Instant) {
         let chore = match chore {
-            Chore::Confirm(nonce, reply) if !self.held.contains_key(&nonce) => {
+            Chore::Confirm(nonce, _, reply) if !self.held.contains_key(&nonce) => {
                 // Lost before, and its guard knows.
                 drop(reply.send(Ok(())));
                 return;
@@ -280,6 +305,12 @@ impl Namespace {
         };
         let phase = match &chore {
             Chore::ReleaseTask(..) | Chore::ReleaseAll(_) => Phase::ToEvacuate,
+            Chore::Confirm(nonce, Check::Session, _) => {
+                let held = self.held.get(nonce);
+                self.audit
+                    .extend(held.map(|held| held.tenure.session.clone()));
+                Phase::Auditing
+            }
             _ => Phase::Ready,
         };
         let since = now;
@@ -287,6 +318,7 @@ impl Namespace {
             chore,
             since,
             phase,
+            held: Vec::new(),
         };
         self.chores.insert(self.next_chore, pending);
         self.next_chore += 1;
@@ -300,6 +332,7 @@ impl Namespace {
         self.needs_fresh
             || self.rides_until.is_some_and(|until| until <= now)
             || self.unsettled.is_some()
+            || !self.audit.is_empty()
             || self.releasing.values().any(due)
             || (self.dirty
                 && (!self.asking.is_empty()
@@ -326,9 +359,10 @@ impl Namespace {
         if let Some(version) = self.notify.take() {
             return Some(Job::Notify(version));
         }
-        if self.backoff.holds(now) {
+        if self.backoff.holds(now) || self.missing_due.is_some_and(|due| now < due) {
             return None;
         }
+        self.missing_due = None;
         self.start_evacuations();
         if self.is_busy(now)
             && let Some(job) = self.work(config, now)
@@ -347,7 +381,7 @@ impl Namespace {
         self.turns.end(at.as_ref());
         // Sessions are opened before: one that somebody has come to need meanwhile has
         // to wait.
-        if at.is_some() && !self.audit && self.open(config).is_none() {
+        if at.is_some() && self.audit.is_empty() && self.open(config).is_none() {
             let job = self.write(config, now);
             if let Some(job @ Job::Swap { .. }) = job {
                 return job;
@@ -366,12 +400,12 @@ impl Namespace {
             Row::Unknown => Some(Job::Read),
             Row::Missing { since, cleared } => {
                 if self.seen && now.duration_since(*since) < INSERT_GRACE {
-                    self.backoff.pause(now, Duration::from_millis(50));
+                    self.missing_due = Some(now + MISSING);
                     return Some(Job::Read);
                 }
                 if *cleared {
                     return Some(Job::Create {
-                        least: self.highest.saturating_add(1),
+                        least: self.next_version(0),
                         stamp: stamp(),
                     });
                 }
@@ -383,23 +417,26 @@ impl Namespace {
                 if *cleared {
                     return Some(Job::Adopt {
                         version,
-                        least: self.highest.saturating_add(1),
+                        least: self.next_version(version),
                         stamp: stamp(),
                     });
                 }
                 self.clear(Some(version), now);
                 None
             }
-            Row::Known(_) if std::mem::take(&mut self.audit) => {
+            Row::Known(_) if !self.audit.is_empty() => {
                 self.dirty = true;
-                let ids = self.sessions.values().map(|session| session.id.clone());
-                Some(Job::Audit(ids.collect()))
+                let ids = std::mem::take(&mut self.audit);
+                Some(Job::Audit(ids.into_iter().collect()))
             }
             Row::Known(_) if self.turns.are_taken() => {
                 Some(self.open(config).unwrap_or(Job::ReadLocked))
             }
             Row::Known(_) if self.turns.doubt(now) => Some(Job::Read),
-            Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
+            Row::Known(_) => self
+                .open(config)
+                .or_else(|| self.write(config, now))
+                .or_else(|| self.open(config)),
         }
     }
 
@@ -483,17 +520,19 @@ impl Namespace {
             Vec::new()
         };
         let held = |nonce| self.held.contains_key(&nonce);
+        let next_version = self.next_version(cached.at.version);
+        let dead = self.dead_in(&cached.table);
         let mut plan = Plan::make(
             &mut cached.table,
             &Due {
                 now,
                 proven: cached.proven,
-                next_version: cached.at.version + 1,
+                next_version,
                 asking: &self.asking,
                 releasing: &self.releasing,
                 held: &held,
                 strays_of,
-                dead: &self.dead,
+                dead: &dead,
                 chores: &self.chores,
                 fairness: config.fairness,
                 queue_limit: config.queue_limit,
@@ -506,13 +545,22 @@ impl Namespace {
             self.evict(id, Cause::Gone);
         }
         self.rides_until = plan.rides_until;
+        let unready = |a: &Asking| !a.ready && !a.abandoned;
+        self.dirty |= plan.cut || dead.len() == PIECE || self.asking.values().any(unready);
         if write {
-            let alive = self.must_live(&plan);
+            let proof = Proof {
+                alive: self.must_live(&plan),
+                dead: dead.into_iter().collect(),
+                witness: self.witness(),
+            };
             self.plan = Some(plan);
             return Some(Job::Swap {
-                alive,
+                proof,
                 at: cached.at,
-                stamp: stamp(),
+                to: Stamp {
+                    version: next_version,
+                    stamp: Some(stamp()),
+                },
                 table: cached.table,
             });
         }
@@ -520,6 +568,27 @@ impl Namespace {
         self.needs_fresh = plan.needs_fresh;
         self.carry_out(plan, cached, config, now);
         reading
+    }
+
+    /// The version that the next write makes, and with it the token of what it grants. The
+    /// row may go back in time, when a standby is promoted or a dump restored: no version
+    /// is used twice even then, since the clock has gone on. The clock decides nothing.
+    pub(super) fn next_version(&self, version: i64) -> i64 {
+        let next = version.max(self.highest).saturating_add(1);
+        next.max(micros().min(LAST_CLOCK)).min(LAST_VERSION)
+    }
+
+    /// The dead that the table knows, as many as one write can take away.
+    fn dead_in(&self, table: &LockTable) -> BTreeSet<SessionId> {
+        if self.dead.is_empty() {
+            return BTreeSet::new();
+        }
+        let known = table.sessions_of(None).into_iter();
+        let dead = known.filter(|id| self.dead.contains(id));
+        dead.collect::<BTreeSet<_>>()
+            .into_iter()
+            .take(PIECE)
+            .collect()
     }
 
     /// The sessions without which a plan must not be written: somebody may have ended
@@ -540,7 +609,20 @@ fn stamp() -> String {
     format!("{:016x}{:016x}", unique(), unique())
 }
 
-/// Microseconds since 1970, for people to read.
+/// The last clock reading that makes a version: in the year 2112. A clock that is wrong by
+/// more does not use the versions up, and every version is exact in JavaScript.
+const LAST_CLOCK: i64 = 1 << 52;
+
+/// Looking for sessions that dead processes left behind and that hold nothing.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// When to look; `None`: now.
+    pub(super) due: Option<Instant>,
+    /// The beats that the last look showed, and when; empty before a first look.
+    pub(super) beats: BTreeMap<SessionId, (i64, Instant)>,
+}
+
+/// Microseconds since 1970, for people to read, and for versions.
 fn micros() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(0))

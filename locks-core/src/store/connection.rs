@@ -1,8 +1,8 @@
 //! A connection, and the statements it knows.
 
 use std::{
-    borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,9 +10,11 @@ use tokio::time;
 
 use super::{
     change::Change,
-    failure::{Failure, Kind},
+    failure::{Class, Failure, Kind},
     file::FileIdentity,
     run::{Cell, Run, Shape, Sql, Value},
+    statements::{Condition, Statements},
+    target::Server,
 };
 use crate::{
     process::Identity,
@@ -23,78 +25,18 @@ use crate::{
 const LONG: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The SQL of one engine. Placeholders stand in the order of the arguments.
-#[derive(Debug)]
-pub(super) struct Statements {
-    /// What to say first on a new connection; failures of the second kind do not
-    /// matter, since the server may not know the setting.
-    pub(super) settings: &'static [&'static str],
-    pub(super) optional_settings: &'static [&'static str],
-    pub(super) migration: &'static str,
-    /// Where users find the migration.
-    pub(super) migration_path: &'static str,
-    /// Name of the placeholder with this number, from 1.
-    pub(super) placeholder: fn(usize) -> String,
-
-    /// id → dataJson, version, stamp, metaJson
-    pub(super) read: &'static str,
-    /// Where a row's lock can be had in order, and the server ends who stops with it.
-    pub(super) lock: Option<Lock>,
-    /// id → version, stamp
-    pub(super) peek: &'static str,
-    /// dataJson, metaJson, stamp, id, version, stamp
-    pub(super) swap: &'static str,
-    /// What follows `swap` where sessions must be alive: before their list, and after
-    /// it, where their number follows.
-    pub(super) alive: (&'static str, &'static str),
-    /// least version, stamp, id, version: where the row has no stamp
-    pub(super) adopt: &'static str,
-    /// id, least version, stamp
-    pub(super) create: &'static str,
-
-    /// id, namespace, task, host, process, ttl
-    pub(super) insert_session: &'static str,
-    /// session
-    pub(super) insert_fence: &'static str,
-    /// (list of ids follows)
-    pub(super) renew: &'static str,
-    /// (list of ids follows) → those with a fence: fence, id, taskId, host, process,
-    /// ttlMs, beat; all but the fence NULL where the beat row is gone
-    pub(super) liveness: &'static str,
-    /// namespace → id, taskId, host, process, ttlMs, beat
-    pub(super) sessions_in: &'static str,
-    /// length, start of the id → session
-    pub(super) fences_in: &'static str,
-    /// id
-    pub(super) delete_session: &'static str,
-    /// id, beat
-    pub(super) delete_session_at: &'static str,
-    /// session
-    pub(super) delete_fence: &'static str,
-    /// session
-    pub(super) touch_fence: &'static str,
-
-    /// namespace and version; where the engine can wake others
-    pub(super) notify: Option<&'static str>,
-    /// → a number that changes when others write, where asking is nearly free
-    pub(super) data_version: Option<&'static str>,
-}
-
-/// How a row is read under its lock.
-#[derive(Debug)]
-pub(super) struct Lock {
-    /// Begins a transaction that the server ends when nothing comes any more.
-    pub(super) begin: &'static str,
-    /// id → dataJson, version, stamp, metaJson
-    pub(super) read: &'static str,
-}
-
 /// A connection of our own: never an application's.
 #[derive(Debug)]
 pub(crate) struct Connection {
     run: Box<dyn Run>,
     limit: Duration,
     file: FileIdentity,
+    statements: Arc<Statements>,
+    /// How many fence rows a session has.
+    fence_rows: usize,
+    /// What each statement's transaction begins with, where settings do not stay on the
+    /// connection.
+    transaction: Option<String>,
     /// Whether it is in the transaction of `read_locked`.
     locked: bool,
 }
@@ -119,8 +61,8 @@ pub(crate) struct Row {
 #[derive(Clone, Debug)]
 pub(crate) struct NewSession {
     pub(crate) id: SessionId,
-    pub(crate) namespace: std::sync::Arc<str>,
-    pub(crate) task: std::sync::Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) task: Arc<str>,
     pub(crate) process: Identity,
     pub(crate) ttl: Option<Duration>,
 }
@@ -133,6 +75,17 @@ pub(crate) struct SessionRow {
     pub(crate) process: Identity,
     pub(crate) ttl: Option<Duration>,
     pub(crate) beat: i64,
+}
+
+/// What must be so for a write to be made, beside the row being as it was.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proof {
+    /// Sessions that the write grants to or queues for: all of them live.
+    pub(crate) alive: Vec<SessionId>,
+    /// Sessions whose locks the write takes away: none of them has a fence row.
+    pub(crate) dead: Vec<SessionId>,
+    /// A session of our own, which shows that fence rows can be seen at all.
+    pub(crate) witness: Option<SessionId>,
 }
 
 /// What is left of a session.
@@ -151,35 +104,27 @@ impl Connection {
         run: Box<dyn Run>,
         limit: Duration,
         file: FileIdentity,
+        server: &Server,
     ) -> Result<Self, Failure> {
-        let locked = false;
         let mut this = Self {
             run,
             limit,
             file,
-            locked,
+            statements: server.statements.clone(),
+            fence_rows: server.fence.rows,
+            transaction: (server.dialect.transaction)(limit, &server.facts),
+            locked: false,
         };
-        let statements = this.statements();
-        for setting in statements.settings {
-            this.raw(setting).await?;
-        }
-        for setting in statements.optional_settings {
-            if let Err(failure) = this.raw(setting).await
-                && !failure.keeps_connection()
-            {
-                return Err(failure);
-            }
+        for setting in (server.dialect.settings)(limit, &server.facts) {
+            this.raw(&setting).await?;
         }
         Ok(this)
     }
 
-    pub(super) fn statements(&self) -> &'static Statements {
-        self.run.statements()
-    }
-
     /// The row of a namespace.
     pub(crate) async fn read(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
-        self.read_by(self.statements().read, namespace).await
+        let sql = self.statements.clone();
+        self.read_by(&sql.read, namespace).await
     }
 
     /// The row of a namespace under its lock, for which others wait until the next
@@ -190,15 +135,23 @@ impl Connection {
     ///
     /// Where the engine has no such lock.
     pub(crate) async fn read_locked(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
-        let lock = self.statements().lock.as_ref().expect("BUG: no such lock");
+        let statements = self.statements.clone();
+        let lock = statements.lock.as_ref().expect("BUG: no such lock");
+        let begin = self.transaction.as_deref().unwrap_or(lock.begin);
+        let begin = match lock.limit {
+            Some(limit) => format!("{begin}; {limit}"),
+            None => begin.to_owned(),
+        };
         self.locked = true;
-        self.raw(lock.begin).await?;
-        self.read_by(lock.read, namespace).await
+        self.raw(&begin).await?;
+        self.read_by(&lock.read, namespace).await
     }
 
     /// Gives back the row's lock and changes nothing.
     pub(crate) async fn unlock(&mut self) -> Result<(), Failure> {
-        self.raw("ROLLBACK").await?;
+        let statements = self.statements.clone();
+        let rollback = statements.lock.as_ref().map_or("ROLLBACK", |l| l.rollback);
+        self.raw(rollback).await?;
         self.locked = false;
         Ok(())
     }
@@ -211,7 +164,7 @@ impl Connection {
     async fn read_by(&mut self, sql: &str, namespace: &str) -> Result<Option<Row>, Failure> {
         const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Text];
         let rows = self.fetch(sql, &[Value::Text(namespace)], SHAPE).await?;
-        Ok(rows.into_iter().next().map(|cells| {
+        Ok(only(rows, namespace)?.map(|cells| {
             let [data, version, stamp, meta] = columns(cells);
             Row {
                 at: at(version, stamp),
@@ -224,47 +177,91 @@ impl Connection {
     /// Which write the row of a namespace is of, without its texts.
     pub(crate) async fn peek(&mut self, namespace: &str) -> Result<Option<Stamp>, Failure> {
         const SHAPE: &[Shape] = &[Shape::Int, Shape::Text];
-        let sql = self.statements().peek;
-        let rows = self.fetch(sql, &[Value::Text(namespace)], SHAPE).await?;
-        Ok(rows.into_iter().next().map(|cells| {
+        let sql = self.statements.clone();
+        let rows = self
+            .fetch(&sql.peek, &[Value::Text(namespace)], SHAPE)
+            .await?;
+        Ok(only(rows, namespace)?.map(|cells| {
             let [version, stamp] = columns(cells);
             at(version, stamp)
         }))
     }
 
-    /// Replaces the row if it is still of the write `at`, and if all the sessions of
-    /// `alive` have their beat rows; whether it was so.
+    /// The same for many namespaces: those that have a row.
+    pub(crate) async fn peek_many(
+        &mut self,
+        namespaces: &[Arc<str>],
+    ) -> Result<Vec<(String, Stamp)>, Failure> {
+        const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Int];
+        let (list, args) = self.list(0, namespaces.iter().map(|name| &**name));
+        let sql = format!("{} {list}", self.statements.peek_many);
+        let rows = self.fetch_all(&sql, &args, SHAPE).await?;
+        let row = |cells| {
+            let [name, version, stamp] = columns(cells);
+            Some((name.text()?, at(version, stamp)))
+        };
+        Ok(rows.into_iter().filter_map(row).collect())
+    }
+
+    /// Replaces the row if it is still of the write `at` and `proof` holds; whether it
+    /// was so.
     pub(crate) async fn swap(
         &mut self,
         namespace: &str,
         at: &Stamp,
-        stamp: &str,
+        new: &Stamp,
         columns: &Columns,
-        alive: &[SessionId],
+        proof: &Proof,
     ) -> Result<bool, Failure> {
         let mut args = vec![
             Value::Text(&columns.data_json),
             Value::Text(&columns.meta_json),
-            Value::Text(stamp),
+            Value::Text(new.stamp.as_deref().unwrap_or_default()),
+            Value::Int(new.version),
             Value::Text(namespace),
             Value::Int(at.version),
             Value::Text(at.stamp.as_deref().unwrap_or_default()),
         ];
-        let mut sql = Cow::Borrowed(self.statements().swap);
-        if !alive.is_empty() {
-            let (before, after) = self.statements().alive;
-            let (list, ids) = self.list(args.len(), alive);
+        let statements = self.statements.clone();
+        let mut sql = statements.swap.clone();
+        let witness = proof.witness.as_slice();
+        let dead = match &proof.dead[..] {
+            [] => Vec::new(),
+            dead => [dead, witness].concat(),
+        };
+        let demands: [(&Condition, &[SessionId], usize); 2] = [
+            (&statements.alive, &proof.alive, proof.alive.len()),
+            (&statements.dead, &dead, witness.len()),
+        ];
+        for (condition, sessions, number) in demands {
+            if sessions.is_empty() {
+                continue;
+            }
+            let (list, ids) = self.list(args.len(), sessions.iter().map(|id| &*id.0));
             args.extend(ids);
-            args.push(Value::Int(i64::try_from(alive.len()).unwrap_or(i64::MAX)));
-            let number = (self.statements().placeholder)(args.len());
-            sql = format!("{sql}{before} {list}{after}{number}").into();
+            args.push(Value::Int(i64::try_from(number).unwrap_or(i64::MAX)));
+            let number = (statements.placeholder)(args.len());
+            let Condition { before, after } = condition;
+            sql = format!("{sql}{before}{list}{after}{number}");
         }
         let rows = self.execute(&sql, &args).await?;
         if self.locked {
-            self.raw("COMMIT").await?;
+            let commit = statements.lock.as_ref().map_or("COMMIT", |l| l.commit);
+            self.commit(commit).await?;
             self.locked = false;
         }
         Ok(rows == 1)
+    }
+
+    /// Commits. A failure leaves it unknown whether it happened, unless the server says
+    /// that another transaction came first.
+    async fn commit(&mut self, sql: &str) -> Result<(), Failure> {
+        self.raw(sql).await.map_err(|mut failure| {
+            if failure.kind != Kind::Conflict {
+                failure.class = Class::Unknown;
+            }
+            failure
+        })
     }
 
     /// Makes a row without stamp ours: its locks stay as they stand, its version
@@ -282,8 +279,8 @@ impl Connection {
             Value::Text(namespace),
             Value::Int(version),
         ];
-        let sql = self.statements().adopt;
-        Ok(self.execute(sql, &args).await? == 1)
+        let sql = self.statements.clone();
+        Ok(self.execute(&sql.adopt, &args).await? == 1)
     }
 
     /// Creates the row; whether it was not there.
@@ -298,61 +295,103 @@ impl Connection {
             Value::Int(least),
             Value::Text(stamp),
         ];
-        let sql = self.statements().create;
-        match self.execute(sql, &args).await {
+        let sql = self.statements.clone();
+        match self.execute(&sql.create, &args).await {
             Ok(rows) => Ok(rows == 1),
             Err(failure) if failure.kind == Kind::Exists => Ok(false),
             Err(failure) => Err(failure),
         }
     }
 
-    /// Inserts both rows of a session. Its id must never have been tried before.
-    pub(crate) async fn insert_session(&mut self, new: &NewSession) -> Result<(), Failure> {
-        let args = [
-            Value::Text(&new.id.0),
-            Value::Text(&new.namespace),
-            Value::Text(&new.task),
-            Value::Text(&new.process.host),
-            Value::Text(&new.process.process),
-            Value::OptionalInt(
+    /// Inserts the rows of these sessions, all beat rows before the first fence row. No
+    /// id of them must ever have been tried before.
+    pub(crate) async fn insert_sessions(&mut self, new: &[NewSession]) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        let placeholder = statements.placeholder;
+        let ttls: Vec<_> = new
+            .iter()
+            .map(|new| {
                 new.ttl
-                    .map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)),
-            ),
-        ];
-        let sql = self.statements().insert_session;
-        self.execute(sql, &args).await?;
-        let sql = self.statements().insert_fence;
-        self.execute(sql, &[Value::Text(&new.id.0)]).await?;
+                    .map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
+            })
+            .collect();
+        let (mut args, mut rows) = (Vec::new(), Vec::new());
+        for (new, ttl) in new.iter().zip(&ttls) {
+            let first = args.len() + 1;
+            args.extend([
+                Value::Text(&new.id.0),
+                Value::Text(&new.namespace),
+                Value::Text(&new.task),
+                Value::Text(&new.process.host),
+                Value::Text(&new.process.process),
+                Value::OptionalInt(*ttl),
+            ]);
+            let names: Vec<_> = (first..first + 6).map(placeholder).collect();
+            rows.push(format!(
+                "({}{}",
+                names.join(", "),
+                statements.insert_sessions_end
+            ));
+        }
+        let sql = format!("{}{}", statements.insert_sessions, rows.join(", "));
+        self.execute(&sql, &args).await?;
+
+        let each = 0..self.fence_rows;
+        let fences: Vec<_> = new
+            .iter()
+            .flat_map(|new| each.clone().map(|number| new.id.fence_row(number)))
+            .collect();
+        let args: Vec<_> = fences.iter().map(|row| Value::Text(row)).collect();
+        let rows: Vec<_> = (1..=args.len())
+            .map(|number| format!("({}, 0)", placeholder(number)))
+            .collect();
+        let sql = format!("{}{}", statements.insert_fences, rows.join(", "));
+        self.execute(&sql, &args).await?;
         Ok(())
     }
 
     /// Advances the beat of all these sessions; how many were there.
     pub(crate) async fn renew(&mut self, sessions: &[SessionId]) -> Result<u64, Failure> {
-        let (sql, args) = self.listed(self.statements().renew, sessions);
+        let statements = self.statements.clone();
+        let (sql, args) = self.listed(&statements.renew, sessions);
         self.execute(&sql, &args).await
     }
 
-    /// What is left of these sessions, in their order. Each was seen in the row, so
-    /// both of its rows were there once.
+    /// What is left of these sessions, in their order. Each was seen in the row, so both
+    /// of its rows were there once.
+    ///
+    /// That a row is absent is believed only if the answer has as many rows as the server
+    /// counted, and shows `witness`, a session that lives, if there is one.
     pub(crate) async fn liveness(
         &mut self,
         sessions: &[SessionId],
+        witness: Option<&SessionId>,
     ) -> Result<Vec<(SessionId, Liveness)>, Failure> {
-        const SHAPE: [Shape; 7] = {
+        const SHAPE: [Shape; 8] = {
             let [a, b, c, d, e, f] = SESSION;
-            [Shape::Text, a, b, c, d, e, f]
+            [Shape::Text, a, b, c, d, e, f, Shape::Int]
         };
         if sessions.is_empty() {
             return Ok(Vec::new());
         }
-        let (sql, args) = self.listed(self.statements().liveness, sessions);
+        let asked: Vec<_> = sessions.iter().chain(witness).cloned().collect();
+        let statements = self.statements.clone();
+        let (sql, args) = self.listed(&statements.liveness, &asked);
         let mut found = BTreeMap::new();
-        for mut cells in self.fetch(&sql, &args, &SHAPE).await? {
+        for mut cells in self.fetch_all(&sql, &args, &SHAPE).await? {
             let fence = cells.remove(0).text().unwrap_or_default();
             found.insert(fence, session_row(cells));
         }
-        let mut state = |id: &SessionId| match found.remove(&*id.0) {
-            Some(Some(row)) => Liveness::Beating(row),
+        if let Some(witness) = witness
+            && !found.contains_key(&*witness.0)
+        {
+            return Err(Failure::unfit(
+                Class::Retry,
+                "the answer does not show this process's own session",
+            ));
+        }
+        let state = |id: &SessionId| match found.get(&*id.0) {
+            Some(Some(row)) => Liveness::Beating(row.clone()),
             Some(None) => Liveness::Fenced,
             None => Liveness::Dead,
         };
@@ -364,59 +403,151 @@ impl Connection {
         &mut self,
         namespace: &str,
     ) -> Result<Vec<SessionRow>, Failure> {
-        let sql = self.statements().sessions_in;
+        const SHAPE: [Shape; 7] = {
+            let [a, b, c, d, e, f] = SESSION;
+            [a, b, c, d, e, f, Shape::Int]
+        };
+        let sql = self.statements.clone();
         let args = [Value::Text(namespace)];
-        let rows = self.fetch(sql, &args, &SESSION).await?;
+        let rows = self.fetch_all(&sql.sessions_in, &args, &SHAPE).await?;
         Ok(rows.into_iter().filter_map(session_row).collect())
     }
 
-    /// Every session of a namespace that has a fence row.
+    /// Every session of a namespace that has a fence row, once.
     pub(crate) async fn fences_in(&mut self, namespace: &str) -> Result<Vec<SessionId>, Failure> {
-        let start = SessionId::start_of(namespace);
-        let length = i64::try_from(start.len()).unwrap_or(i64::MAX);
-        let args = [Value::Int(length), Value::Text(&start)];
-        let sql = self.statements().fences_in;
-        Ok(ids(self.fetch(sql, &args, &[Shape::Text]).await?))
+        let (start, end) = SessionId::range_of(namespace);
+        let args = [Value::Text(&start), Value::Text(&end)];
+        let sql = self.statements.clone();
+        let shape = &[Shape::Text, Shape::Int];
+        let rows = self.fetch_all(&sql.fences_in, &args, shape).await?;
+        let texts = rows.into_iter().flatten().filter_map(Cell::text);
+        let ids: BTreeSet<_> = texts.map(|row| SessionId::of_fence_row(&row)).collect();
+        Ok(ids.into_iter().collect())
     }
 
-    /// Deletes a beat row, where it still shows `beat` if one is given; whether the
-    /// row is gone now.
-    pub(crate) async fn delete_session(
+    /// Deletes a beat row.
+    pub(crate) async fn delete_session(&mut self, id: &SessionId) -> Result<(), Failure> {
+        let sql = self.statements.clone();
+        self.execute(&sql.delete_session, &[Value::Text(&id.0)])
+            .await
+            .map(drop)
+    }
+
+    /// Deletes a beat row where it still shows `beat`; whether it did.
+    pub(crate) async fn delete_session_at(
         &mut self,
         id: &SessionId,
-        beat: Option<i64>,
+        beat: i64,
     ) -> Result<bool, Failure> {
-        let statements = self.statements();
-        match beat {
-            None => {
-                let args = [Value::Text(&id.0)];
-                self.execute(statements.delete_session, &args).await?;
-                Ok(true)
+        let sql = self.statements.clone();
+        let args = [Value::Text(&id.0), Value::Int(beat)];
+        Ok(self.execute(&sql.delete_session_at, &args).await? == 1)
+    }
+
+    /// Deletes a beat row where the namespace has no row, or one of this version without
+    /// stamp; whether it did.
+    pub(crate) async fn delete_session_of(
+        &mut self,
+        id: &SessionId,
+        namespace: &str,
+        unstamped: Option<i64>,
+    ) -> Result<bool, Failure> {
+        let statements = self.statements.clone();
+        let mut args = vec![Value::Text(&id.0), Value::Text(namespace)];
+        let condition = match unstamped {
+            None => &statements.without_row,
+            Some(version) => {
+                args.push(Value::Int(version));
+                &statements.with_unstamped_row
             }
-            Some(beat) => {
-                let args = [Value::Text(&id.0), Value::Int(beat)];
-                let rows = self.execute(statements.delete_session_at, &args).await?;
-                Ok(rows == 1)
+        };
+        let sql = format!("{}{condition}", statements.delete_session);
+        Ok(self.execute(&sql, &args).await? == 1)
+    }
+
+    /// Deletes the beat rows of all these sessions.
+    pub(crate) async fn delete_sessions(&mut self, ids: &[SessionId]) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        let (sql, args) = self.listed(&statements.delete_sessions, ids);
+        self.execute(&sql, &args).await.map(drop)
+    }
+
+    /// Deletes the fence rows of a session. Fails with [`Kind::Locked`] while an open
+    /// transaction is fenced with one of them.
+    pub(crate) async fn delete_fences(&mut self, id: &SessionId) -> Result<(), Failure> {
+        let (start, end) = id.fence_range();
+        let args = [Value::Text(&start), Value::Text(&end)];
+        self.try_fences(&args).await?;
+        let sql = self.statements.clone();
+        self.execute(&sql.delete_fences, &args).await.map(drop)
+    }
+
+    /// The same for all these sessions.
+    pub(crate) async fn delete_all_fences(&mut self, ids: &[SessionId]) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        let rows = 0..self.fence_rows;
+        for piece in ids.chunks((ids.len() / self.fence_rows).max(1)) {
+            let keys: Vec<_> = piece
+                .iter()
+                .flat_map(|id| rows.clone().map(|number| id.fence_row(number)))
+                .collect();
+            let (list, args) = self.list(0, keys.iter().map(String::as_str));
+            if let Some(sql) = &statements.try_fence_list {
+                let sql = format!("{sql} {list} FOR UPDATE NOWAIT");
+                self.fetch(&sql, &args, &[Shape::Text]).await?;
             }
+            let sql = format!("{} {list}", statements.delete_fence_list);
+            self.execute(&sql, &args).await?;
+        }
+        Ok(())
+    }
+
+    /// The same where the session has no beat row, which is believed only if `witness`
+    /// has one, if there is a witness; whether any row was deleted.
+    pub(crate) async fn delete_fences_of_dead(
+        &mut self,
+        id: &SessionId,
+        witness: Option<&SessionId>,
+    ) -> Result<bool, Failure> {
+        let (start, end) = id.fence_range();
+        let other = witness.unwrap_or(id);
+        let args = [
+            Value::Text(&start),
+            Value::Text(&end),
+            Value::Text(&id.0),
+            Value::Text(&other.0),
+            Value::Int(i64::from(witness.is_some())),
+        ];
+        self.try_fences(&args[..2]).await?;
+        let statements = self.statements.clone();
+        let sql = format!("{}{}", statements.delete_fences, statements.without_beat);
+        Ok(self.execute(&sql, &args).await? > 0)
+    }
+
+    /// Fails while an open transaction is fenced with a row of this range.
+    async fn try_fences(&mut self, range: &[Value<'_>]) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        match &statements.try_fences {
+            Some(sql) => self.fetch(sql, range, &[Shape::Text]).await.map(drop),
+            None => Ok(()),
         }
     }
 
-    /// Deletes a fence row. Waits for an open transaction that touched it.
-    pub(crate) async fn delete_fence(&mut self, id: &SessionId) -> Result<(), Failure> {
-        let sql = self.statements().delete_fence;
-        self.execute(sql, &[Value::Text(&id.0)]).await.map(drop)
-    }
-
-    /// Touches a fence row, which waits for an open transaction that did.
-    pub(crate) async fn touch_fence(&mut self, id: &SessionId) -> Result<(), Failure> {
-        let sql = self.statements().touch_fence;
-        self.execute(sql, &[Value::Text(&id.0)]).await.map(drop)
+    /// Returns when no open transaction is fenced with this row; fails with
+    /// [`Kind::Locked`] while one is.
+    pub(crate) async fn await_fence(&mut self, row: &str) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        match &statements.await_fence {
+            Some(sql) => self.execute(sql, &[Value::Text(row)]).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Tells others that the row of a namespace is of this version now, where the engine
     /// can.
     pub(crate) async fn notify(&mut self, namespace: &str, version: i64) -> Result<(), Failure> {
-        let Some(sql) = self.statements().notify else {
+        let statements = self.statements.clone();
+        let Some(sql) = &statements.notify else {
             return Ok(());
         };
         let told = Change::text(namespace, version);
@@ -426,7 +557,7 @@ impl Connection {
     /// A number that changes when other connections write, where asking is nearly
     /// free.
     pub(crate) async fn data_version(&mut self) -> Result<Option<i64>, Failure> {
-        let Some(sql) = self.statements().data_version else {
+        let Some(sql) = self.statements.data_version else {
             return Ok(None);
         };
         let rows = self.fetch(sql, &[], &[Shape::Int]).await?;
@@ -445,18 +576,62 @@ impl Connection {
     }
 
     async fn execute(&mut self, sql: &str, args: &[Value<'_>]) -> Result<u64, Failure> {
-        self.ask(async |run| run.execute(Sql(sql), args).await)
+        self.transact(async |run| run.execute(Sql(sql), args).await)
             .await
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &mut self,
         sql: &str,
         args: &[Value<'_>],
         shape: &[Shape],
     ) -> Result<Vec<Vec<Cell>>, Failure> {
-        self.ask(async |run| run.fetch(Sql(sql), args, shape).await)
+        self.transact(async |run| run.fetch(Sql(sql), args, shape).await)
             .await
+    }
+
+    /// Runs a query whose last column is the number of its rows, and checks that they are
+    /// all there.
+    async fn fetch_all(
+        &mut self,
+        sql: &str,
+        args: &[Value<'_>],
+        shape: &[Shape],
+    ) -> Result<Vec<Vec<Cell>>, Failure> {
+        let mut rows = self.fetch(sql, args, shape).await?;
+        let found = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        for row in &mut rows {
+            let number = row.pop().and_then(Cell::int);
+            if number != Some(found) {
+                let text = format!("the server counted {number:?} rows and sent {found}");
+                return Err(Failure::unfit(Class::Retry, text));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Runs a statement, in a transaction of its own where that is how settings are made.
+    async fn transact<T>(
+        &mut self,
+        statement: impl AsyncFn(&mut dyn Run) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let begin = self.transaction.clone().filter(|_| !self.locked);
+        let Some(begin) = begin else {
+            return self.ask(statement).await;
+        };
+        self.raw(&begin).await?;
+        match self.ask(statement).await {
+            Ok(value) => {
+                self.commit("COMMIT").await?;
+                Ok(value)
+            }
+            Err(failure) => {
+                if failure.keeps_connection() {
+                    self.raw("ROLLBACK").await?;
+                }
+                Err(failure)
+            }
+        }
     }
 
     /// Runs a statement within the limit, again and again where somebody else writes.
@@ -482,25 +657,41 @@ impl Connection {
 
     /// `sql` with a list of the ids behind it.
     fn listed<'a>(&self, sql: &str, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
-        let (list, args) = self.list(0, ids);
+        let (list, args) = self.list(0, ids.iter().map(|id| &*id.0));
         (format!("{sql} {list}"), args)
     }
 
     /// A list of the ids in parentheses, behind so many other arguments. It is filled up
     /// to a power of two with the last one, so that only a handful of statements is ever
     /// prepared.
-    fn list<'a>(&self, behind: usize, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
-        let last = ids.last();
-        let fill = ids.len().next_power_of_two() - ids.len();
-        let args: Vec<_> = ids
-            .iter()
-            .chain(std::iter::repeat_n(last, fill).flatten())
-            .map(|id| Value::Text(&id.0))
-            .collect();
-        let name = self.statements().placeholder;
+    fn list<'a>(
+        &self,
+        behind: usize,
+        ids: impl Iterator<Item = &'a str>,
+    ) -> (String, Vec<Value<'a>>) {
+        let mut args: Vec<_> = ids.map(Value::Text).collect();
+        let last = args.last().copied();
+        let fill = args.len().next_power_of_two() - args.len();
+        args.extend(std::iter::repeat_n(last, fill).flatten());
+        let name = self.statements.placeholder;
         let names: Vec<_> = (behind + 1..=behind + args.len()).map(name).collect();
         (format!("({})", names.join(", ")), args)
     }
+}
+
+/// The one row of a namespace, or none.
+fn only(rows: Vec<Vec<Cell>>, namespace: &str) -> Result<Option<Vec<Cell>>, Failure> {
+    if rows.len() > 1 {
+        return Err(Failure::unfit(
+            Class::Hopeless,
+            format!(
+                "the locks table has {} rows for {namespace:?}: its primary key is missing; \
+                 stop all processes that lock, keep one of the rows, and add the key",
+                rows.len()
+            ),
+        ));
+    }
+    Ok(rows.into_iter().next())
 }
 
 /// Ends a statement that has had its time. What it did is then unknown, and its
@@ -546,14 +737,6 @@ fn columns<const N: usize>(cells: Vec<Cell>) -> [Cell; N] {
     cells
         .try_into()
         .expect("BUG: a row has as many cells as its shape")
-}
-
-fn ids(rows: Vec<Vec<Cell>>) -> Vec<SessionId> {
-    rows.into_iter()
-        .flatten()
-        .filter_map(Cell::text)
-        .map(|id| SessionId(id.into()))
-        .collect()
 }
 
 fn at(version: Cell, stamp: Cell) -> Stamp {
