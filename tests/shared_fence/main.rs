@@ -2,7 +2,7 @@
 //! fenced transactions still delays the next holder.
 
 mod application;
-mod evictions;
+mod transactions;
 
 use std::{
     collections::BTreeMap,

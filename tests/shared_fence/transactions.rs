@@ -1,5 +1,5 @@
-//! Evictions: the fence refuses transactions that come after them, and they wait for those that
-//! came before.
+//! Single transactions, step by step: which of them the fence lets through, and which of them
+//! delay the next holder.
 
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,7 @@ macro_rules! on_every_setting {
 }
 
 on_every_setting!(
+    a_transaction_older_than_another_guards_release_commits,
     a_transaction_older_than_the_eviction_is_told_the_loss,
     each_of_two_fenced_transactions_of_one_session_delays_the_next_holder,
 );
@@ -63,6 +64,30 @@ async fn fence(guard: &LockGuard, tx: &mut Tx) -> Result<(), LockError> {
     let fenced = async { on_engine!(Tx, tx, tx => guard.fence(tx).await) };
     let fenced = tokio::time::timeout(FENCED, fenced).await;
     fenced.unwrap_or_else(|_| panic!("the fence waits for longer than {FENCED:?}"))
+}
+
+/// Neither the fence of another guard nor the driver's release of it makes a row that is newer
+/// than the snapshot.
+async fn a_transaction_older_than_another_guards_release_commits(
+    db: &Database,
+    application: Application,
+) {
+    let locks = connect(db.url(), "holder").await;
+    for (round, work) in [Work::ReadAndUpdate, Work::Read].into_iter().enumerate() {
+        let guard = locks.acquire("x").await.expect("it is free");
+        let other = locks.acquire("y").await.expect("it is free");
+        let older = application.transaction(0, work).await.expect("its row");
+        let tx = application.transaction(1, Work::ReadAndUpdate).await;
+        let tx = tx.expect("its row");
+        let committed = on_engine!(Tx, tx, tx => other.commit(tx).await);
+        committed.expect("the lock is held");
+        other.release().await.expect("it is held");
+        let committed = on_engine!(Tx, older, tx => guard.commit(tx).await);
+        committed.expect("the lock is held");
+        assert_eq!(application.updates(db, 0).await, 1);
+        assert_eq!(application.updates(db, 1).await, round + 1);
+        guard.release().await.expect("it is held");
+    }
 }
 
 /// The transaction began while the lock was held, so its snapshot still shows the fence row.
@@ -233,25 +258,19 @@ async fn a_release_ends_after_the_fenced_transaction_of_another_guard(db: Databa
     let mut released = tokio::spawn(second.release());
     let early = tokio::time::timeout(OPEN, &mut released).await;
     open.commit().await.expect("a fenced transaction commits");
-    let early = match early {
-        Ok(done) => {
-            done.expect("no panic").expect("it is held");
-            true
-        }
-        Err(_) => {
-            let done = tokio::time::timeout(SOON, released).await;
-            done.expect("nothing is in its way")
-                .expect("no panic")
-                .expect("it is held");
-            false
-        }
+    let waited = early.is_err();
+    let released = match early {
+        Ok(released) => released,
+        Err(_) => tokio::time::timeout(SOON, released)
+            .await
+            .expect("no fenced transaction is open"),
     };
+    released.expect("no panic").expect("it is held");
+    let (engine, taken) = (application.engine(), start.elapsed());
+    let note_of_it = if waited { "waited" } else { "did not wait" };
     note(&format!(
-        "{}: a release took {:?} while another guard's fenced transaction was open for {OPEN:?} \
-         (waited for it: {})",
-        application.engine(),
-        start.elapsed(),
-        !early
+        "{engine}: a release {note_of_it} for the fenced transaction of another guard, which was \
+         open for {OPEN:?}, and took {taken:?}"
     ));
     first.release().await.expect("it is held");
 }
