@@ -86,19 +86,19 @@ impl Application {
         if !setting.is_there(db).await {
             return None;
         }
-        db.execute("CREATE TABLE journal (entry VARCHAR(200) NOT NULL)")
-            .await;
         let columns = "(id INTEGER PRIMARY KEY, n INTEGER NOT NULL)";
-        db.execute(&format!("CREATE TABLE accounts {columns}"))
-            .await;
+        let mut sql = vec![
+            "CREATE TABLE journal (entry VARCHAR(200) NOT NULL)".to_owned(),
+            format!("CREATE TABLE accounts {columns}"),
+        ];
         for task in 0..TASKS {
-            db.execute(&format!("INSERT INTO accounts VALUES ({task}, 0)"))
-                .await;
             let table = format!("accounts_{task}");
-            db.execute(&format!("CREATE TABLE {table} {columns}")).await;
-            db.execute(&format!("INSERT INTO {table} VALUES ({task}, 0)"))
-                .await;
+            sql.push(format!("CREATE TABLE {table} {columns}"));
+            for table in ["accounts", &table] {
+                sql.push(format!("INSERT INTO {table} VALUES ({task}, 0)"));
+            }
         }
+        db.execute(&sql.join("; ")).await;
         Some(Self::open_at(db.url(), setting).await)
     }
 
