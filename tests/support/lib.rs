@@ -27,6 +27,7 @@ pub mod relay;
 pub mod row;
 pub mod server;
 pub mod sessions;
+pub mod standby;
 pub mod wait;
 pub mod waiter;
 pub mod wall_clock;

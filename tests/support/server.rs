@@ -138,7 +138,7 @@ fn is_installed(program: &str) -> bool {
 
 /// One that nobody listens on, below those that the system gives to outgoing connections: it
 /// must still be free when the server is started again.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(20_000..32_000);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
