@@ -16,13 +16,17 @@ use locks_tests::{
     wait,
 };
 
-use crate::scene::{PLAIN, SNAPSHOT_ISOLATION, Scene, TASKS, has, increment, insert, on_cluster};
+use crate::scene::{
+    CAUSAL, PLAIN, SNAPSHOT_ISOLATION, Scene, TASKS, has, increment, insert, on_cluster,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// For how long tasks commit side by side.
 const COMMITTING: Duration = Duration::from_secs(4);
 const ENOUGH_COMMITS: i64 = 50;
+/// How many fenced transactions of one task are open at the same time.
+const OPEN: usize = 100;
 
 /// The processes that contend for locks, and for how long they do.
 const PROCESSES: usize = 6;
@@ -80,6 +84,36 @@ async fn independent_commits(scene: &Scene, settings: &'static str) {
         "{committed} commits passed, and some failed: {failures:#?}"
     );
     assert!(committed >= ENOUGH_COMMITS, "{committed} commits only");
+}
+
+#[test]
+fn fenced_transactions_of_one_task_can_be_open_at_the_same_time() {
+    on_cluster(async |scene| {
+        scene.create_tables().await;
+        let locks = scene.connect(0, "platform", "worker").await;
+        let pools = [
+            scene.pool(0, CAUSAL).await,
+            scene.pool(1, CAUSAL).await,
+            scene.pool(2, CAUSAL).await,
+        ];
+        let mut open = Vec::new();
+        for number in 0..OPEN {
+            let guard = locks.acquire(format!("app_task_{number}")).await;
+            let guard = guard.expect("no other task wants it");
+            let tx = insert(&pools[number % NODES], &format!("entry_{number}")).await;
+            let mut tx = tx.expect("no other task has it");
+            let fenced = tokio::time::timeout(SOON, guard.fence(&mut tx)).await;
+            fenced
+                .unwrap_or_else(|_| panic!("fence {number} waits for an earlier one"))
+                .unwrap_or_else(|error| panic!("fence {number}: {error}"));
+            open.push((guard, tx));
+        }
+        for (number, (guard, tx)) in open.into_iter().enumerate() {
+            let committed = guard.commit(tx).await;
+            committed.unwrap_or_else(|error| panic!("commit {number}: {error}"));
+            guard.release().await.expect("it is held");
+        }
+    });
 }
 
 /// Takes the lock of `holder` away, as a supervisor on node 1.

@@ -39,7 +39,7 @@ pub(crate) fn on_cluster<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) 
     };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let db = cluster.create_database();
-    run_async_on(db, async |db| test(Scene { cluster, db }).await);
+    run_async_on(db, async |db| test(Scene { db, cluster }).await);
 }
 
 impl Scene {
@@ -56,7 +56,7 @@ impl Scene {
     /// A pool of the application, with settings for each of its connections.
     pub(crate) async fn pool(&self, node: usize, settings: &'static str) -> MySqlPool {
         MySqlPoolOptions::new()
-            .max_connections(4)
+            .max_connections(40)
             .after_connect(move |conn, _| {
                 Box::pin(async move { sqlx::raw_sql(settings).execute(conn).await.map(drop) })
             })
