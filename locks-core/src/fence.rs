@@ -18,7 +18,7 @@ impl<T: sealed::Touch + ?Sized> FenceConnection for T {}
 pub(crate) mod sealed {
     use crate::{
         error::{LockError, Result},
-        store::FenceStatement,
+        store::Fence,
     };
 
     /// Which programs take a lock away without regard to fences.
@@ -47,23 +47,34 @@ pub(crate) mod sealed {
         /// Puts a fence on what this connection is doing.
         #[doc(hidden)]
         #[allow(private_interfaces)]
-        fn touch(
-            &mut self,
-            fence: &FenceStatement,
-            row: &str,
-        ) -> impl Future<Output = Result<Touched>> + Send;
+        fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send;
+
+        /// What a failed commit means.
+        #[doc(hidden)]
+        fn commit_failed(error: sqlx::Error) -> Commit;
+    }
+
+    /// What a failed commit means.
+    #[derive(Debug)]
+    pub enum Commit {
+        /// Another transaction came first; nothing was committed.
+        Conflict(LockError),
+        /// The server refused it; nothing was committed.
+        Refused(LockError),
+        /// It may have been committed.
+        Unknown(LockError),
     }
 
     impl<T: Touch + ?Sized> Touch for &mut T {
         const UNFENCED: Unfenced = T::UNFENCED;
 
         #[allow(private_interfaces)]
-        fn touch(
-            &mut self,
-            fence: &FenceStatement,
-            row: &str,
-        ) -> impl Future<Output = Result<Touched>> + Send {
-            (**self).touch(fence, row)
+        fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send {
+            (**self).touch(fence)
+        }
+
+        fn commit_failed(error: sqlx::Error) -> Commit {
+            T::commit_failed(error)
         }
     }
 }
@@ -77,23 +88,25 @@ macro_rules! fence_connection {
             #[allow(private_interfaces)]
             async fn touch(
                 &mut self,
-                fence: &$crate::store::FenceStatement,
-                row: &str,
+                fence: &$crate::store::Fence,
             ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
                 use $crate::{
                     fence::sealed::Touched,
                     store::fencing::{FenceKind, Kind, Sql, failure},
                 };
 
-                fence.check(<$engine as Engine>::DIALECT.name)?;
-                let touched = match fence.kind {
-                    FenceKind::Query => sqlx::query::<$engine>(Sql(&fence.sql))
-                        .bind(row)
+                let statement = &fence.statement;
+                statement.check(<$engine as Engine>::DIALECT.name)?;
+                let query = |sql| {
+                    let query = sqlx::query::<$engine>(Sql(sql));
+                    fence.args().fold(query, |query, arg| query.bind(arg))
+                };
+                let touched = match statement.kind {
+                    FenceKind::Query => query(&statement.sql)
                         .fetch_all(&mut *self)
                         .await
                         .map(|rows| rows.len() as u64),
-                    FenceKind::Update => sqlx::query::<$engine>(Sql(&fence.sql))
-                        .bind(row)
+                    FenceKind::Update => query(&statement.sql)
                         .execute(&mut *self)
                         .await
                         .map(|result| <$engine as Engine>::rows_affected(&result)),
@@ -106,17 +119,31 @@ macro_rules! fence_connection {
                 if error.kind != Kind::Conflict {
                     return Err(error.into());
                 }
-                let Some(reader) = &fence.reader else {
-                    return Ok(Touched::Conflict(error.into()));
+                if let Some(reader) = &statement.reader {
+                    let found = query(reader).fetch_all(&mut *self).await;
+                    match found {
+                        Ok(rows) if rows.len() == 1 => return Ok(Touched::Fenced),
+                        Ok(_) => {}
+                        Err(error) => return Err(failure::<$engine>(error).into()),
+                    }
+                }
+                Ok(Touched::Conflict(error.into()))
+            }
+
+            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
+                use $crate::{
+                    error::LockError,
+                    fence::sealed::Commit,
+                    store::fencing::{Kind, failure},
                 };
-                let found = sqlx::query::<$engine>(Sql(reader))
-                    .bind(row)
-                    .fetch_all(&mut *self)
-                    .await;
-                match found {
-                    Ok(rows) if rows.is_empty() => Ok(Touched::Absent),
-                    Ok(_) => Ok(Touched::Fenced),
-                    Err(error) => Err(failure::<$engine>(error).into()),
+
+                if !matches!(error, sqlx::Error::Database(_)) {
+                    return Commit::Unknown(LockError::from_commit(error));
+                }
+                let failure = failure::<$engine>(error);
+                match failure.kind {
+                    Kind::Conflict => Commit::Conflict(failure.into()),
+                    _ => Commit::Refused(failure.into_commit()),
                 }
             }
         }
@@ -127,10 +154,13 @@ macro_rules! fence_connection {
             #[allow(private_interfaces)]
             async fn touch(
                 &mut self,
-                fence: &$crate::store::FenceStatement,
-                row: &str,
+                fence: &$crate::store::Fence,
             ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
-                (**self).touch(fence, row).await
+                (**self).touch(fence).await
+            }
+
+            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
+                <$connection as $crate::fence::sealed::Touch>::commit_failed(error)
             }
         }
 
@@ -140,10 +170,13 @@ macro_rules! fence_connection {
             #[allow(private_interfaces)]
             async fn touch(
                 &mut self,
-                fence: &$crate::store::FenceStatement,
-                row: &str,
+                fence: &$crate::store::Fence,
             ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
-                (**self).touch(fence, row).await
+                (**self).touch(fence).await
+            }
+
+            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
+                <$connection as $crate::fence::sealed::Touch>::commit_failed(error)
             }
         }
     };

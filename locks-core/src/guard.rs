@@ -12,7 +12,7 @@ use crate::{
     error::{LockError, Result},
     fence::{
         FenceConnection,
-        sealed::{Touched, Unfenced},
+        sealed::{Commit, Touch, Touched, Unfenced},
     },
     name::LockName,
     report::Lost,
@@ -158,10 +158,7 @@ impl LockGuard {
         // Before anything is sent: from now on a release waits for the commit.
         self.tenure.open_fences.fetch_add(1, Ordering::AcqRel);
         self.check()?;
-        let Tenure {
-            fence, fence_row, ..
-        } = &*self.tenure;
-        match conn.touch(fence, fence_row).await? {
+        match conn.touch(&self.tenure.fence).await? {
             Touched::Fenced => {}
             Touched::Absent if C::UNFENCED == Unfenced::Nobody => {
                 let reason = "its session was evicted before the fence";
@@ -194,7 +191,8 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`Lost`](LockError::Lost): the transaction was rolled back.
-    /// [`Database`](LockError::Database): as after every failed commit, it may or may
+    /// [`Database`](LockError::Database), transient: it was rolled back, since another
+    /// transaction came first. Not transient: as after every failed commit, it may or may
     /// not have happened.
     ///
     /// # Cancel safety
@@ -220,12 +218,24 @@ impl LockGuard {
     {
         match self.fence(&mut tx).await {
             Ok(()) => {
-                let committed = tx.commit().await;
-                // What the server says of it is the end of it; a lost answer is not.
-                if matches!(committed, Ok(()) | Err(sqlx::Error::Database(_))) {
+                let Err(error) = tx.commit().await else {
                     self.fence_ended();
+                    return Ok(());
+                };
+                match <sqlx::Transaction<'_, DB> as Touch>::commit_failed(error) {
+                    // A lost answer is not the end of it.
+                    Commit::Unknown(error) => Err(error),
+                    Commit::Refused(error) => {
+                        self.fence_ended();
+                        Err(error)
+                    }
+                    // On a cluster an eviction at another node shows here.
+                    Commit::Conflict(error) => {
+                        self.fence_ended();
+                        self.confirm(Check::Session).await?;
+                        Err(error)
+                    }
                 }
-                committed.map_err(LockError::from_commit)
             }
             Err(error) => {
                 match tx.rollback().await {

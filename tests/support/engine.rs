@@ -258,10 +258,13 @@ impl Drop for Database {
 
 /// Runs an asynchronous test, if its engine is there; for [`on_every_engine!`](crate::on_every_engine).
 pub fn run_async<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(Database) -> F) {
-    if !engine.is_there() {
-        return;
+    if engine.is_there() {
+        run_async_on(Database::create(engine), test);
     }
-    let database = Database::create(engine);
+}
+
+/// Runs an asynchronous test on a database that the caller created.
+pub fn run_async_on<F: Future<Output = ()>>(database: Database, test: impl FnOnce(Database) -> F) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -13,6 +13,7 @@
 )]
 
 pub mod clock;
+pub mod cluster;
 pub mod conflict_table;
 pub mod deeds;
 pub mod engine;

@@ -23,6 +23,8 @@ pub struct Server {
     kind: &'static str,
     clock: Option<WallClock>,
     directory: TempDir,
+    /// The directory of the node whose cluster a Galera node joins.
+    peer: Option<PathBuf>,
     port: u16,
     url: String,
 }
@@ -48,6 +50,16 @@ impl Server {
             ));
             return None;
         }
+        Some(Self::launch(kind, clock, None))
+    }
+
+    /// Starts a Galera node: of a new cluster, or of the cluster of `peer`.
+    pub(crate) fn start_node(peer: Option<&Self>) -> Self {
+        let peer = peer.map(|peer| peer.directory.path().to_owned());
+        Self::launch("galera", None, peer)
+    }
+
+    fn launch(kind: &'static str, clock: Option<WallClock>, peer: Option<PathBuf>) -> Self {
         let parent = env::var_os("LOCKS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from);
         // The name is what the clean-up of tests/run looks for.
         let prefix = format!("{kind}-");
@@ -61,12 +73,13 @@ impl Server {
             kind,
             clock,
             directory,
+            peer,
             port: free_port(),
             url: String::new(),
         };
         let url = server.call("start").expect("the server starts");
         url.trim().clone_into(&mut server.url);
-        Some(server)
+        server
     }
 
     /// Its URL, for [`Database::create_on`](crate::engine::Database::create_on); the same after
@@ -106,6 +119,7 @@ impl Server {
             .arg(self.kind)
             .arg(self.directory.path())
             .arg(self.port.to_string())
+            .args(&self.peer)
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("{SCRIPT}: {error}"))?;
@@ -123,7 +137,8 @@ impl Drop for Server {
     }
 }
 
-fn is_installed(program: &str) -> bool {
+/// Whether a program of a server is on the `PATH` or where Debian installs it.
+pub(crate) fn is_installed(program: &str) -> bool {
     let debian = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -138,10 +153,12 @@ fn is_installed(program: &str) -> bool {
 
 /// One that nobody listens on, below those that the system gives to outgoing connections: it
 /// must still be free when the server is started again.
+/// So are the three ports after it, which a Galera node uses as well.
 pub(crate) fn free_port() -> u16 {
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
         let port = fastrand::u16(20_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if (port..port + 4).all(is_free) {
             return port;
         }
     }

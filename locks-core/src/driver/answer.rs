@@ -19,6 +19,7 @@ use crate::{
     error::LockError,
     guard::LockGuard,
     report::{Blocker, Waiter},
+    store::Fence,
     table::{LockTable, Nonce},
 };
 
@@ -210,8 +211,8 @@ impl Namespace {
         let in_use: BTreeSet<_> = if rows == 1 {
             BTreeSet::new()
         } else {
-            let held = self.held.values().map(|held| &held.tenure.fence_row);
-            let releasing = self.releasing.values().map(|r| &r.tenure.fence_row);
+            let held = self.held.values().map(|held| &held.tenure.fence.row);
+            let releasing = self.releasing.values().map(|r| &r.tenure.fence.row);
             held.chain(releasing).cloned().collect()
         };
         let session = self.sessions.values_mut().find(|s| s.id == *session)?;
@@ -231,8 +232,12 @@ impl Namespace {
             session: asking.claim.session.clone(),
             lease,
             open_fences: AtomicU32::new(0),
-            fence: self.fence.clone(),
-            fence_row,
+            fence: Fence {
+                statement: self.fence.clone(),
+                row: fence_row,
+                namespace: self.name.clone(),
+                mark: LockTable::mark_of(nonce).into(),
+            },
             lost: watch::Sender::new(None),
             names: asking.claim.names.clone(),
             token,

@@ -27,7 +27,7 @@ use super::{
     plan::{ChoreId, Due, LINGER, Pending, Phase, Plan},
     poll::Poll,
     request::{Check, Chore, Reply, Request},
-    session::{Fence, Held, Keeper, Kind, ReleaseKey, Releasing, Session, SessionKey, Tenure},
+    session::{FenceState, Held, Keeper, Kind, ReleaseKey, Releasing, Session, SessionKey, Tenure},
     turns::Turns,
 };
 use crate::{
@@ -270,10 +270,10 @@ impl Namespace {
 
     fn let_go(&mut self, key: ReleaseKey, held: Held, reply: Option<Reply<()>>, due: Instant) {
         let mut releasing = Releasing::new(key.0, held, due);
-        if releasing.fence == Fence::ToTouch {
-            let row = releasing.tenure.fence_row.to_string();
+        if releasing.fence == FenceState::ToTouch {
+            let row = releasing.tenure.fence.row.to_string();
             self.side.push_back(SideJob::Touch(row));
-            releasing.fence = Fence::Touching;
+            releasing.fence = FenceState::Touching;
         }
         releasing.replies.extend(reply);
         self.releasing.insert(key, releasing);
@@ -327,7 +327,7 @@ impl Namespace {
 
     /// Whether something is to be done on the row.
     pub(super) fn is_busy(&self, now: Instant) -> bool {
-        let due = |r: &Releasing| r.fence == Fence::Clear && r.due <= now;
+        let due = |r: &Releasing| r.fence == FenceState::Clear && r.due <= now;
         let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated { .. });
         self.needs_fresh
             || self.rides_until.is_some_and(|until| until <= now)

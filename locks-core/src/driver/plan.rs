@@ -9,7 +9,7 @@ use super::{
     asking::Asking,
     job::PIECE,
     request::{Chore, Mode},
-    session::{Fence, ReleaseKey, Releasing},
+    session::{FenceState, ReleaseKey, Releasing},
 };
 use crate::{
     builder::Fairness,
@@ -138,7 +138,7 @@ impl Plan {
 
     fn release(&mut self, table: &mut LockTable, due: &Due<'_>) {
         for (key, releasing) in due.releasing {
-            if releasing.fence == Fence::Clear {
+            if releasing.fence == FenceState::Clear {
                 let found = table.release(&releasing.id, &releasing.tenure.names);
                 self.changed |= found;
                 self.released.insert(*key, found);

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     name::LockName,
     report::Lost,
-    store::FenceStatement,
+    store::Fence,
     table::{Nonce, RequestId, SessionId},
 };
 
@@ -53,8 +53,7 @@ pub(crate) struct Tenure {
     /// How many transactions were fenced and are not known to have ended. Counted before
     /// the fence is sent.
     pub(crate) open_fences: AtomicU32,
-    pub(crate) fence: FenceStatement,
-    pub(crate) fence_row: Arc<str>,
+    pub(crate) fence: Fence,
     pub(crate) lost: watch::Sender<Option<Lost>>,
     pub(crate) names: Arc<[LockName]>,
     pub(crate) token: i64,
@@ -106,7 +105,6 @@ impl Held {
                 lease: self.tenure.lease.clone(),
                 open_fences: AtomicU32::new(self.tenure.open_fences.load(Ordering::Acquire)),
                 fence: self.tenure.fence.clone(),
-                fence_row: self.tenure.fence_row.clone(),
                 lost: watch::Sender::new(None),
                 names: names.into(),
                 token: self.tenure.token,
@@ -143,14 +141,14 @@ pub(super) struct Releasing {
     pub(super) replies: Vec<Reply<()>>,
     /// A release that nobody waits for rides with the next write until then.
     pub(super) due: Instant,
-    pub(super) fence: Fence,
+    pub(super) fence: FenceState,
     /// Whether a write that released it has no answer.
     pub(super) tried: bool,
 }
 
 /// Whether a commit that was fenced with the lock may still be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fence {
+pub(super) enum FenceState {
     Clear,
     /// To be touched by us, which waits for such commits.
     ToTouch,
@@ -160,9 +158,9 @@ pub(super) enum Fence {
 impl Releasing {
     pub(super) fn new(nonce: Nonce, held: Held, due: Instant) -> Self {
         let fence = if held.tenure.open_fences.load(Ordering::Acquire) > 0 {
-            Fence::ToTouch
+            FenceState::ToTouch
         } else {
-            Fence::Clear
+            FenceState::Clear
         };
         Self {
             id: (held.tenure.session.clone(), nonce),

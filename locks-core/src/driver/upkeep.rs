@@ -13,7 +13,7 @@ use super::{
     namespace::{Namespace, PATIENCE, Row},
     plan::{ChoreId, Pending, Phase},
     request::{Chore, Mode},
-    session::Fence,
+    session::FenceState,
     signal::Signal,
 };
 use crate::{
@@ -188,8 +188,10 @@ impl Namespace {
             }
             SideOutcome::Touched(row, Ok(())) => {
                 for releasing in self.releasing.values_mut() {
-                    if *releasing.tenure.fence_row == *row && releasing.fence == Fence::Touching {
-                        releasing.fence = Fence::Clear;
+                    if *releasing.tenure.fence.row == *row
+                        && releasing.fence == FenceState::Touching
+                    {
+                        releasing.fence = FenceState::Clear;
                     }
                 }
             }
@@ -399,7 +401,10 @@ impl Namespace {
             self.missing_due,
             Some(self.sweep.due.unwrap_or(now)),
         ];
-        let releases = self.releasing.values().filter(|r| r.fence == Fence::Clear);
+        let releases = self
+            .releasing
+            .values()
+            .filter(|r| r.fence == FenceState::Clear);
         let next = idle
             .into_iter()
             .flatten()

@@ -86,6 +86,14 @@ impl Failure {
         self
     }
 
+    /// A commit that the server refused: never to be tried again blindly.
+    pub(crate) fn into_commit(self) -> LockError {
+        LockError::Database {
+            source: self.source,
+            transient: false,
+        }
+    }
+
     pub(crate) fn is_hopeless(&self) -> bool {
         self.class == Class::Hopeless
     }

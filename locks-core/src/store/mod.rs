@@ -30,7 +30,7 @@ pub(crate) use self::{
     link::Link,
     listen::Listener,
     names::TableChoice,
-    statements::FenceStatement,
+    statements::{Fence, FenceStatement},
     target::{Target, sealed},
 };
 

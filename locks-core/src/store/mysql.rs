@@ -202,6 +202,7 @@ fn fence(names: &TableNames, facts: &Facts) -> FenceStatement {
             reader: None,
             kind: FenceKind::Update,
             engine: DIALECT.name,
+            looks_at_row: false,
             rows: FENCE_ROWS,
         };
     }
@@ -211,6 +212,7 @@ fn fence(names: &TableNames, facts: &Facts) -> FenceStatement {
         reader: None,
         kind: FenceKind::Query,
         engine: DIALECT.name,
+        looks_at_row: false,
         rows: 1,
     }
 }

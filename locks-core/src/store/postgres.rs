@@ -237,6 +237,7 @@ fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
         reader: None,
         kind: FenceKind::Query,
         engine: DIALECT.name,
+        looks_at_row: false,
         rows: 1,
     }
 }

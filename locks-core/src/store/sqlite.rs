@@ -123,15 +123,24 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
 
 /// A write, which keeps every other write waiting. A transaction that has read, and may
 /// not write any more since another one did, has written nothing: a look is enough there.
+///
+/// Both look for the grant too: a backup that was restored may have the session, and not
+/// the grant. The look is part of the caller's transaction, since a look of the driver's
+/// could wait for a write of ours, which waits for that very transaction.
 fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
-    let [_, _, fences] = names.quoted();
-    let sql = format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?");
-    let reader = format!("SELECT session FROM {fences} WHERE session = ?");
+    let [locks, _, fences] = names.quoted();
+    let granted = format!(
+        "session = ? AND EXISTS \
+         (SELECT 1 FROM {locks} AS l WHERE l.id = ? AND instr(l.metaJson, ?) > 0)"
+    );
+    let sql = format!("UPDATE {fences} SET touched = touched + 1 WHERE {granted}");
+    let reader = format!("SELECT session FROM {fences} WHERE {granted}");
     FenceStatement {
         sql: sql.into(),
         reader: Some(reader.into()),
         kind: FenceKind::Update,
         engine: DIALECT.name,
+        looks_at_row: true,
         rows: 1,
     }
 }
@@ -214,6 +223,5 @@ pub(super) fn prepared(options: SqliteConnectOptions) -> SqliteConnectOptions {
         .busy_timeout(std::time::Duration::from_secs(5))
 }
 
-// The original has no SQLite. And the look at the row could wait for a write of ours, which
-// waits for the very transaction that is being fenced.
+// The statement itself looks at the row.
 fence_connection!(Sqlite, SqliteConnection, Unfenced::Nobody);

@@ -1,5 +1,7 @@
 //! The SQL text of one engine, with the tables' names in it.
 
+use std::sync::Arc;
+
 use crate::error::{LockError, Result};
 
 /// The statements of one engine. Placeholders stand in the order of the arguments.
@@ -100,12 +102,15 @@ pub(super) struct Condition {
 /// What an application's transaction runs to be fenced.
 #[derive(Clone, Debug)]
 pub(crate) struct FenceStatement {
-    pub(super) sql: std::sync::Arc<str>,
+    pub(super) sql: Arc<str>,
     /// A query to run instead where the transaction has read, and may not write any more.
-    pub(super) reader: Option<std::sync::Arc<str>>,
+    pub(super) reader: Option<Arc<str>>,
     /// Whether `sql` is a query, which returns one row, or an update of one.
     pub(super) kind: FenceKind,
     pub(super) engine: &'static str,
+    /// Whether the statements also look for the grant in the locks row: their arguments
+    /// are then the fence row, the namespace, and a text that only this grant has.
+    pub(super) looks_at_row: bool,
     /// How many fence rows a session has.
     pub(crate) rows: usize,
 }
@@ -117,6 +122,26 @@ pub(super) enum FenceKind {
     Update,
 }
 
+/// The fence of one grant.
+#[derive(Clone, Debug)]
+pub(crate) struct Fence {
+    pub(crate) statement: FenceStatement,
+    /// The key of the fence row.
+    pub(crate) row: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    /// A text that `metaJson` has while the grant stands in it, and only then.
+    pub(crate) mark: Arc<str>,
+}
+
+impl Fence {
+    /// The arguments of its statements.
+    pub(super) fn args(&self) -> impl Iterator<Item = &str> {
+        let more = if self.statement.looks_at_row { 3 } else { 1 };
+        let all = [&*self.row, &*self.namespace, &*self.mark];
+        all.into_iter().take(more)
+    }
+}
+
 impl FenceStatement {
     /// A statement that is never run.
     #[cfg(test)]
@@ -126,6 +151,7 @@ impl FenceStatement {
             reader: None,
             kind: FenceKind::Query,
             engine: "",
+            looks_at_row: false,
             rows: 1,
         }
     }

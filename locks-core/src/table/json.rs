@@ -184,6 +184,12 @@ impl LockTable {
         Ok(table)
     }
 
+    /// A text that `metaJson` has while this request stands in it, and only then: no other
+    /// number is as large as a nonce.
+    pub(crate) fn mark_of(nonce: Nonce) -> String {
+        format!(",{},", nonce.0)
+    }
+
     /// The two columns of the row.
     pub(crate) fn columns(&mut self) -> Columns {
         let listed = self.listed_sessions();

@@ -21,7 +21,7 @@ use crate::{
         request::Seat,
         session::{Held, Keeper, ReleaseKey, Tenure},
     },
-    store::FenceStatement,
+    store::{Fence, FenceStatement},
     table::Claim,
 };
 
@@ -183,8 +183,12 @@ fn held(claim: Claim, token: i64) -> Held {
         session: claim.session,
         lease: Arc::new(Lease::until(Moment::NEVER)),
         open_fences: AtomicU32::new(0),
-        fence: FenceStatement::for_tests(),
-        fence_row: "".into(),
+        fence: Fence {
+            statement: FenceStatement::for_tests(),
+            row: "".into(),
+            namespace: "ns".into(),
+            mark: "".into(),
+        },
         lost: watch::Sender::new(None),
         names: claim.names,
         token,
