@@ -23,13 +23,17 @@ mod outcome;
 mod own_sessions;
 mod plan;
 mod poll;
+mod renewal;
 mod renewals;
 mod request;
 mod run;
 mod session;
+mod shutdown;
+mod side_job;
 mod signal;
 mod turns;
 mod upkeep;
+mod write;
 
 use std::{
     fmt,

@@ -7,15 +7,16 @@ use std::{
 
 use super::{
     Config,
-    job::{Done, Outcome, SideJob, Surveyed},
+    job::{Done, Outcome, Surveyed, Swap},
     namespace::{Cached, LAST_VERSION, Namespace, Row},
     observer::Cause,
     plan::Phase,
     request::{Check, Chore},
+    side_job::SideJob,
 };
 use crate::{
     error::LockError,
-    store::{Class, Failure, Liveness, Proof, Row as StoredRow, SessionRow, Stamp},
+    store::{Class, Failure, Liveness, Row as StoredRow, SessionRow, Stamp},
     table::{LockTable, SessionId},
 };
 
@@ -24,15 +25,6 @@ use crate::{
 const MARGIN: u32 = 10;
 /// How often to look for sessions that dead processes left behind.
 const SWEEP: Duration = Duration::from_mins(10);
-
-/// A write of the row that has come back.
-struct Write {
-    at: Stamp,
-    to: Stamp,
-    table: LockTable,
-    proof: Proof,
-    sent: Instant,
-}
 
 impl Namespace {
     /// Takes in what came of a job.
@@ -54,22 +46,7 @@ impl Namespace {
                 self.row = Row::Unknown;
             }
             Outcome::Peeked(Ok(at)) => self.peeked(at.as_ref(), sent),
-            Outcome::Swapped {
-                at,
-                to,
-                table,
-                proof,
-                result,
-            } => {
-                let write = Write {
-                    at,
-                    to,
-                    table,
-                    proof,
-                    sent,
-                };
-                self.swapped(write, result, config, now);
-            }
+            Outcome::Swapped(swap, result) => self.swapped(*swap, result, sent, config, now),
             Outcome::Adopted(Ok(done)) | Outcome::Created(Ok(done)) => {
                 if done {
                     tracing::info!(namespace = %self.name, "the locks row is ours now");
@@ -352,18 +329,18 @@ impl Namespace {
 
     fn swapped(
         &mut self,
-        write: Write,
+        swap: Swap,
         result: Result<bool, Failure>,
+        sent: Instant,
         config: &Config,
         now: Instant,
     ) {
-        let Write {
+        let Swap {
             at,
             to,
             table,
             proof,
-            sent,
-        } = write;
+        } = swap;
         let plan = self.plan.take().unwrap_or_default();
         self.row = Row::Unknown;
         match result {

@@ -8,13 +8,14 @@ use std::{
 
 use super::{
     Config,
-    job::{INSERTS, Job, PIECE, SideJob},
+    job::{INSERTS, Job, PIECE},
     lease::{Lease, Moment},
     namespace::Namespace,
     observer::Cause,
     plan::{ChoreId, Pending, joined},
     request::Mode,
     session::{Kind, Session, SessionKey},
+    side_job::SideJob,
 };
 use crate::{
     error::LockError,

@@ -14,8 +14,9 @@ use std::{
 
 use super::{
     Config,
-    job::{PIECE, Renewal, Renewed, RenewedSession},
+    job::PIECE,
     namespace::Namespace,
+    renewal::{Renewal, Renewed, RenewedSession},
 };
 use crate::store::Link;
 
@@ -49,9 +50,7 @@ impl Renewals {
         config: &Config,
         now: Instant,
     ) -> Option<impl Future<Output = (Link, Renewed)> + use<>> {
-        if self.link.is_none() {
-            return None;
-        }
+        self.link.as_ref()?;
         if self.pieces.is_empty() {
             if concerned.is_empty() {
                 self.due = None;

@@ -15,11 +15,14 @@ use super::{
     agenda::Agenda,
     awake::Awake,
     gather::Gather,
-    job::{Done, Job, Outcome, PIECE, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
-    namespace::{Namespace, PATIENCE},
+    job::{Done, Job, Outcome},
+    namespace::Namespace,
+    renewal::Renewed,
     renewals::Renewals,
     request::{Command, Reply, Seat},
     session::{Keeper, Kind},
+    shutdown::Ending,
+    side_job::{SIDE_LIMIT, SideJob, SideOutcome},
     signal::Signals,
 };
 use crate::{
@@ -27,13 +30,10 @@ use crate::{
     guard::LockGuard,
     manager::LockManager,
     store::{Change, Failure, FenceStatement, Link, Listener, Target},
-    table::SessionId,
 };
 
 /// How long a statement may take on the connection that reads and writes the rows.
 const LIMIT: Duration = Duration::from_secs(5);
-/// When to try again to delete our own sessions at the end.
-const LEAVE_AGAIN: Duration = Duration::from_millis(50);
 /// How many side jobs may be under way. None of them waits for another transaction.
 const SIDE_JOBS: usize = 2;
 
@@ -94,55 +94,39 @@ enum Event {
 
 /// Whether anybody can ask for anything.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Handles {
+pub(super) enum Handles {
     There,
     /// The driver goes on for detached locks only.
     Gone,
 }
 
-struct Driving {
-    config: Config,
-    handles: Handles,
-    flushed: Arc<Flushed>,
+pub(super) struct Driving {
+    pub(super) config: Config,
+    pub(super) handles: Handles,
+    pub(super) flushed: Arc<Flushed>,
     driver: Weak<Driver>,
-    namespaces: BTreeMap<Arc<str>, Namespace>,
+    pub(super) namespaces: BTreeMap<Arc<str>, Namespace>,
     agenda: Agenda,
     /// The namespaces that have sessions or hold something.
     renewed: BTreeSet<Arc<str>>,
     /// The namespaces in which a request waits.
     waiting: BTreeSet<Arc<str>>,
     /// The connection of the rows, unless a job has it.
-    link: Option<Link>,
-    renewals: Renewals,
+    pub(super) link: Option<Link>,
+    pub(super) renewals: Renewals,
     /// Side connections that are free.
-    side: Vec<Link>,
+    pub(super) side: Vec<Link>,
     side_jobs: usize,
     /// Side jobs for which no connection is free.
-    side_queue: VecDeque<(Arc<str>, SideJob)>,
+    pub(super) side_queue: VecDeque<(Arc<str>, SideJob)>,
     signals: Signals,
     jobs: FuturesUnordered<LocalBoxFuture<'static, Event>>,
-    ending: Option<Ending>,
+    pub(super) ending: Option<Ending>,
     gather: Gather,
     awake: Awake,
     /// Whether a row can be read under its lock.
     locks_rows: bool,
     fence: FenceStatement,
-}
-
-/// The driver is to end once nothing is pending, or at this moment.
-struct Ending {
-    deadline: Instant,
-    replies: Vec<Reply<()>>,
-    leaving: Leaving,
-}
-
-/// Deleting our own sessions, as the last thing.
-#[derive(Debug, PartialEq)]
-enum Leaving {
-    NotYet,
-    /// So many deletions are under way; these sessions are left to try again.
-    Now(usize, Vec<(Arc<str>, Vec<SessionId>)>),
-    Done,
 }
 
 impl Driving {
@@ -329,14 +313,6 @@ impl Driving {
         }
     }
 
-    fn begin_end(&mut self, reply: Option<Reply<()>>, now: Instant) {
-        self.ending = Some(Ending {
-            deadline: now + PATIENCE,
-            replies: reply.into_iter().collect(),
-            leaving: Leaving::NotYet,
-        });
-    }
-
     fn event(&mut self, event: Event) {
         let now = Instant::now();
         match event {
@@ -346,7 +322,7 @@ impl Driving {
                 if let Some(namespace) = self.namespaces.get_mut(&name) {
                     let took = now.duration_since(done.sent);
                     let wrote = match &done.outcome {
-                        Outcome::Swapped { result, .. } => Some(matches!(result, Ok(true))),
+                        Outcome::Swapped(_, result) => Some(matches!(result, Ok(true))),
                         _ => None,
                     };
                     namespace.done(done, &self.config, now);
@@ -365,13 +341,8 @@ impl Driving {
                 self.side.push(link);
                 self.side_jobs -= 1;
                 self.agenda.touch(&name);
-                if let (SideOutcome::Left(left), Some(ending)) = (&outcome, &mut self.ending)
-                    && let Leaving::Now(under_way, again) = &mut ending.leaving
-                {
-                    *under_way = under_way.saturating_sub(1);
-                    if !left.is_empty() {
-                        again.push((name.clone(), left.clone()));
-                    }
+                if let (SideOutcome::Left(left), Some(ending)) = (&outcome, &mut self.ending) {
+                    ending.left(&name, left);
                 }
                 if let Some(namespace) = self.namespaces.get_mut(&name) {
                     namespace.side_done(outcome, now);
@@ -386,27 +357,28 @@ impl Driving {
             }
             Event::Heard(heard) => {
                 for change in self.signals.heard(heard, &self.config, now) {
-                    match change {
-                        Some(Change { namespace, version }) => {
-                            let name: Arc<str> = namespace.into();
-                            if let Some(namespace) = self.namespaces.get_mut(&name) {
-                                namespace.told(version, now);
-                                self.agenda.touch(&name);
-                            }
-                        }
-                        // Something may have been missed.
-                        None => {
-                            for name in &self.waiting {
-                                if let Some(namespace) = self.namespaces.get_mut(name) {
-                                    namespace.wake(now);
-                                }
-                            }
-                            self.agenda.touch_all(&self.waiting);
-                        }
-                    }
+                    self.heard(change, now);
                 }
             }
         }
+    }
+
+    /// Takes in that a row changed, or that something may have been missed.
+    fn heard(&mut self, change: Option<Change>, now: Instant) {
+        if let Some(Change { namespace, version }) = change {
+            let name: Arc<str> = namespace.into();
+            if let Some(namespace) = self.namespaces.get_mut(&name) {
+                namespace.told(version, now);
+                self.agenda.touch(&name);
+            }
+            return;
+        }
+        for name in &self.waiting {
+            if let Some(namespace) = self.namespaces.get_mut(name) {
+                namespace.wake(now);
+            }
+        }
+        self.agenda.touch_all(&self.waiting);
     }
 
     /// Hands out the guards of what was granted.
@@ -473,7 +445,7 @@ impl Driving {
             if let Some(job) = namespace.job(&self.config, now) {
                 self.agenda.had_turn(&name);
                 // What comes before a write, and after one, others wait for as well.
-                if matches!(job, Job::Read | Job::Swap { .. } | Job::Notify(_)) {
+                if matches!(job, Job::Read | Job::Swap(_) | Job::Notify(_)) {
                     self.awake.working(now);
                 }
                 self.jobs.push(Box::pin(async move {
@@ -487,7 +459,7 @@ impl Driving {
         self.link = Some(link);
     }
 
-    fn start_side_jobs(&mut self) {
+    pub(super) fn start_side_jobs(&mut self) {
         while self.side_jobs < SIDE_JOBS && !self.side_queue.is_empty() {
             let mut link = match (self.side.pop(), self.renewals.link(), &self.link) {
                 (Some(link), ..) => link,
@@ -510,10 +482,7 @@ impl Driving {
 
     /// When something is due next.
     fn wake(&self, now: Instant) -> Instant {
-        let ending = self.ending.as_ref().map(|ending| match &ending.leaving {
-            Leaving::Now(0, again) if !again.is_empty() => now + LEAVE_AGAIN,
-            _ => ending.deadline,
-        });
+        let ending = self.ending.as_ref().map(|ending| ending.due(now));
         self.agenda
             .next()
             .into_iter()
@@ -522,93 +491,5 @@ impl Driving {
             .chain(self.signals.due())
             .min()
             .unwrap_or(now + Duration::from_mins(1))
-    }
-
-    /// Without handles the driver goes on for detached locks only.
-    fn end_without_handles(&mut self, now: Instant) {
-        let namespaces = || self.namespaces.values();
-        if namespaces().all(Namespace::is_settled) {
-            self.flushed.tell();
-        }
-        let detached = |n: &Namespace| n.held.values().any(|h| h.keeper == Keeper::Detached);
-        if self.ending.is_none() && !namespaces().any(detached) {
-            self.begin_end(None, now);
-        }
-    }
-
-    /// Whether the end has come: nothing is pending, and our sessions are gone.
-    fn is_over(&mut self, now: Instant) -> bool {
-        let Some(ending) = &mut self.ending else {
-            return false;
-        };
-        if now >= ending.deadline {
-            return true;
-        }
-        if !self.namespaces.values().all(Namespace::is_settled) {
-            return false;
-        }
-        let again = match &mut ending.leaving {
-            Leaving::Done => return true,
-            Leaving::NotYet => {
-                let leave = |(name, n): (&Arc<str>, &mut Namespace)| (name.clone(), n.leave());
-                self.namespaces.iter_mut().map(leave).collect()
-            }
-            Leaving::Now(0, again) => std::mem::take(again),
-            Leaving::Now(..) => return false,
-        };
-        let pieces = again.iter().flat_map(|(name, ids)| {
-            let pieces = ids.chunks(PIECE);
-            pieces.map(|piece| (name.clone(), SideJob::Leave(piece.to_vec())))
-        });
-        let before = self.side_queue.len();
-        self.side_queue.extend(pieces);
-        let under_way = self.side_queue.len() - before;
-        ending.leaving = if under_way == 0 {
-            Leaving::Done
-        } else {
-            Leaving::Now(under_way, Vec::new())
-        };
-        self.start_side_jobs();
-        self.ending
-            .as_ref()
-            .is_some_and(|ending| ending.leaving == Leaving::Done)
-    }
-
-    /// Closes the connections, and tells the callers of `close` what is left.
-    async fn end(mut self) {
-        let pending = self.namespaces.values().any(|n| !n.is_settled());
-        let trouble = self.namespaces.values().find_map(|n| n.trouble.clone());
-        let ending = self.ending.take();
-        let left = ending.as_ref().is_some_and(|e| e.leaving != Leaving::Done);
-        let result = match trouble {
-            _ if !pending && !left => Ok(()),
-            Some(error) if pending => Err(error),
-            _ => Err(unfinished(pending)),
-        };
-        // What is under way may wait for other transactions; its connections are dropped.
-        for mut link in self.link.take().into_iter().chain(self.side.drain(..)) {
-            link.close().await;
-        }
-        self.renewals.close().await;
-        for reply in ending.into_iter().flat_map(|ending| ending.replies) {
-            drop(reply.send(result.clone()));
-        }
-    }
-}
-
-/// What `close` says when its time is over.
-fn unfinished(pending: bool) -> LockError {
-    let text = if pending {
-        "the manager is closed, and locks could not be released within 10 s: a transaction \
-         that is fenced with one of them may still be open; they are released when their \
-         session expires, after that transaction has ended"
-    } else {
-        "the manager is closed and all locks are released, but sessions of this process could \
-         not be deleted within 10 s; they expire"
-    };
-    let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
-    LockError::Database {
-        source: Arc::new(sqlx::Error::Io(error)),
-        transient: true,
     }
 }

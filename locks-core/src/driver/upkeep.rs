@@ -8,12 +8,13 @@ use std::{
 
 use super::{
     Config,
-    job::{Evacuated, Job, SideJob, SideOutcome},
+    job::Job,
     lease::Moment,
     namespace::{Namespace, PATIENCE, Row},
     plan::{ChoreId, Pending, Phase},
     request::{Chore, Mode},
     session::FenceState,
+    side_job::{Evacuated, SideJob, SideOutcome},
     signal::Signal,
 };
 use crate::{

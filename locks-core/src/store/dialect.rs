@@ -80,6 +80,7 @@ pub(super) enum ColumnUse {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts(BTreeMap<String, String>);
 
+#[allow(dead_code, reason = "what is asked depends on the engines")]
 impl Facts {
     pub(super) fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.0.insert(name.into(), value.into());
@@ -101,6 +102,7 @@ impl Facts {
 
 /// A share of a time limit, in milliseconds, so that the server ends a statement before
 /// the client gives its connection up.
+#[allow(dead_code, reason = "not every engine has limits")]
 pub(super) fn share(limit: Duration, tenths: u32) -> u128 {
     (limit * tenths / 10).as_millis().max(1)
 }

@@ -17,6 +17,7 @@ mod names;
 mod postgres;
 mod run;
 mod schema;
+mod session_rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;

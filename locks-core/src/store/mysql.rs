@@ -86,9 +86,10 @@ fn settings(limit: Duration, facts: &Facts) -> Vec<String> {
     ]
     .map(|(name, value)| (name, value.to_owned()));
     let variables = variables.iter().filter(|(name, _)| facts.has(name));
-    let variables: String = variables
+    let variables: Vec<_> = variables
         .map(|(name, value)| format!(", {name} = {value}"))
         .collect();
+    let variables = variables.concat();
     vec![format!(
         "SET NAMES utf8mb4; \
          SET SESSION autocommit = 1, sql_select_limit = 18446744073709551615, \

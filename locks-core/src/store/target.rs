@@ -106,14 +106,13 @@ impl Target {
             let mut run = self
                 .connect(limit, server.map(|server| &server.facts))
                 .await?;
-            let server = match server {
-                Some(server) => server.clone(),
-                None => {
-                    let facts;
-                    (run, facts) = self.learn(run, limit).await?;
-                    let server = Arc::new(self.describe(facts)?);
-                    self.server.get_or_init(|| server).clone()
-                }
+            let server = if let Some(server) = server {
+                server.clone()
+            } else {
+                let facts;
+                (run, facts) = self.learn(run, limit).await?;
+                let server = Arc::new(self.describe(facts)?);
+                self.server.get_or_init(|| server).clone()
             };
             Ok((run, server))
         };
@@ -156,7 +155,7 @@ impl Target {
         let _ = limit;
         let facts = facts(&mut *run, self.dialect()).await?;
         #[cfg(feature = "postgres")]
-        if let Options::Postgres(options) = &self.engine {
+        if let Some(options) = self.postgres() {
             use super::postgres::{SHARED, is_pinned, refuses_settings, startup};
 
             // Its settings are those of the startup message, if they arrive at the server.
