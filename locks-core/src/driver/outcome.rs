@@ -124,7 +124,7 @@ impl Namespace {
         let asked: BTreeSet<_> = states.iter().map(|(id, _)| id.clone()).collect();
         for (id, state) in states {
             if !matches!(state, Liveness::Beating(_)) {
-                self.robbed(&id);
+                self.session_ended(&id, "its session was evicted");
             }
         }
         // A grant that is lost has answered.

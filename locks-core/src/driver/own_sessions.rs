@@ -193,9 +193,14 @@ impl Namespace {
     /// Somebody took what was granted under this session, so it is dead, or has to be:
     /// nothing may be granted under it any more.
     pub(super) fn robbed(&mut self, id: &SessionId) {
+        self.session_ended(id, "its session ended: a lock of it was taken away");
+    }
+
+    /// A session of ours is not there any more.
+    pub(super) fn session_ended(&mut self, id: &SessionId, reason: &'static str) {
         let ours = self.sessions.iter().find(|(_, s)| s.id == *id);
         if let Some(key) = ours.map(|(key, _)| key.clone()) {
-            self.lose_session(&key, "its session ended: a lock of it was taken away");
+            self.lose_session(&key, reason);
         }
     }
 
