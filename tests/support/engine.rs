@@ -15,7 +15,7 @@ use std::{
 use tempfile::TempDir;
 use url::Url;
 
-use crate::{plain::Plain, wait};
+use crate::{hostile, plain::Plain, wait};
 
 /// No test takes longer, unless it hangs.
 const TEST_LIMIT: Duration = Duration::from_mins(3);
@@ -130,6 +130,9 @@ impl Database {
             let path = directory.path().join("locks.db");
             // Connecting creates the file, as it does for whoever uses the library.
             let url = format!("sqlite://{}?mode=rwc", path.display());
+            if hostile::is_wanted() {
+                hostile::make_file(&url);
+            }
             return Self {
                 engine,
                 url,
@@ -258,10 +261,13 @@ impl Drop for Database {
 
 /// Runs an asynchronous test, if its engine is there; for [`on_every_engine!`](crate::on_every_engine).
 pub fn run_async<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(Database) -> F) {
-    if !engine.is_there() {
-        return;
+    if engine.is_there() {
+        run_async_on(Database::create(engine), test);
     }
-    let database = Database::create(engine);
+}
+
+/// Runs an asynchronous test on this database.
+pub fn run_async_on<F: Future<Output = ()>>(database: Database, test: impl FnOnce(Database) -> F) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -22,6 +22,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/server");
 pub struct Server {
     kind: &'static str,
     clock: Option<WallClock>,
+    settings: Vec<String>,
     directory: TempDir,
     port: u16,
     url: String,
@@ -31,11 +32,21 @@ impl Server {
     /// Starts a new, empty one. `None`, with a note, if its programs are not installed and the
     /// engine may be left out.
     pub fn start(engine: Engine) -> Option<Self> {
-        Self::start_by(engine, None)
+        Self::launch(engine, None, &[])
+    }
+
+    /// Starts one whose connections begin with these settings, each `name=value` as
+    /// `tests/server` takes it.
+    pub fn start_with(engine: Engine, settings: &[&str]) -> Option<Self> {
+        Self::launch(engine, None, settings)
     }
 
     /// The same with a wall clock of its own.
     pub fn start_by(engine: Engine, clock: Option<WallClock>) -> Option<Self> {
+        Self::launch(engine, clock, &[])
+    }
+
+    fn launch(engine: Engine, clock: Option<WallClock>, settings: &[&str]) -> Option<Self> {
         let (kind, program) = match engine {
             Engine::Sqlite => panic!("SQLite has no server"),
             Engine::MySql => ("mariadb", "mariadbd"),
@@ -60,6 +71,7 @@ impl Server {
         let mut server = Self {
             kind,
             clock,
+            settings: settings.iter().map(ToString::to_string).collect(),
             directory,
             port: free_port(),
             url: String::new(),
@@ -106,6 +118,7 @@ impl Server {
             .arg(self.kind)
             .arg(self.directory.path())
             .arg(self.port.to_string())
+            .args(&self.settings)
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("{SCRIPT}: {error}"))?;
