@@ -46,6 +46,35 @@ pub(crate) async fn contend(managers: &[LockManager], time: Duration) -> Result<
     Ok(tokens.clone())
 }
 
+/// Every manager takes and releases a lock of its own, over and over, until the time is up. All
+/// of them write the row, and none waits in its queue. Returns how many grants that were.
+pub(crate) async fn write_side_by_side(
+    managers: &[LockManager],
+    time: Duration,
+) -> Result<usize, String> {
+    let end = Instant::now() + time;
+    let mut jobs = JoinSet::new();
+    for (number, locks) in managers.iter().enumerate() {
+        let locks = locks.clone();
+        jobs.spawn(async move {
+            let mut grants = 0;
+            while Instant::now() < end {
+                let guard = locks.acquire(format!("own_{number}")).await;
+                let guard = guard.map_err(|error| format!("not granted: {error:?}"))?;
+                let released = guard.release().await;
+                released.map_err(|error| format!("not released: {error:?}"))?;
+                grants += 1;
+            }
+            Ok::<usize, String>(grants)
+        });
+    }
+    let mut grants = 0;
+    while let Some(ended) = jobs.join_next().await {
+        grants += ended.expect("no panic")?;
+    }
+    Ok(grants)
+}
+
 /// Whether each token is larger than the one before.
 pub(crate) fn in_order(tokens: &[i64]) -> Result<(), String> {
     match tokens.windows(2).position(|pair| pair[0] >= pair[1]) {
