@@ -11,7 +11,7 @@ use crate::{
     process::Identity,
     random::unique,
     request::Request,
-    store::{IntoConnectOptions, Target, sealed::Connect},
+    store::{IntoConnectOptions, TableChoice, Target, sealed::Connect},
 };
 
 /// The shortest life of a session: below it, a slow write looks like a crash.
@@ -83,6 +83,8 @@ pub struct Builder {
     fairness: Fairness,
     evidence: Evidence,
     queue_limit: usize,
+    table_prefix: Option<String>,
+    schema: Option<String>,
 }
 
 impl Builder {
@@ -95,6 +97,8 @@ impl Builder {
             fairness: Fairness::InTurn,
             evidence: Evidence::Process,
             queue_limit: 10_000,
+            table_prefix: None,
+            schema: None,
         }
     }
 
@@ -147,6 +151,27 @@ impl Builder {
         self
     }
 
+    /// What the names of the three tables `locks`, `lock_sessions` and `lock_fences` start
+    /// with: 0–40 characters of `[a-z0-9_]`. The default is no prefix.
+    ///
+    /// Processes exclude each other only in the same tables, so all of them need the same
+    /// prefix. The original platform knows the name `locks` only.
+    pub fn table_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.table_prefix = Some(prefix.into());
+        self
+    }
+
+    /// The schema of the tables, on PostgreSQL only: 1–63 bytes, spelt as in the catalog. It
+    /// must exist. The default is the first schema of the account's `search_path` when the
+    /// manager connects; what becomes of the `search_path` later does not matter.
+    ///
+    /// Accounts with different search paths lock in the same tables only if this names
+    /// their schema.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = Some(schema.into());
+        self
+    }
+
     /// Connects to the database that `url` names: `sqlite:`, `mysql:`, `mariadb:`,
     /// `postgres:` or `postgresql:`. An `SQLite` file is made where there is none,
     /// unless the URL has a `mode`. Missing tables are made.
@@ -181,6 +206,8 @@ impl Builder {
     }
 
     fn start(self, target: Result<Target>) -> Request<LockManager> {
+        let tables = TableChoice::new(self.table_prefix.clone(), self.schema.clone());
+        let target = target.and_then(|target| target.with_tables(tables?));
         match target.and_then(|target| Ok((self.config()?, target))) {
             Ok((config, target)) => Request::new(move |reply| Driver::start(config, target, reply)),
             Err(error) => Request::failed(error),

@@ -175,6 +175,16 @@ impl LockError {
         }
     }
 
+    /// A fence that the caller's transaction does not see, though the lock is held.
+    pub(crate) fn too_old() -> Self {
+        let text = "the transaction began before the lock was granted and does not see its \
+                    fence: acquire first, then begin";
+        Self::Database {
+            source: Arc::new(sqlx::Error::Protocol(text.into())),
+            transient: true,
+        }
+    }
+
     pub(crate) fn schema(reason: impl Into<String>) -> Self {
         Self::Schema {
             reason: reason.into().into(),

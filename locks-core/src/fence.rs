@@ -16,49 +16,134 @@ pub trait FenceConnection: sealed::Touch {}
 impl<T: sealed::Touch + ?Sized> FenceConnection for T {}
 
 pub(crate) mod sealed {
-    use crate::error::Result;
+    use crate::{
+        error::{LockError, Result},
+        store::Fence,
+    };
 
-    /// Who may take a lock away without regard to fences.
+    /// Which programs take a lock away without regard to fences.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Unfenced {
         /// The original, which knows of none: the locks row has to be looked at.
         Original,
-        /// Nobody: the fence row says all.
+        /// None: the fence row says all.
         Nobody,
+    }
+
+    /// What came of a fence.
+    #[derive(Debug)]
+    pub enum Touched {
+        Fenced,
+        /// The transaction does not see the fence row.
+        Absent,
+        /// Another transaction deleted the row, or made it, since this one began.
+        Conflict(LockError),
     }
 
     pub trait Touch: Send {
         #[doc(hidden)]
         const UNFENCED: Unfenced;
 
-        /// Touches the fence row of a session; how many rows were there.
+        /// Puts a fence on what this connection is doing.
         #[doc(hidden)]
-        fn touch(&mut self, session: &str) -> impl Future<Output = Result<u64>> + Send;
+        #[allow(private_interfaces)]
+        fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send;
+
+        /// What a failed commit means.
+        #[doc(hidden)]
+        fn commit_failed(error: sqlx::Error) -> Commit;
+    }
+
+    /// What a failed commit means.
+    #[derive(Debug)]
+    pub enum Commit {
+        /// Another transaction came first; nothing was committed.
+        Conflict(LockError),
+        /// The server refused it; nothing was committed.
+        Refused(LockError),
+        /// It may have been committed.
+        Unknown(LockError),
     }
 
     impl<T: Touch + ?Sized> Touch for &mut T {
         const UNFENCED: Unfenced = T::UNFENCED;
 
-        fn touch(&mut self, session: &str) -> impl Future<Output = Result<u64>> + Send {
-            (**self).touch(session)
+        #[allow(private_interfaces)]
+        fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send {
+            (**self).touch(fence)
+        }
+
+        fn commit_failed(error: sqlx::Error) -> Commit {
+            T::commit_failed(error)
         }
     }
 }
 
-/// Lets an engine's connections be fenced with its statement.
+/// Lets an engine's connections be fenced.
 macro_rules! fence_connection {
-    ($engine:ty, $connection:ty, $sql:expr, $unfenced:expr) => {
+    ($engine:ty, $connection:ty, $unfenced:expr) => {
         impl $crate::fence::sealed::Touch for $connection {
             const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
 
-            async fn touch(&mut self, session: &str) -> Result<u64> {
-                let touched = sqlx::query::<$engine>($sql)
-                    .bind(session)
-                    .execute(self)
-                    .await;
-                match touched {
-                    Ok(result) => Ok(<$engine as Engine>::rows_affected(&result)),
-                    Err(error) => Err(super::run::failure::<$engine>(error).into()),
+            #[allow(private_interfaces)]
+            async fn touch(
+                &mut self,
+                fence: &$crate::store::Fence,
+            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+                use $crate::{
+                    fence::sealed::Touched,
+                    store::fencing::{FenceKind, Kind, Sql, failure},
+                };
+
+                let statement = &fence.statement;
+                statement.check(<$engine as Engine>::DIALECT.name)?;
+                let query = |sql| {
+                    let query = sqlx::query::<$engine>(Sql(sql));
+                    fence.args().fold(query, |query, arg| query.bind(arg))
+                };
+                let touched = match statement.kind {
+                    FenceKind::Query => query(&statement.sql)
+                        .fetch_all(&mut *self)
+                        .await
+                        .map(|rows| rows.len() as u64),
+                    FenceKind::Update => query(&statement.sql)
+                        .execute(&mut *self)
+                        .await
+                        .map(|result| <$engine as Engine>::rows_affected(&result)),
+                };
+                let error = match touched {
+                    Ok(1) => return Ok(Touched::Fenced),
+                    Ok(_) => return Ok(Touched::Absent),
+                    Err(error) => failure::<$engine>(error),
+                };
+                if error.kind != Kind::Conflict {
+                    return Err(error.into());
+                }
+                if let Some(reader) = &statement.reader {
+                    let found = query(reader).fetch_all(&mut *self).await;
+                    match found {
+                        Ok(rows) if rows.len() == 1 => return Ok(Touched::Fenced),
+                        Ok(_) => {}
+                        Err(error) => return Err(failure::<$engine>(error).into()),
+                    }
+                }
+                Ok(Touched::Conflict(error.into()))
+            }
+
+            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
+                use $crate::{
+                    error::LockError,
+                    fence::sealed::Commit,
+                    store::fencing::{Kind, failure},
+                };
+
+                if !matches!(error, sqlx::Error::Database(_)) {
+                    return Commit::Unknown(LockError::from_commit(error));
+                }
+                let failure = failure::<$engine>(error);
+                match failure.kind {
+                    Kind::Conflict => Commit::Conflict(failure.into()),
+                    _ => Commit::Refused(failure.into_commit()),
                 }
             }
         }
@@ -66,16 +151,32 @@ macro_rules! fence_connection {
         impl $crate::fence::sealed::Touch for sqlx::pool::PoolConnection<$engine> {
             const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
 
-            async fn touch(&mut self, session: &str) -> Result<u64> {
-                (**self).touch(session).await
+            #[allow(private_interfaces)]
+            async fn touch(
+                &mut self,
+                fence: &$crate::store::Fence,
+            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+                (**self).touch(fence).await
+            }
+
+            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
+                <$connection as $crate::fence::sealed::Touch>::commit_failed(error)
             }
         }
 
         impl $crate::fence::sealed::Touch for sqlx::Transaction<'_, $engine> {
             const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
 
-            async fn touch(&mut self, session: &str) -> Result<u64> {
-                (**self).touch(session).await
+            #[allow(private_interfaces)]
+            async fn touch(
+                &mut self,
+                fence: &$crate::store::Fence,
+            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+                (**self).touch(fence).await
+            }
+
+            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
+                <$connection as $crate::fence::sealed::Touch>::commit_failed(error)
             }
         }
     };

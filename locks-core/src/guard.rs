@@ -8,9 +8,12 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    driver::{Chore, Command, Driver, Seat, Tenure},
+    driver::{Check, Chore, Command, Driver, Seat, Tenure},
     error::{LockError, Result},
-    fence::{FenceConnection, sealed::Unfenced},
+    fence::{
+        FenceConnection,
+        sealed::{Commit, Touch, Touched, Unfenced},
+    },
     name::LockName,
     report::Lost,
     request::Request,
@@ -129,8 +132,14 @@ impl LockGuard {
     /// connection outside any transaction it proves no more than that the lock was
     /// held at that moment.
     ///
+    /// The fence is a shared lock on a row of its own: the guards of a process do not
+    /// stand in each other's way. On a cluster (Galera) it is a write, and up to 64 guards
+    /// of a task have a row each.
+    ///
     /// Acquire first, then begin: under REPEATABLE READ and SERIALIZABLE a transaction
-    /// that is older than the task's first lock does not see its fence and is refused.
+    /// that is older than the lock does not see its fence, and is refused with
+    /// [`Database`](LockError::Database), which is transient: the same work in a new
+    /// transaction may pass.
     ///
     /// A holder that is stopped between the fence and the commit keeps the lock from
     /// being taken while its database session lives: set the server's limit for
@@ -147,17 +156,34 @@ impl LockGuard {
     /// rolled back.
     pub async fn fence<C: FenceConnection + ?Sized>(&self, conn: &mut C) -> Result<()> {
         // Before anything is sent: from now on a release waits for the commit.
-        self.tenure.fenced.store(true, Ordering::Release);
+        self.tenure.open_fences.fetch_add(1, Ordering::AcqRel);
         self.check()?;
-        if conn.touch(&self.tenure.session.0).await? != 1 {
-            let reason = "its session was evicted before the fence";
-            return Err(LockError::Lost(self.tenure.lose(reason, None)));
+        match conn.touch(&self.tenure.fence).await? {
+            Touched::Fenced => {}
+            Touched::Absent if C::UNFENCED == Unfenced::Nobody => {
+                let reason = "its session was evicted before the fence";
+                return Err(LockError::Lost(self.tenure.lose(reason, None)));
+            }
+            // Either the session is gone, or the transaction cannot see that it is there.
+            Touched::Absent => {
+                self.confirm(Check::Session).await?;
+                return Err(LockError::too_old());
+            }
+            Touched::Conflict(error) => {
+                self.confirm(Check::Session).await?;
+                return Err(error);
+            }
         }
-        // Whoever takes locks as the original does asks no fence: the row says.
+        // A program that takes locks as the original does asks no fence: the row says.
         if C::UNFENCED == Unfenced::Original {
-            self.confirm().await?;
+            self.confirm(Check::Row).await?;
         }
         self.check()
+    }
+
+    /// A transaction that was fenced has ended: a release need not wait for it.
+    fn fence_ended(&self) {
+        self.tenure.open_fences.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Fences the transaction and commits it.
@@ -165,7 +191,8 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`Lost`](LockError::Lost): the transaction was rolled back.
-    /// [`Database`](LockError::Database): as after every failed commit, it may or may
+    /// [`Database`](LockError::Database), transient: it was rolled back, since another
+    /// transaction came first. Not transient: as after every failed commit, it may or may
     /// not have happened.
     ///
     /// # Cancel safety
@@ -190,10 +217,32 @@ impl LockGuard {
         for<'t> sqlx::Transaction<'t, DB>: FenceConnection,
     {
         match self.fence(&mut tx).await {
-            Ok(()) => tx.commit().await.map_err(LockError::from_commit),
+            Ok(()) => {
+                let Err(error) = tx.commit().await else {
+                    self.fence_ended();
+                    return Ok(());
+                };
+                match <sqlx::Transaction<'_, DB> as Touch>::commit_failed(error) {
+                    // A lost answer is not the end of it.
+                    Commit::Unknown(error) => Err(error),
+                    Commit::Refused(error) => {
+                        self.fence_ended();
+                        Err(error)
+                    }
+                    // On a cluster an eviction at another node shows here.
+                    Commit::Conflict(error) => {
+                        self.fence_ended();
+                        self.confirm(Check::Session).await?;
+                        Err(error)
+                    }
+                }
+            }
             Err(error) => {
-                if let Err(rollback) = tx.rollback().await {
-                    tracing::debug!(%rollback, "a refused transaction could not be rolled back");
+                match tx.rollback().await {
+                    Ok(()) => self.fence_ended(),
+                    Err(rollback) => {
+                        tracing::debug!(%rollback, "a refused transaction was not rolled back");
+                    }
                 }
                 Err(error)
             }
@@ -209,13 +258,14 @@ impl LockGuard {
         Ok(())
     }
 
-    /// Asks the driver to look at the row as it is now.
-    async fn confirm(&self) -> Result<()> {
+    /// Asks the driver whether the grant is still there.
+    async fn confirm(&self, check: Check) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        let chore = Chore::Confirm(self.nonce, reply);
+        let chore = Chore::Confirm(self.nonce, check, reply);
         self.driver
             .send(Command::Chore(self.seat.namespace.clone(), chore));
-        answer.await.unwrap_or(Err(LockError::Closed))
+        answer.await.unwrap_or(Err(LockError::Closed))?;
+        self.check()
     }
 
     /// Releases the locks and returns when it is done.

@@ -1,14 +1,18 @@
 //! Which process this is, and whether another of the same machine is gone.
 
-use std::{fs, sync::Arc};
+use std::{collections::BTreeSet, fs, sync::Arc};
 
 use rustix::process::{Pid, test_kill_process};
+
+/// How many network cards take part in telling machines apart.
+const SHOWN_CARDS: usize = 4;
 
 /// A process, so that others on its machine can tell whether it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// The machine since it booted, and the process namespace on it. Empty where
-    /// neither can be told: such a process is never judged.
+    /// The machine since it booted, its network cards, and the process and time namespaces
+    /// on it: processes of one host see each other's ids and start times. Empty where that
+    /// cannot be told: such a process is never judged.
     pub(crate) host: Arc<str>,
     /// The process id, and when it started.
     pub(crate) process: Arc<str>,
@@ -17,14 +21,13 @@ pub(crate) struct Identity {
 impl Identity {
     /// This process.
     pub(crate) fn current() -> Self {
-        let id = std::process::id();
-        let started = match status(id) {
+        let started = match status("self") {
             Status::Runs { start } => start,
             Status::Zombie | Status::Unreadable => String::new(),
         };
         Self {
             host: host().unwrap_or_default().into(),
-            process: format!("{id}:{started}").into(),
+            process: format!("{}:{started}", std::process::id()).into(),
         }
     }
 
@@ -46,7 +49,10 @@ impl Identity {
         if test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
             return true;
         }
-        match status(id) {
+        if !proc_is_ours() {
+            return false;
+        }
+        match status(&id.to_string()) {
             Status::Zombie => true,
             // Another process has the id now.
             Status::Runs { start } => !started.is_empty() && start != started,
@@ -61,31 +67,70 @@ enum Status {
     Unreadable,
 }
 
-/// What `/proc/<id>/stat` says (proc(5)): field 3 is the state, field 22 the start in
-/// clock ticks since boot. Field 2, the name, may contain anything but ends at the
-/// last parenthesis.
-fn status(id: u32) -> Status {
+/// Whether `/proc` shows the process namespace that we are in. A process may be in a
+/// namespace of its own and see the `/proc` of the one around it, where its ids mean other
+/// processes.
+fn proc_is_ours() -> bool {
+    let id = fs::read_link("/proc/self").ok();
+    let id = id.and_then(|id| id.to_str()?.parse::<u32>().ok());
+    id == Some(std::process::id())
+}
+
+/// What `/proc/<id>/stat` says (proc(5)): field 3 is the state, field 20 the number of
+/// threads, field 22 the start in clock ticks since boot. Field 2, the name, may contain
+/// anything but ends at the last parenthesis.
+///
+/// The state is that of the main thread: one that has ended is a zombie while other threads
+/// of the process run.
+fn status(id: &str) -> Status {
     let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) else {
         return Status::Unreadable;
     };
     let Some((_, rest)) = stat.rsplit_once(')') else {
         return Status::Unreadable;
     };
-    let mut fields = rest.split_ascii_whitespace();
-    match (fields.next(), fields.nth(18)) {
-        (Some("Z" | "X" | "x"), _) => Status::Zombie,
-        (Some(_), Some(ticks)) => Status::Runs {
+    // The first is field 3.
+    let fields: Vec<_> = rest.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    match (field(3), field(20), field(22)) {
+        (Some("Z" | "X" | "x"), Some("0" | "1"), _) => Status::Zombie,
+        (Some(_), _, Some(ticks)) => Status::Runs {
             start: ticks.to_owned(),
         },
         _ => Status::Unreadable,
     }
 }
 
-/// The boot id and the process namespace; both, or nothing can be compared.
+/// The boot id, the network cards, and the process and time namespaces; all of them, or
+/// nothing can be compared.
+///
+/// Start times are shown with the offset of the reader's time namespace. Virtual machines
+/// that were cloned while they ran have one boot id, and cards with addresses of their own.
 fn host() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(format!("{}/{}", boot.trim(), namespace.to_str()?))
+    let processes = fs::read_link("/proc/self/ns/pid").ok()?;
+    // Older kernels have one time for all.
+    let time = fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    Some(format!(
+        "{}/{}/{}/{}",
+        boot.trim(),
+        cards(),
+        processes.to_str()?,
+        time.to_str()?
+    ))
+}
+
+/// The addresses of the machine's own network cards. Interfaces without a device, such as
+/// those of containers, come and go.
+fn cards() -> String {
+    let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten();
+    let paths = interfaces.filter_map(|interface| Some(interface.ok()?.path()));
+    let paths = paths.filter(|path| path.join("device").exists());
+    let addresses = paths.filter_map(|path| fs::read_to_string(path.join("address")).ok());
+    let addresses: BTreeSet<_> = addresses.map(|text| text.trim().to_owned()).collect();
+    // The column has room for the first of them, which tell machines apart.
+    let shown = addresses.into_iter().take(SHOWN_CARDS).collect::<Vec<_>>();
+    shown.join(",")
 }
 
 #[cfg(test)]
@@ -104,7 +149,8 @@ mod tests {
             .spawn()
             .unwrap();
         let id = child.id();
-        let Status::Runs { start } = status(id) else {
+        let stat = id.to_string();
+        let Status::Runs { start } = status(&stat) else {
             panic!("a child that runs")
         };
         let other = Identity {
@@ -124,7 +170,7 @@ mod tests {
         assert!(!unreadable.is_gone(&here), "its start is not known");
 
         child.kill().unwrap();
-        while !matches!(status(id), Status::Zombie) {
+        while !matches!(status(&stat), Status::Zombie) {
             std::thread::yield_now();
         }
         assert!(other.is_gone(&here), "a zombie");

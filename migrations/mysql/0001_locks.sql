@@ -1,3 +1,10 @@
+-- The account that locks needs, and checks when it connects:
+--   GRANT SELECT, INSERT, UPDATE ON locks TO <account>;
+--   GRANT SELECT, INSERT, UPDATE, DELETE ON lock_sessions TO <account>;
+--   GRANT SELECT, INSERT, UPDATE, DELETE ON lock_fences TO <account>;
+-- The account of transactions that are fenced, where it is another one:
+--   GRANT SELECT, UPDATE ON lock_fences TO <account>;
+
 -- The lock table: one row per namespace.
 CREATE TABLE IF NOT EXISTS locks (
     id       VARCHAR(128) NOT NULL PRIMARY KEY,
@@ -25,10 +32,11 @@ CREATE TABLE IF NOT EXISTS lock_sessions (
     process   VARCHAR(64) NOT NULL,
     ttlMs     BIGINT NULL,
     beat      BIGINT NOT NULL,
-    seenAt    DATETIME(6) NOT NULL
+    seenAt    DATETIME(6) NOT NULL,
+    KEY lock_sessions_namespace (namespace)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- A session's fence: touched by fenced commits, deleted by evictions.
+-- A session's fence: locked by fenced commits (on a cluster: written), deleted by evictions.
 CREATE TABLE IF NOT EXISTS lock_fences (
     session VARCHAR(128) CHARACTER SET ascii NOT NULL PRIMARY KEY,
     touched BIGINT NOT NULL

@@ -1,3 +1,11 @@
+-- The account that locks needs, and checks when it connects:
+--   GRANT USAGE ON SCHEMA <schema> TO <account>;
+--   GRANT SELECT, INSERT, UPDATE ON locks TO <account>;
+--   GRANT SELECT, INSERT, UPDATE, DELETE ON lock_sessions, lock_fences TO <account>;
+-- The account of transactions that are fenced, where it is another one:
+--   GRANT SELECT, UPDATE ON lock_fences TO <account>;
+-- Row-level security must not apply to these accounts.
+
 -- The lock table: one row per namespace. Room for updates within the page keeps
 -- its index out of every write.
 CREATE TABLE IF NOT EXISTS locks (
@@ -20,7 +28,9 @@ CREATE TABLE IF NOT EXISTS lock_sessions (
     seenAt    TIMESTAMPTZ NOT NULL   -- for people to read
 ) WITH (fillfactor = 50);
 
--- A session's fence: touched by fenced commits, deleted by evictions.
+CREATE INDEX IF NOT EXISTS lock_sessions_namespace ON lock_sessions (namespace);
+
+-- A session's fence: locked by fenced commits, deleted by evictions.
 CREATE TABLE IF NOT EXISTS lock_fences (
     session VARCHAR(128) PRIMARY KEY,
     touched BIGINT NOT NULL

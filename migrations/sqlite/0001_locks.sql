@@ -19,6 +19,8 @@ CREATE TABLE IF NOT EXISTS lock_sessions (
     seenAt    TEXT NOT NULL  -- for people to read
 );
 
+CREATE INDEX IF NOT EXISTS lock_sessions_namespace ON lock_sessions (namespace);
+
 -- A session's fence: touched by fenced commits, deleted by evictions.
 CREATE TABLE IF NOT EXISTS lock_fences (
     session TEXT PRIMARY KEY NOT NULL,

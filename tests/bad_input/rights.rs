@@ -95,17 +95,33 @@ async fn make_clerk(db: &Database) -> String {
     })
 }
 
-/// The statements that make the server refuse the clerk's writes, and that let it again.
+/// The statements that make the server refuse writes, and that let it accept them again.
 fn read_only(db: &Database) -> [Vec<String>; 2] {
-    let name = db.url().rsplit('/').next().unwrap();
-    ["1", "0"].map(|on| match db.engine() {
-        Engine::MySql => vec![format!("SET GLOBAL read_only = {on}")],
-        // For new sessions; the old ones are ended, as by a switch to another server.
-        _ => vec![
-            format!("ALTER ROLE clerk IN DATABASE {name} SET default_transaction_read_only = {on}"),
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'clerk'".into(),
-        ],
-    })
+    if db.engine() == Engine::MySql {
+        return ["1", "0"].map(|on| vec![format!("SET GLOBAL read_only = {on}")]);
+    }
+    // The library overrides `default_transaction_read_only`. A server that cannot write at
+    // all, such as a standby, answers as these triggers do. The connections are ended, as by
+    // a switch to another server.
+    let tables = ["locks", "lock_sessions", "lock_fences"];
+    let refuse = tables.map(|table| {
+        format!(
+            "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE OR DELETE ON {table} \
+             FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+        )
+    });
+    let accept = tables.map(|table| format!("DROP TRIGGER refuse ON {table}"));
+    let mut forbid = vec![
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE EXCEPTION 'cannot write in a read-only transaction' USING ERRCODE = '25006'; \
+         END $$"
+            .to_owned(),
+    ];
+    forbid.extend(refuse);
+    forbid.push(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'clerk'".into(),
+    );
+    [forbid, accept.into()]
 }
 
 fn a_clerk_on_a_private_server(engine: Engine) {

@@ -266,7 +266,7 @@ pub fn run_async<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(Datab
     }
 }
 
-/// Runs an asynchronous test on this database.
+/// Runs an asynchronous test on a database that the caller created.
 pub fn run_async_on<F: Future<Output = ()>>(database: Database, test: impl FnOnce(Database) -> F) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

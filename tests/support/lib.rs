@@ -13,6 +13,7 @@
 )]
 
 pub mod clock;
+pub mod cluster;
 pub mod conflict_table;
 pub mod deeds;
 pub mod engine;
@@ -28,6 +29,7 @@ pub mod relay;
 pub mod row;
 pub mod server;
 pub mod sessions;
+pub mod standby;
 pub mod wait;
 pub mod waiter;
 pub mod wall_clock;

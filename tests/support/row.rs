@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    engine::Database,
+    engine::{Database, Engine},
     plain::{Plain, Record},
     wait,
 };
@@ -106,6 +106,48 @@ impl LocksRow {
                 Value::Object(map) => !map.values().any(left_over),
                 other => !left_over(&other),
             }
+    }
+}
+
+/// The number of writes to the locks table, counted by a trigger.
+#[derive(Debug)]
+pub struct WriteCount<'d> {
+    db: &'d Database,
+}
+
+impl<'d> WriteCount<'d> {
+    /// Counts from now on. The locks table must be there.
+    pub async fn start(db: &'d Database) -> Self {
+        let count = "UPDATE locks_writes SET n = n + 1";
+        let trigger = match db.engine() {
+            Engine::Sqlite => {
+                format!("CREATE TRIGGER locks_write AFTER UPDATE ON locks BEGIN {count}; END")
+            }
+            Engine::MySql => {
+                format!("CREATE TRIGGER locks_write AFTER UPDATE ON locks FOR EACH ROW {count}")
+            }
+            Engine::Postgres => format!(
+                "CREATE FUNCTION locks_write() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN {count}; RETURN NULL; END $$; \
+                 CREATE TRIGGER locks_write AFTER UPDATE ON locks \
+                 FOR EACH ROW EXECUTE FUNCTION locks_write()"
+            ),
+        };
+        db.execute("CREATE TABLE locks_writes (n INTEGER)").await;
+        db.execute("INSERT INTO locks_writes VALUES (0)").await;
+        db.execute(&trigger).await;
+        Self { db }
+    }
+
+    /// The number of writes since the start.
+    pub async fn read(&self) -> u64 {
+        let mut conn = self.db.connect().await;
+        let rows = conn.rows("SELECT n FROM locks_writes").await;
+        let _ = conn.close().await;
+        let number = rows.expect("the table is there")[0]
+            .get("n")
+            .map(str::parse);
+        number.expect("one row").expect("a number")
     }
 }
 

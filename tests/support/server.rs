@@ -24,6 +24,8 @@ pub struct Server {
     clock: Option<WallClock>,
     settings: Vec<String>,
     directory: TempDir,
+    /// The directory of the node whose cluster a Galera node joins.
+    peer: Option<PathBuf>,
     port: u16,
     url: String,
 }
@@ -32,21 +34,21 @@ impl Server {
     /// Starts a new, empty one. `None`, with a note, if its programs are not installed and the
     /// engine may be left out.
     pub fn start(engine: Engine) -> Option<Self> {
-        Self::launch(engine, None, &[])
+        Self::start_any(engine, None, &[])
     }
 
     /// Starts one whose connections begin with these settings, each `name=value` as
     /// `tests/server` takes it.
     pub fn start_with(engine: Engine, settings: &[&str]) -> Option<Self> {
-        Self::launch(engine, None, settings)
+        Self::start_any(engine, None, settings)
     }
 
     /// The same with a wall clock of its own.
     pub fn start_by(engine: Engine, clock: Option<WallClock>) -> Option<Self> {
-        Self::launch(engine, clock, &[])
+        Self::start_any(engine, clock, &[])
     }
 
-    fn launch(engine: Engine, clock: Option<WallClock>, settings: &[&str]) -> Option<Self> {
+    fn start_any(engine: Engine, clock: Option<WallClock>, settings: &[&str]) -> Option<Self> {
         let (kind, program) = match engine {
             Engine::Sqlite => panic!("SQLite has no server"),
             Engine::MySql => ("mariadb", "mariadbd"),
@@ -59,6 +61,21 @@ impl Server {
             ));
             return None;
         }
+        Some(Self::launch(kind, clock, settings, None))
+    }
+
+    /// Starts a Galera node: of a new cluster, or of the cluster of `peer`.
+    pub(crate) fn start_node(peer: Option<&Self>) -> Self {
+        let peer = peer.map(|peer| peer.directory.path().to_owned());
+        Self::launch("galera", None, &[], peer)
+    }
+
+    fn launch(
+        kind: &'static str,
+        clock: Option<WallClock>,
+        settings: &[&str],
+        peer: Option<PathBuf>,
+    ) -> Self {
         let parent = env::var_os("LOCKS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from);
         // The name is what the clean-up of tests/run looks for.
         let prefix = format!("{kind}-");
@@ -73,12 +90,13 @@ impl Server {
             clock,
             settings: settings.iter().map(ToString::to_string).collect(),
             directory,
+            peer,
             port: free_port(),
             url: String::new(),
         };
         let url = server.call("start").expect("the server starts");
         url.trim().clone_into(&mut server.url);
-        Some(server)
+        server
     }
 
     /// Its URL, for [`Database::create_on`](crate::engine::Database::create_on); the same after
@@ -119,6 +137,7 @@ impl Server {
             .arg(self.directory.path())
             .arg(self.port.to_string())
             .args(&self.settings)
+            .args(&self.peer)
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("{SCRIPT}: {error}"))?;
@@ -136,7 +155,8 @@ impl Drop for Server {
     }
 }
 
-fn is_installed(program: &str) -> bool {
+/// Whether a program of a server is on the `PATH` or where Debian installs it.
+pub(crate) fn is_installed(program: &str) -> bool {
     let debian = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -151,10 +171,12 @@ fn is_installed(program: &str) -> bool {
 
 /// One that nobody listens on, below those that the system gives to outgoing connections: it
 /// must still be free when the server is started again.
-fn free_port() -> u16 {
+/// So are the three ports after it, which a Galera node uses as well.
+pub(crate) fn free_port() -> u16 {
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
         let port = fastrand::u16(20_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if (port..port + 4).all(is_free) {
             return port;
         }
     }

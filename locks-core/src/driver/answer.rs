@@ -1,7 +1,8 @@
 //! Who is told what, once the row says so.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU32},
     time::Instant,
 };
 
@@ -18,6 +19,7 @@ use crate::{
     error::LockError,
     guard::LockGuard,
     report::{Blocker, Waiter},
+    store::Fence,
     table::{LockTable, Nonce},
 };
 
@@ -57,7 +59,7 @@ impl Namespace {
             match chore {
                 Chore::Held(reply) => drop(reply.send(Ok(table.holders()))),
                 Chore::Waiting(reply) => drop(reply.send(Ok(waiters(table, config)))),
-                Chore::Confirm(nonce, reply) => drop(reply.send(self.confirm(nonce))),
+                Chore::Confirm(nonce, _, reply) => drop(reply.send(self.confirm(nonce))),
                 Chore::ReleaseName(task, name, reply) => {
                     self.release_name(table, &task, name, reply);
                 }
@@ -205,16 +207,37 @@ impl Namespace {
         let session = &self.asking.get(&nonce)?.claim.session;
         // Its session may have been lost while the write was under way: then the
         // grant goes with it, and the request goes on under another one.
-        let session = self.sessions.values().find(|s| s.id == *session)?;
+        let rows = self.fence.rows;
+        let in_use: BTreeSet<_> = if rows == 1 {
+            BTreeSet::new()
+        } else {
+            let held = self.held.values().map(|held| &held.tenure.fence.row);
+            let releasing = self.releasing.values().map(|r| &r.tenure.fence.row);
+            held.chain(releasing).cloned().collect()
+        };
+        let session = self.sessions.values_mut().find(|s| s.id == *session)?;
         if session.lease.is_over() {
             return None;
         }
         let lease = session.lease.clone();
+        // The row that was not used for longest, or that will be free next.
+        let first = session.next_fence;
+        let row = |number| session.id.fence_row((first + number) % rows);
+        let free = (0..rows).find(|number| !in_use.contains(&*row(*number)));
+        let number = free.unwrap_or(0);
+        let fence_row = row(number).into();
+        session.next_fence = (first + number + 1) % rows;
         let mut asking = self.asking.remove(&nonce)?;
         let tenure = Arc::new(Tenure {
             session: asking.claim.session.clone(),
             lease,
-            fenced: AtomicBool::new(false),
+            open_fences: AtomicU32::new(0),
+            fence: Fence {
+                statement: self.fence.clone(),
+                row: fence_row,
+                namespace: self.name.clone(),
+                mark: LockTable::mark_of(nonce).into(),
+            },
             lost: watch::Sender::new(None),
             names: asking.claim.names.clone(),
             token,

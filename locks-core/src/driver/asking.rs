@@ -17,6 +17,8 @@ pub(super) struct Asking {
     /// The session that waits. It always beats, while the one that holds may never
     /// expire.
     pub(super) queue_session: SessionId,
+    /// Whether its sessions are open.
+    pub(super) ready: bool,
     /// The session it stands in the queue under, where it was seen there.
     pub(super) queued_as: Option<SessionId>,
     /// Its place, kept when it has to queue again.

@@ -2,20 +2,20 @@
 //!
 //! A job owns what it needs, so that the driver's state is free while it runs.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio::time;
-
-use super::{lease::Moment, observer::Cause, plan::ChoreId};
+use super::lease::Moment;
 use crate::{
-    report::Holder,
-    store::{Class, Connection, Failure, Link, Liveness, NewSession, Row, SessionRow, Stamp},
+    store::{Connection, Failure, Link, Liveness, NewSession, Proof, Row, SessionRow, Stamp},
     table::{LockTable, SessionId},
 };
+
+/// How many sessions, or namespaces, one statement may name: far below every engine's
+/// limit for arguments, and few enough that a statement stays short.
+pub(super) const PIECE: usize = 512;
+/// How many sessions one statement inserts: whole pieces first, then smaller ones, so that
+/// only a few statements are ever prepared.
+pub(super) const INSERTS: [usize; 3] = [64, 8, 1];
 
 /// Something for the connection that reads and writes the rows.
 #[derive(Debug)]
@@ -26,14 +26,8 @@ pub(super) enum Job {
     /// Give the row's lock back without a write.
     Unlock,
     Peek,
-    /// Replace the row of the write `at` by `table`.
-    Swap {
-        at: Stamp,
-        stamp: String,
-        table: LockTable,
-        /// The sessions that it grants to or queues for.
-        alive: Vec<SessionId>,
-    },
+    /// Replace the row.
+    Swap(Box<Swap>),
     Adopt {
         version: i64,
         least: i64,
@@ -45,10 +39,13 @@ pub(super) enum Job {
     },
     /// Insert the rows of these sessions.
     Open(Vec<NewSession>),
-    /// Look whether these sessions live, if the row is still of the write `at`.
+    /// Look whether these sessions live, as far as the row knows them. They were in the
+    /// row of the write `at`.
     Survey {
         at: Stamp,
         sessions: Vec<SessionId>,
+        /// A session of our own.
+        witness: Option<SessionId>,
     },
     /// Look whether our own sessions are still there.
     Audit(Vec<SessionId>),
@@ -58,6 +55,15 @@ pub(super) enum Job {
     Notify(i64),
     /// Has anybody written anything? Only asked where the answer is nearly free.
     DataVersion,
+}
+
+/// The row of the write `at` is replaced by `table`, which makes it the write `to`.
+#[derive(Debug)]
+pub(super) struct Swap {
+    pub(super) at: Stamp,
+    pub(super) to: Stamp,
+    pub(super) table: LockTable,
+    pub(super) proof: Proof,
 }
 
 /// What came of a job, and when it was sent.
@@ -73,18 +79,12 @@ pub(super) enum Outcome {
     ReadLocked(Result<Option<Row>, Failure>),
     Unlocked(Result<(), Failure>),
     Peeked(Result<Option<Stamp>, Failure>),
-    Swapped {
-        at: Stamp,
-        stamp: String,
-        table: LockTable,
-        result: Result<bool, Failure>,
-    },
+    Swapped(Box<Swap>, Result<bool, Failure>),
     Adopted(Result<bool, Failure>),
     Created(Result<bool, Failure>),
     /// When the inserts were sent, on the clock that leases run on.
     Opened(Vec<NewSession>, Moment, Result<(), Failure>),
-    /// Nothing where the row had moved.
-    Surveyed(Result<Option<Vec<(SessionId, Liveness)>>, Failure>),
+    Surveyed(Result<Surveyed, Failure>),
     Audited(Result<Vec<(SessionId, Liveness)>, Failure>),
     /// Who beats, and whose fence row is all that is left.
     Swept(Result<(Vec<SessionRow>, Vec<SessionId>), Failure>),
@@ -102,23 +102,13 @@ impl Job {
             }
             Self::Unlock => Outcome::Unlocked(link.with(async |c| c.unlock().await).await),
             Self::Peek => Outcome::Peeked(link.with(async |c| c.peek(namespace).await).await),
-            Self::Swap {
-                at,
-                stamp,
-                mut table,
-                alive,
-            } => {
-                let columns = table.columns();
-                let swap = async |c: &mut Connection| {
-                    c.swap(namespace, &at, &stamp, &columns, &alive).await
-                };
-                let result = link.with(swap).await;
-                Outcome::Swapped {
-                    at,
-                    stamp,
-                    table,
-                    result,
-                }
+            Self::Swap(mut swap) => {
+                let columns = swap.table.columns();
+                let Swap { at, to, proof, .. } = &*swap;
+                let work =
+                    async |c: &mut Connection| c.swap(namespace, at, to, &columns, proof).await;
+                let result = link.with(work).await;
+                Outcome::Swapped(swap, result)
             }
             Self::Adopt {
                 version,
@@ -136,28 +126,33 @@ impl Job {
             Self::Open(sessions) => {
                 let at = Moment::now();
                 let open = async |c: &mut Connection| {
-                    for session in &sessions {
-                        c.insert_session(session).await?;
+                    let mut rest = &sessions[..];
+                    for size in INSERTS {
+                        while rest.len() >= size {
+                            let (piece, behind) = rest.split_at(size);
+                            c.insert_sessions(piece).await?;
+                            rest = behind;
+                        }
                     }
                     Ok(())
                 };
                 let result = link.with(open).await;
                 Outcome::Opened(sessions, at, result)
             }
-            Self::Survey { at, sessions } => {
-                // The row first, on the same connection: who was in it and has no
-                // rows now is dead, not new.
+            Self::Survey {
+                at,
+                sessions,
+                witness,
+            } => {
                 let survey = async |c: &mut Connection| {
-                    if c.peek(namespace).await?.as_ref() != Some(&at) {
-                        return Ok(None);
-                    }
-                    c.liveness(&sessions).await.map(Some)
+                    survey(c, namespace, &at, &sessions, witness.as_ref()).await
                 };
                 Outcome::Surveyed(link.with(survey).await)
             }
-            Self::Audit(sessions) => {
-                Outcome::Audited(link.with(async |c| c.liveness(&sessions).await).await)
-            }
+            Self::Audit(sessions) => Outcome::Audited(
+                link.with(async |c| liveness(c, &sessions, None).await)
+                    .await,
+            ),
             Self::Sweep => {
                 let sweep = async |c: &mut Connection| {
                     // In this order, as for every eviction.
@@ -180,220 +175,47 @@ impl Job {
     }
 }
 
-/// Something that may have to wait for others, on a connection where nothing else
-/// waits.
-#[derive(Debug, PartialEq)]
-pub(super) enum SideJob {
-    /// Delete a session's rows, the beat row first.
-    Evict(SessionId, Cause),
-    /// Delete all sessions of a namespace whose row has no stamp, and is still of
-    /// this version; `None`: there is no row.
-    Clear(Option<i64>),
-    /// Delete the sessions of one task, or of all.
-    Evacuate(ChoreId, Option<Arc<str>>),
-    /// Wait for commits that were fenced with this session and are still under way.
-    Touch(SessionId),
-    /// Delete our own sessions at the end.
-    Leave(Vec<SessionId>),
+/// What came of a look at sessions.
+#[derive(Debug, Default)]
+pub(super) struct Surveyed {
+    /// The row as it is now, where it has moved.
+    pub(super) row: Option<Row>,
+    pub(super) states: Vec<(SessionId, Liveness)>,
 }
 
-#[derive(Debug)]
-pub(super) enum SideOutcome {
-    /// Whether the session is dead now, or beats again.
-    Evicted(SessionId, Cause, Result<bool, Failure>),
-    /// Who is dead now; nothing where the row had moved.
-    Cleared(Result<Option<Vec<SessionId>>, Failure>),
-    /// Who is dead now, and what they held when it began.
-    Evacuated(ChoreId, Result<(Vec<SessionId>, Vec<Holder>), Failure>),
-    Touched(SessionId, Result<(), Failure>),
-    Left(Result<(), Failure>),
-}
-
-/// How long a deletion may wait for an open fenced transaction before it is asked
-/// again.
-pub(super) const SIDE_LIMIT: Duration = Duration::from_mins(1);
-
-impl SideJob {
-    pub(super) async fn run(self, link: &mut Link, namespace: &str) -> SideOutcome {
-        match self {
-            Self::Evict(id, cause) => {
-                let beat = match cause {
-                    Cause::Stopped { beat } => Some(beat),
-                    Cause::Gone | Cause::Begun => None,
-                };
-                let result = persist(link, async |c| evict(c, &id, beat).await).await;
-                SideOutcome::Evicted(id, cause, result)
-            }
-            Self::Clear(version) => SideOutcome::Cleared(
-                persist(link, async |c| {
-                    // Listed before the row is looked at: whoever is in the list
-                    // was there before this row is adopted.
-                    let sessions = sessions_in(c, namespace, |_| true).await?;
-                    let at = c.peek(namespace).await?;
-                    let expected = version.map(|version| Stamp {
-                        version,
-                        stamp: None,
-                    });
-                    if at != expected {
-                        return Ok(None);
-                    }
-                    for id in &sessions {
-                        evict(c, id, None).await?;
-                    }
-                    Ok(Some(sessions))
-                })
-                .await,
-            ),
-            Self::Evacuate(chore, task) => {
-                let result = persist(link, async |c| {
-                    let of = |t: &str| task.as_ref().is_none_or(|task| **task == *t);
-                    let mut sessions = sessions_in(c, namespace, of).await?;
-                    let mut held = Vec::new();
-                    // Waiters and holders whose beat row is gone are in the row. What is
-                    // held is noted before: once its session is dead, anybody may take
-                    // it away.
-                    if let Some(row) = c.read(namespace).await?
-                        && let Ok(table) =
-                            LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref())
-                    {
-                        sessions.extend(table.sessions_of(task.as_deref()));
-                        held = table.holders();
-                        held.retain(|holder| holder.token.is_some() && of(&holder.task_id));
-                    }
-                    sessions.sort();
-                    sessions.dedup();
-                    for id in &sessions {
-                        evict(c, id, None).await?;
-                    }
-                    Ok((sessions, held))
-                })
-                .await;
-                SideOutcome::Evacuated(chore, result)
-            }
-            Self::Touch(id) => {
-                let result = persist(link, async |c| c.touch_fence(&id).await).await;
-                SideOutcome::Touched(id, result)
-            }
-            Self::Leave(ids) => {
-                let leave = async |c: &mut Connection| {
-                    for id in &ids {
-                        evict(c, id, None).await?;
-                    }
-                    Ok(())
-                };
-                SideOutcome::Left(persist(link, leave).await)
-            }
-        }
-    }
-}
-
-/// Deletes a session's two rows; whether it is dead now.
-async fn evict(c: &mut Connection, id: &SessionId, beat: Option<i64>) -> Result<bool, Failure> {
-    if !c.delete_session(id, beat).await? {
-        // Another beat, or somebody else deleted it: then the fence is ours as well.
-        let state = c.liveness(std::slice::from_ref(id)).await?;
-        if matches!(state[..], [(_, Liveness::Beating(_))]) {
-            return Ok(false);
-        }
-    }
-    c.delete_fence(id).await?;
-    Ok(true)
-}
-
-async fn sessions_in(
+/// Looks whether these sessions live. The row is looked at first, on the same connection:
+/// a session that is in it, and has no rows afterwards, is dead and not new. Where the row
+/// has moved since `at`, only the sessions that are still in it are asked for.
+async fn survey(
     c: &mut Connection,
     namespace: &str,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<Vec<SessionId>, Failure> {
-    // The fences first: a session that begins in between has its beat row before its
-    // fence row, so a fence without one is a half-done eviction, of whomever.
-    let mut ids = c.fences_in(namespace).await?;
-    let beating = c.sessions_in(namespace).await?;
-    ids.retain(|id| {
-        let row = beating.iter().find(|row| row.id == *id);
-        row.is_none_or(|row| wanted(&row.task))
-    });
-    let missing = beating.into_iter().filter(|row| wanted(&row.task));
-    ids.extend(missing.map(|row| row.id));
-    ids.sort();
-    ids.dedup();
-    Ok(ids)
-}
-
-/// Tries again what can be repeated, with growing pauses, before it is given back.
-async fn persist<T>(
-    link: &mut Link,
-    work: impl AsyncFn(&mut Connection) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let pauses = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(2))
-        .with_max_delay(Duration::from_millis(200))
-        .with_max_times(4)
-        .with_jitter()
-        .build();
-    for pause in pauses {
-        match link.with(&work).await {
-            Err(failure) if failure.class != Class::Hopeless => {
-                tracing::debug!(%failure, "asking again");
-                time::sleep(pause).await;
-            }
-            result => return result,
-        }
+    at: &Stamp,
+    sessions: &[SessionId],
+    witness: Option<&SessionId>,
+) -> Result<Surveyed, Failure> {
+    if c.peek(namespace).await?.as_ref() == Some(at) {
+        let states = liveness(c, sessions, witness).await?;
+        return Ok(Surveyed { row: None, states });
     }
-    link.with(&work).await
+    let row = c.read(namespace).await?;
+    let table = row
+        .as_ref()
+        .and_then(|row| LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref()).ok());
+    let known = table.map(|table| table.session_ids()).unwrap_or_default();
+    let sessions = sessions.iter().filter(|id| known.contains(id)).cloned();
+    let sessions: Vec<_> = sessions.collect();
+    let states = liveness(c, &sessions, witness).await?;
+    Ok(Surveyed { row, states })
 }
 
-/// A tick of the connection that renews: all sessions of the process in one
-/// statement, and which writes the rows are of where something is held.
-#[derive(Debug, Default)]
-pub(super) struct Renewal {
-    pub(super) sessions: Vec<SessionId>,
-    pub(super) namespaces: Vec<Arc<str>>,
-}
-
-#[derive(Debug)]
-pub(super) struct Renewed {
-    pub(super) sessions: Vec<SessionId>,
-    pub(super) sent: Moment,
-    /// The sessions that are not there any more.
-    pub(super) result: Result<Vec<SessionId>, Failure>,
-    pub(super) rows: Vec<(Arc<str>, Option<Stamp>)>,
-}
-
-impl Renewal {
-    pub(super) async fn run(self, link: &mut Link) -> Renewed {
-        let sent = Moment::now();
-        let result = link
-            .with(async |c| {
-                if self.sessions.is_empty()
-                    || c.renew(&self.sessions).await? == self.sessions.len() as u64
-                {
-                    return Ok(Vec::new());
-                }
-                let states = c.liveness(&self.sessions).await?;
-                let gone = |state: &Liveness| !matches!(state, Liveness::Beating(_));
-                let lost = states.into_iter().filter(|(_, state)| gone(state));
-                Ok(lost.map(|(id, _)| id).collect())
-            })
-            .await;
-        let mut rows = Vec::new();
-        if result.is_ok() {
-            for namespace in self.namespaces {
-                let peeked = link.with(async |c| c.peek(&namespace).await).await;
-                match peeked {
-                    Ok(at) => rows.push((namespace, at)),
-                    Err(failure) => {
-                        tracing::debug!(%failure, %namespace, "the row could not be looked at");
-                        break;
-                    }
-                }
-            }
-        }
-        Renewed {
-            sessions: self.sessions,
-            sent,
-            result,
-            rows,
-        }
+async fn liveness(
+    c: &mut Connection,
+    sessions: &[SessionId],
+    witness: Option<&SessionId>,
+) -> Result<Vec<(SessionId, Liveness)>, Failure> {
+    let mut states = Vec::new();
+    for piece in sessions.chunks(PIECE) {
+        states.extend(c.liveness(piece, witness).await?);
     }
+    Ok(states)
 }

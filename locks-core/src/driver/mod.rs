@@ -9,6 +9,7 @@
 //! It has a runtime of its own, so that neither blocking code in the caller's runtime
 //! nor its end can stop releases and renewals.
 
+mod agenda;
 mod answer;
 mod asking;
 mod awake;
@@ -22,13 +23,17 @@ mod outcome;
 mod own_sessions;
 mod plan;
 mod poll;
+mod renewal;
 mod renewals;
 mod request;
 mod run;
 mod session;
+mod shutdown;
+mod side_job;
 mod signal;
 mod turns;
 mod upkeep;
+mod write;
 
 use std::{
     fmt,
@@ -55,7 +60,7 @@ use crate::{
 };
 
 pub(crate) use self::{
-    request::{Chore, Command, Mode, Reply, Request as Asked, Seat},
+    request::{Check, Chore, Command, Mode, Reply, Request as Asked, Seat},
     session::Tenure,
     signal::Current as Signalled,
 };

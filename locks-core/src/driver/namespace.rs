@@ -13,7 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -21,24 +21,30 @@ use super::{
     answer::Delivery,
     asking::Asking,
     backoff::Backoff,
-    job::{Job, SideJob},
-    observer::{Cause, Observer},
-    plan::{ChoreId, Due, LINGER, Pending, Phase, Plan},
+    job::Job,
+    lease::Moment,
+    observer::Observer,
+    plan::{ChoreId, LINGER, Pending, Phase, Plan},
     poll::Poll,
-    request::{Chore, Reply, Request},
-    session::{Fence, Held, Keeper, Kind, ReleaseKey, Releasing, Session, SessionKey, Tenure},
+    request::{Check, Chore, Reply, Request},
+    session::{FenceState, Held, Keeper, Kind, ReleaseKey, Releasing, Session, SessionKey, Tenure},
+    side_job::SideJob,
     turns::Turns,
+    write::{micros, stamp},
 };
 use crate::{
     error::LockError,
     name::LockName,
-    random::unique,
-    store::Stamp,
+    store::{FenceStatement, Stamp},
     table::{Claim, LockTable, Nonce, SessionId},
 };
 
 /// How long to wait for the other half of the original's delete-and-insert.
 const INSERT_GRACE: Duration = Duration::from_secs(3);
+/// How often to look for a row that is missing.
+const MISSING: Duration = Duration::from_millis(50);
+/// The last version that a row may have: it leaves room for the next one.
+pub(super) const LAST_VERSION: i64 = i64::MAX - 1;
 /// How long a request that does not wait tries to get an answer from the database.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -79,6 +85,8 @@ pub(super) struct Namespace {
     /// Whether a row was ever there: then its absence may be the original's start.
     pub(super) seen: bool,
     pub(super) missing_since: Option<Instant>,
+    /// When to look for it again.
+    pub(super) missing_due: Option<Instant>,
     /// A write that may yet arrive, by the version it was for.
     pub(super) unsettled: Option<Stamp>,
     /// The row is new to us: it may hold what we do not know of.
@@ -97,12 +105,18 @@ pub(super) struct Namespace {
     pub(super) later: Vec<(Instant, SideJob)>,
     pub(super) clearing: bool,
     pub(super) observer: Observer,
-    /// A write that found its row in another state than this, or its session gone.
-    pub(super) in_vain: Option<Stamp>,
-    /// Whether our own sessions are in doubt.
-    pub(super) audit: bool,
-    /// Whether it was looked for what dead processes left behind.
-    pub(super) swept: bool,
+    /// A write that found its row in another state than this, or one of these sessions
+    /// of ours gone, or one of the dead alive.
+    pub(super) in_vain: Option<(Stamp, Vec<SessionId>)>,
+    /// Sessions of ours that are in doubt.
+    pub(super) audit: BTreeSet<SessionId>,
+    pub(super) sweep: Sweep,
+    /// Whether the last thing done was to open sessions.
+    pub(super) opened_last: bool,
+    /// No lease of ours ends before.
+    pub(super) least_deadline: Moment,
+    /// What fences the transactions of guards.
+    pub(super) fence: FenceStatement,
     /// Somebody was refused: their blockers are looked after.
     pub(super) observing: bool,
     pub(super) neighbours_due: Option<Instant>,
@@ -128,13 +142,14 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    pub(super) fn new(name: Arc<str>, locks_rows: bool) -> Self {
+    pub(super) fn new(name: Arc<str>, locks_rows: bool, fence: FenceStatement) -> Self {
         Self {
             name,
             row: Row::Unknown,
             highest: 0,
             seen: false,
             missing_since: None,
+            missing_due: None,
             unsettled: None,
             strays: false,
             sessions: BTreeMap::new(),
@@ -150,8 +165,11 @@ impl Namespace {
             clearing: false,
             observer: Observer::default(),
             in_vain: None,
-            audit: false,
-            swept: false,
+            audit: BTreeSet::new(),
+            sweep: Sweep::default(),
+            opened_last: false,
+            least_deadline: Moment::NEVER,
+            fence,
             observing: false,
             neighbours_due: None,
             poll: Poll::default(),
@@ -184,6 +202,7 @@ impl Namespace {
         let asking = Asking {
             claim,
             queue_session: queue,
+            ready: false,
             queued_as: None,
             ticket: None,
             mode: request.mode,
@@ -193,6 +212,12 @@ impl Namespace {
             abandoned: false,
             seat: request.seat,
         };
+        let key = (asking.claim.task.clone(), config.holding());
+        if let Some(session) = self.sessions.get_mut(&key)
+            && session.handle.strong_count() == 0
+        {
+            session.handle = Arc::downgrade(&asking.seat);
+        }
         self.asking.insert(request.nonce, asking);
         self.dirty = true;
     }
@@ -246,9 +271,10 @@ impl Namespace {
 
     fn let_go(&mut self, key: ReleaseKey, held: Held, reply: Option<Reply<()>>, due: Instant) {
         let mut releasing = Releasing::new(key.0, held, due);
-        if releasing.fence == Fence::ToTouch {
-            self.side.push_back(SideJob::Touch(releasing.id.0.clone()));
-            releasing.fence = Fence::Touching;
+        if releasing.fence == FenceState::ToTouch {
+            let row = releasing.tenure.fence.row.to_string();
+            self.side.push_back(SideJob::Touch(row));
+            releasing.fence = FenceState::Touching;
         }
         releasing.replies.extend(reply);
         self.releasing.insert(key, releasing);
@@ -271,7 +297,7 @@ impl Namespace {
 
     pub(super) fn chore(&mut self, chore: Chore, now: Instant) {
         let chore = match chore {
-            Chore::Confirm(nonce, reply) if !self.held.contains_key(&nonce) => {
+            Chore::Confirm(nonce, _, reply) if !self.held.contains_key(&nonce) => {
                 // Lost before, and its guard knows.
                 drop(reply.send(Ok(())));
                 return;
@@ -280,6 +306,12 @@ impl Namespace {
         };
         let phase = match &chore {
             Chore::ReleaseTask(..) | Chore::ReleaseAll(_) => Phase::ToEvacuate,
+            Chore::Confirm(nonce, Check::Session, _) => {
+                let held = self.held.get(nonce);
+                self.audit
+                    .extend(held.map(|held| held.tenure.session.clone()));
+                Phase::Auditing
+            }
             _ => Phase::Ready,
         };
         let since = now;
@@ -287,6 +319,7 @@ impl Namespace {
             chore,
             since,
             phase,
+            held: Vec::new(),
         };
         self.chores.insert(self.next_chore, pending);
         self.next_chore += 1;
@@ -295,11 +328,12 @@ impl Namespace {
 
     /// Whether something is to be done on the row.
     pub(super) fn is_busy(&self, now: Instant) -> bool {
-        let due = |r: &Releasing| r.fence == Fence::Clear && r.due <= now;
+        let due = |r: &Releasing| r.fence == FenceState::Clear && r.due <= now;
         let ready = |p: &Pending| matches!(p.phase, Phase::Ready | Phase::Evacuated { .. });
         self.needs_fresh
             || self.rides_until.is_some_and(|until| until <= now)
             || self.unsettled.is_some()
+            || !self.audit.is_empty()
             || self.releasing.values().any(due)
             || (self.dirty
                 && (!self.asking.is_empty()
@@ -326,9 +360,10 @@ impl Namespace {
         if let Some(version) = self.notify.take() {
             return Some(Job::Notify(version));
         }
-        if self.backoff.holds(now) {
+        if self.backoff.holds(now) || self.missing_due.is_some_and(|due| now < due) {
             return None;
         }
+        self.missing_due = None;
         self.start_evacuations();
         if self.is_busy(now)
             && let Some(job) = self.work(config, now)
@@ -347,9 +382,9 @@ impl Namespace {
         self.turns.end(at.as_ref());
         // Sessions are opened before: one that somebody has come to need meanwhile has
         // to wait.
-        if at.is_some() && !self.audit && self.open(config).is_none() {
+        if at.is_some() && self.audit.is_empty() && self.open(config).is_none() {
             let job = self.write(config, now);
-            if let Some(job @ Job::Swap { .. }) = job {
+            if let Some(job @ Job::Swap(_)) = job {
                 return job;
             }
         }
@@ -366,12 +401,12 @@ impl Namespace {
             Row::Unknown => Some(Job::Read),
             Row::Missing { since, cleared } => {
                 if self.seen && now.duration_since(*since) < INSERT_GRACE {
-                    self.backoff.pause(now, Duration::from_millis(50));
+                    self.missing_due = Some(now + MISSING);
                     return Some(Job::Read);
                 }
                 if *cleared {
                     return Some(Job::Create {
-                        least: self.highest.saturating_add(1),
+                        least: self.next_version(0),
                         stamp: stamp(),
                     });
                 }
@@ -383,23 +418,26 @@ impl Namespace {
                 if *cleared {
                     return Some(Job::Adopt {
                         version,
-                        least: self.highest.saturating_add(1),
+                        least: self.next_version(version),
                         stamp: stamp(),
                     });
                 }
                 self.clear(Some(version), now);
                 None
             }
-            Row::Known(_) if std::mem::take(&mut self.audit) => {
+            Row::Known(_) if !self.audit.is_empty() => {
                 self.dirty = true;
-                let ids = self.sessions.values().map(|session| session.id.clone());
-                Some(Job::Audit(ids.collect()))
+                let ids = std::mem::take(&mut self.audit);
+                Some(Job::Audit(ids.into_iter().collect()))
             }
             Row::Known(_) if self.turns.are_taken() => {
                 Some(self.open(config).unwrap_or(Job::ReadLocked))
             }
             Row::Known(_) if self.turns.doubt(now) => Some(Job::Read),
-            Row::Known(_) => self.open(config).or_else(|| self.write(config, now)),
+            Row::Known(_) => self
+                .open(config)
+                .or_else(|| self.write(config, now))
+                .or_else(|| self.open(config)),
         }
     }
 
@@ -468,80 +506,13 @@ impl Namespace {
         }
         self.dirty = true;
     }
-
-    /// Plans the next write on the row that is known, and answers what needs none.
-    fn write(&mut self, config: &Config, now: Instant) -> Option<Job> {
-        let Row::Known(mut cached) = std::mem::replace(&mut self.row, Row::Writing) else {
-            return None;
-        };
-        self.dirty = false;
-        self.needs_fresh = false;
-        self.rides_until = None;
-        let strays_of = if std::mem::take(&mut self.strays) {
-            self.sessions.values().map(|s| s.id.clone()).collect()
-        } else {
-            Vec::new()
-        };
-        let held = |nonce| self.held.contains_key(&nonce);
-        let mut plan = Plan::make(
-            &mut cached.table,
-            &Due {
-                now,
-                proven: cached.proven,
-                next_version: cached.at.version + 1,
-                asking: &self.asking,
-                releasing: &self.releasing,
-                held: &held,
-                strays_of,
-                dead: &self.dead,
-                chores: &self.chores,
-                fairness: config.fairness,
-                queue_limit: config.queue_limit,
-            },
-        );
-        // A write that may yet arrive is made impossible by any other one.
-        let settle = self.unsettled.take().is_some_and(|at| at == cached.at);
-        let write = plan.changed || settle;
-        for id in std::mem::take(&mut plan.disowned) {
-            self.evict(id, Cause::Gone);
-        }
-        self.rides_until = plan.rides_until;
-        if write {
-            let alive = self.must_live(&plan);
-            self.plan = Some(plan);
-            return Some(Job::Swap {
-                alive,
-                at: cached.at,
-                stamp: stamp(),
-                table: cached.table,
-            });
-        }
-        let reading = plan.needs_fresh.then_some(Job::Read);
-        self.needs_fresh = plan.needs_fresh;
-        self.carry_out(plan, cached, config, now);
-        reading
-    }
-
-    /// The sessions without which a plan must not be written: somebody may have ended
-    /// one that held nothing, unnoticed.
-    fn must_live(&self, plan: &Plan) -> Vec<SessionId> {
-        let granted = plan
-            .granted
-            .keys()
-            .filter_map(|nonce| self.asking.get(nonce));
-        let granted = granted.map(|asking| asking.claim.session.clone());
-        let alive: BTreeSet<_> = granted.chain(plan.enqueued.values().cloned()).collect();
-        alive.into_iter().collect()
-    }
 }
 
-/// A random text that no other write has.
-fn stamp() -> String {
-    format!("{:016x}{:016x}", unique(), unique())
-}
-
-/// Microseconds since 1970, for people to read.
-fn micros() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(0))
+/// Looking for sessions that dead processes left behind and that hold nothing.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// When to look; `None`: now.
+    pub(super) due: Option<Instant>,
+    /// The beats that the last look showed, and when; empty before a first look.
+    pub(super) beats: BTreeMap<SessionId, (i64, Instant)>,
 }

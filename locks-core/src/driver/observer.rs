@@ -18,8 +18,11 @@ use crate::{
 
 /// The part of the ttl that is waited beyond it, for clocks that run apart.
 const MARGIN: u32 = 10;
-/// How often within a ttl a session is looked at.
-const LOOKS: u32 = 5;
+/// How often within a ttl a session is looked at. A beat is seen late by up to one look, so
+/// with the margin a session is evicted within its ttl and a fifth.
+const LOOKS: u32 = 10;
+/// How much longer than the fastest a look may take before it counts as a gap.
+const SLOW: u32 = 4;
 
 /// The longest pause between two looks.
 const MOST: Duration = Duration::from_secs(3);
@@ -41,6 +44,8 @@ pub(crate) struct Observer {
     seen: BTreeMap<SessionId, Seen>,
     /// When to look at the beats next.
     due: Option<Instant>,
+    /// How long the fastest look took.
+    fastest: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -78,12 +83,17 @@ impl Observer {
             .collect()
     }
 
-    /// Takes in what was just read, and says whom to evict and who is dead already.
+    /// Takes in what a look found that was sent at `sent`, and says which sessions to
+    /// evict and which are dead already.
     pub(crate) fn see(
         &mut self,
         states: Vec<(SessionId, Liveness)>,
+        sent: Instant,
         now: Instant,
     ) -> (Vec<(SessionId, Cause)>, Vec<SessionId>) {
+        let took = now.duration_since(sent);
+        let fastest = self.fastest.map_or(took, |fastest| fastest.min(took));
+        self.fastest = Some(fastest);
         let mut evict = Vec::new();
         let mut dead = Vec::new();
         let mut next = MOST;
@@ -102,9 +112,11 @@ impl Observer {
                         last: now,
                     });
                     let Some(ttl) = ttl else { continue };
-                    // A gap is a pause or an outage of our own: the window restarts.
-                    let gap = now.duration_since(seen.last) > ttl / 2;
-                    if gap || seen.row.beat != row.beat {
+                    // A gap is a pause or an outage of our own: the window restarts. The
+                    // round trip to a database that is far away is none.
+                    let paused = sent.saturating_duration_since(seen.last) > ttl / 2;
+                    let stalled = took > (ttl / 2).max(fastest * SLOW);
+                    if paused || stalled || seen.row.beat != row.beat {
                         seen.since = now;
                     }
                     seen.last = now;
@@ -171,7 +183,7 @@ mod tests {
         let mut now = start;
         let mut evicted = None;
         while evicted.is_none() {
-            let (evict, dead) = observer.see(vec![beat("a", 7, Some(TTL))], now);
+            let (evict, dead) = observer.see(vec![beat("a", 7, Some(TTL))], now, now);
             assert!(dead.is_empty());
             if let [(_, cause)] = &evict[..] {
                 assert_eq!(*cause, Cause::Stopped { beat: 7 });
@@ -189,18 +201,21 @@ mod tests {
         for second in 0..60 {
             let now = start + Duration::from_secs(second);
             let seen = vec![beat("a", i64::try_from(second / 9).unwrap(), Some(TTL))];
-            assert!(observer.see(seen, now).0.is_empty(), "it beats");
+            assert!(observer.see(seen, now, now).0.is_empty(), "it beats");
         }
         for minute in 1..5 {
             let now = start + Duration::from_secs(60 * minute);
             let seen = vec![beat("a", 6, Some(TTL))];
-            assert!(observer.see(seen, now).0.is_empty(), "we were away");
+            assert!(observer.see(seen, now, now).0.is_empty(), "we were away");
         }
         let mut observer = Observer::default();
         for second in 0..60 {
             let now = start + Duration::from_secs(second);
             let seen = vec![beat("a", 1, Some(TTL))];
-            assert!(observer.see(seen, now).0.is_empty(), "we fail all the time");
+            assert!(
+                observer.see(seen, now, now).0.is_empty(),
+                "we fail all the time"
+            );
             observer.blind(now);
         }
     }
@@ -211,12 +226,17 @@ mod tests {
         let now = Instant::now();
         for second in 0..100 {
             let now = now + Duration::from_secs(second);
-            assert!(observer.see(vec![beat("a", 1, None)], now).0.is_empty());
+            assert!(
+                observer
+                    .see(vec![beat("a", 1, None)], now, now)
+                    .0
+                    .is_empty()
+            );
         }
         let id = SessionId("b".into());
-        let (evict, dead) = observer.see(vec![(id.clone(), Liveness::Dead)], now);
+        let (evict, dead) = observer.see(vec![(id.clone(), Liveness::Dead)], now, now);
         assert!(evict.is_empty() && dead == [id.clone()]);
-        let (evict, dead) = observer.see(vec![(id.clone(), Liveness::Fenced)], now);
+        let (evict, dead) = observer.see(vec![(id.clone(), Liveness::Fenced)], now, now);
         assert!(evict == [(id, Cause::Begun)] && dead.is_empty());
     }
 }

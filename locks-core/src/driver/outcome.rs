@@ -1,18 +1,30 @@
 //! What came of a namespace's jobs, and what follows.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use super::{
     Config,
-    job::{Done, Outcome, SideJob},
-    namespace::{Cached, Namespace, Row},
+    job::{Done, Outcome, Surveyed, Swap},
+    namespace::{Cached, LAST_VERSION, Namespace, Row},
     observer::Cause,
+    plan::Phase,
+    request::{Check, Chore},
+    side_job::SideJob,
 };
 use crate::{
     error::LockError,
-    store::{Class, Failure, Liveness, Row as StoredRow, Stamp},
-    table::LockTable,
+    store::{Class, Failure, Liveness, Row as StoredRow, SessionRow, Stamp},
+    table::{LockTable, SessionId},
 };
+
+/// How much longer than its ttl a session is watched before it is found dead, in parts of
+/// the ttl.
+const MARGIN: u32 = 10;
+/// How often to look for sessions that dead processes left behind.
+const SWEEP: Duration = Duration::from_mins(10);
 
 impl Namespace {
     /// Takes in what came of a job.
@@ -34,12 +46,7 @@ impl Namespace {
                 self.row = Row::Unknown;
             }
             Outcome::Peeked(Ok(at)) => self.peeked(at.as_ref(), sent),
-            Outcome::Swapped {
-                at,
-                stamp,
-                table,
-                result,
-            } => self.swapped(at, stamp, table, result, sent, config, now),
+            Outcome::Swapped(swap, result) => self.swapped(*swap, result, sent, config, now),
             Outcome::Adopted(Ok(done)) | Outcome::Created(Ok(done)) => {
                 if done {
                     tracing::info!(namespace = %self.name, "the locks row is ours now");
@@ -55,14 +62,16 @@ impl Namespace {
             Outcome::Opened(sessions, _, Err(failure)) => {
                 // Their ids are never tried again; what arrived of them goes.
                 let ids = sessions.into_iter().map(|session| session.id).collect();
-                self.side.push_back(SideJob::Leave(ids));
+                self.side.push_back(SideJob::Discard(ids));
                 self.failed(failure, now);
             }
-            Outcome::Surveyed(Ok(Some(states))) => {
-                // The row was looked at as well.
-                self.poll.looked();
+            Outcome::Surveyed(Ok(Surveyed { row, states })) => {
+                match row {
+                    Some(row) => self.read(row, sent),
+                    None => self.poll.looked(),
+                }
                 self.reviewed(config, now);
-                let (evict, dead) = self.observer.see(states, now);
+                let (evict, dead) = self.observer.see(states, sent, now);
                 for (id, cause) in evict {
                     self.evict(id, cause);
                 }
@@ -71,30 +80,12 @@ impl Namespace {
                     self.dirty = true;
                 }
             }
-            Outcome::Surveyed(Ok(None)) => self.forget_row(),
             Outcome::Surveyed(Err(failure)) => {
                 self.observer.blind(now);
                 self.failed(failure, now);
             }
-            Outcome::Audited(Ok(states)) => {
-                for (id, state) in states {
-                    if !matches!(state, Liveness::Beating(_)) {
-                        self.robbed(&id);
-                    }
-                }
-            }
-            Outcome::Swept(Ok((beating, fences))) => {
-                for row in beating {
-                    // One that never expires is nobody's to judge.
-                    let gone = row.ttl.is_some() && row.process.is_gone(&config.process);
-                    if gone && config.asks_processes() {
-                        self.evict(row.id, Cause::Gone);
-                    }
-                }
-                for id in fences {
-                    self.evict(id, Cause::Begun);
-                }
-            }
+            Outcome::Audited(Ok(states)) => self.audited(states),
+            Outcome::Swept(Ok((beating, fences))) => self.swept(beating, fences, config, now),
             Outcome::Unlocked(Ok(())) | Outcome::Notified(Ok(())) => {}
             Outcome::Notified(Err(failure)) => {
                 tracing::debug!(%failure, namespace = %self.name, "nobody was notified");
@@ -110,10 +101,92 @@ impl Namespace {
             | Outcome::Peeked(Err(failure))
             | Outcome::Adopted(Err(failure))
             | Outcome::Created(Err(failure))
-            | Outcome::Audited(Err(failure))
             | Outcome::Swept(Err(failure))
             | Outcome::DataVersion(Err(failure)) => self.failed(failure, now),
+            Outcome::Audited(Err(failure)) => {
+                // What asked for it asks again.
+                let sessions = self
+                    .chores
+                    .values()
+                    .filter_map(|pending| match pending.chore {
+                        Chore::Confirm(nonce, Check::Session, _) => self.held.get(&nonce),
+                        _ => None,
+                    });
+                let sessions = sessions.map(|held| held.tenure.session.clone());
+                self.audit.extend(sessions);
+                self.failed(failure, now);
+            }
         }
+    }
+
+    /// Some sessions of our own were in doubt.
+    fn audited(&mut self, states: Vec<(SessionId, Liveness)>) {
+        let asked: BTreeSet<_> = states.iter().map(|(id, _)| id.clone()).collect();
+        for (id, state) in states {
+            if !matches!(state, Liveness::Beating(_)) {
+                self.robbed(&id);
+            }
+        }
+        // A grant that is lost has answered.
+        let held = &self.held;
+        let there = |_: &_, pending: &mut super::plan::Pending| {
+            let Chore::Confirm(nonce, Check::Session, _) = pending.chore else {
+                return false;
+            };
+            let held = held.get(&nonce);
+            held.is_none_or(|held| asked.contains(&held.tenure.session))
+        };
+        let answered: Vec<_> = self.chores.extract_if(.., there).collect();
+        for (_, pending) in answered {
+            debug_assert_eq!(pending.phase, Phase::Auditing);
+            if let Chore::Confirm(_, _, reply) = pending.chore {
+                drop(reply.send(Ok(())));
+            }
+        }
+    }
+
+    /// The sessions of the namespace were listed. Those of processes that are gone are
+    /// evicted, and those whose beat stood still since the list before.
+    fn swept(
+        &mut self,
+        beating: Vec<SessionRow>,
+        fences: Vec<SessionId>,
+        config: &Config,
+        now: Instant,
+    ) {
+        for id in fences {
+            self.evict(id, Cause::Begun);
+        }
+        let before = std::mem::take(&mut self.sweep.beats);
+        let ours: BTreeSet<_> = self.sessions.values().map(|s| s.id.clone()).collect();
+        let mut beats = BTreeMap::new();
+        let mut longest = Duration::ZERO;
+        for row in beating {
+            // One that never expires is judged by a supervisor alone.
+            let Some(ttl) = row.ttl.filter(|_| !ours.contains(&row.id)) else {
+                continue;
+            };
+            let stood_still = before.get(&row.id).is_some_and(|(beat, since)| {
+                *beat == row.beat && now.duration_since(*since) >= ttl + ttl / MARGIN
+            });
+            if config.asks_processes() && row.process.is_gone(&config.process) {
+                self.evict(row.id, Cause::Gone);
+            } else if stood_still {
+                self.evict(row.id, Cause::Stopped { beat: row.beat });
+            } else {
+                longest = longest.max(ttl);
+                beats.insert(row.id, (row.beat, now));
+            }
+        }
+        let first = before.is_empty() && !beats.is_empty();
+        let pause = if first {
+            longest + longest / MARGIN
+        } else {
+            beats.clear();
+            SWEEP.mul_f64(0.9 + fastrand::f64() / 5.0)
+        };
+        self.sweep.beats = beats;
+        self.sweep.due = now.checked_add(pause);
     }
 
     /// What was known of the row is out of date.
@@ -135,6 +208,22 @@ impl Namespace {
         self.looked();
         self.seen = true;
         self.missing_since = None;
+        if row.at.version > LAST_VERSION {
+            let reason = format!(
+                "the version of the locks row is {}: no further write is possible; \
+                 stop all processes that lock and delete the row",
+                row.at.version
+            );
+            self.row = Row::Unknown;
+            self.give_up(&LockError::schema(reason), sent);
+            return;
+        }
+        if row.at.version < self.highest {
+            tracing::warn!(
+                namespace = %self.name, version = row.at.version, seen = self.highest,
+                "the locks row went back in time, as after a restore or a failover"
+            );
+        }
         self.highest = self.highest.max(row.at.version);
         if row.at.stamp.is_none() {
             let reason = "the lock table was started anew, as the original's releaseAll does";
@@ -149,7 +238,16 @@ impl Namespace {
         match LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref()) {
             Ok(table) => {
                 // Nobody else wrote, and yet we could not: a session of ours is gone.
-                self.audit = self.in_vain.take().is_some_and(|at| at == row.at);
+                if let Some((at, sessions)) = self.in_vain.take()
+                    && at == row.at
+                {
+                    self.audit.extend(sessions);
+                    // One that was taken for dead may not be: it is looked for again.
+                    if !self.dead.is_empty() {
+                        self.dead.clear();
+                        self.observing = true;
+                    }
+                }
                 self.row = Row::Known(Cached {
                     at: row.at,
                     table,
@@ -229,28 +327,27 @@ impl Namespace {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn swapped(
         &mut self,
-        at: Stamp,
-        stamp: String,
-        table: LockTable,
+        swap: Swap,
         result: Result<bool, Failure>,
         sent: Instant,
         config: &Config,
         now: Instant,
     ) {
+        let Swap {
+            at,
+            to,
+            table,
+            proof,
+        } = swap;
         let plan = self.plan.take().unwrap_or_default();
         self.row = Row::Unknown;
         match result {
             Ok(true) => {
                 self.backoff.success();
-                let from = at;
-                let at = Stamp {
-                    version: from.version + 1,
-                    stamp: Some(stamp),
-                };
-                self.highest = at.version;
+                let (from, at) = (at, to);
+                self.highest = self.highest.max(at.version);
                 let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
                 let others = table.holding_sessions().filter(|id| !ours.contains(id));
                 self.turns.wrote(&from, &at, now);
@@ -280,7 +377,8 @@ impl Namespace {
                     self.backoff.conflict(now);
                 }
                 self.note_blocked(plan.blocked, plan.proven);
-                self.in_vain = Some(at);
+                let ours = proof.alive.into_iter().chain(proof.witness);
+                self.in_vain = Some((at, ours.collect()));
             }
             Err(failure) => {
                 if failure.class == Class::Unknown {

@@ -1,16 +1,21 @@
 //! Our own sessions: opened, renewed, lost.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
 use super::{
     Config,
-    job::{Job, SideJob},
+    job::{INSERTS, Job, PIECE},
     lease::{Lease, Moment},
     namespace::Namespace,
     observer::Cause,
     plan::{ChoreId, Pending, joined},
     request::Mode,
     session::{Kind, Session, SessionKey},
+    side_job::SideJob,
 };
 use crate::{
     error::LockError,
@@ -18,6 +23,9 @@ use crate::{
     store::NewSession,
     table::{Nonce, SessionId},
 };
+
+/// How long a session may hold and await nothing while a handle of its task is there.
+const IDLE: Duration = Duration::from_mins(1);
 
 impl Namespace {
     /// The session that is open for this, or none yet.
@@ -28,33 +36,50 @@ impl Namespace {
         }
     }
 
-    /// Opens the sessions that requests are in need of.
-    pub(super) fn open(&mut self, config: &Config) -> Option<Job> {
+    /// Gives each request the sessions that are open for it; those that are wanted.
+    fn assign_sessions(&mut self, config: &Config) -> BTreeSet<SessionKey> {
         let mut wanted = BTreeSet::new();
-        for asking in self.asking.values_mut() {
-            if asking.abandoned {
-                continue;
-            }
-            let key = (asking.claim.task.clone(), config.holding());
-            match self.sessions.get(&key) {
-                Some(session) if !session.lease.is_over() => {
-                    asking.claim.session = session.id.clone();
+        for asking in self.asking.values_mut().filter(|asking| !asking.abandoned) {
+            let waits = matches!(asking.mode, Mode::InTurn { .. });
+            let mut open = |kind| {
+                let key = (asking.claim.task.clone(), kind);
+                let session = self.sessions.get(&key);
+                let id = session.filter(|s| !s.lease.is_over()).map(|s| s.id.clone());
+                if id.is_none() {
+                    wanted.insert(key);
                 }
-                _ => _ = wanted.insert(key),
+                id
+            };
+            let hold = open(config.holding());
+            let queue = if waits {
+                open(Kind::Expiring)
+            } else {
+                hold.clone()
+            };
+            asking.ready = hold.is_some() && queue.is_some();
+            if let Some(id) = hold {
+                asking.claim.session = id;
             }
-            if matches!(asking.mode, Mode::InTurn { .. }) {
-                let key = (asking.claim.task.clone(), Kind::Expiring);
-                match self.sessions.get(&key) {
-                    Some(session) if !session.lease.is_over() => {
-                        asking.queue_session = session.id.clone();
-                    }
-                    _ => _ = wanted.insert(key),
-                }
+            if let Some(id) = queue.filter(|_| waits) {
+                asking.queue_session = id;
             }
         }
+        wanted
+    }
+
+    /// Opens sessions that requests are in need of, some at a time. In between it is the
+    /// turn of requests whose sessions are open.
+    pub(super) fn open(&mut self, config: &Config) -> Option<Job> {
+        let wanted = self.assign_sessions(config);
         if wanted.is_empty() {
+            self.opened_last = false;
             return None;
         }
+        let ready = self.asking.values().any(|a| a.ready && !a.abandoned);
+        if std::mem::take(&mut self.opened_last) && ready {
+            return None;
+        }
+        self.opened_last = true;
         let new = |(task, kind): SessionKey| NewSession {
             id: SessionId::new(&self.name, unique()),
             namespace: self.name.clone(),
@@ -65,7 +90,9 @@ impl Namespace {
                 Kind::Never => None,
             },
         };
-        Some(Job::Open(wanted.into_iter().map(new).collect()))
+        Some(Job::Open(
+            wanted.into_iter().take(INSERTS[0]).map(new).collect(),
+        ))
     }
 
     /// A session's rows are there.
@@ -74,11 +101,16 @@ impl Namespace {
             Some(ttl) => (Kind::Expiring, sent.after(ttl)),
             None => (Kind::Never, Moment::NEVER),
         };
+        let of_task = self.asking.values().find(|a| a.claim.task == new.task);
         let session = Session {
             id: new.id,
             ttl: new.ttl,
             lease: Arc::new(Lease::until(deadline)),
+            handle: of_task.map_or_else(Weak::new, |asking| Arc::downgrade(&asking.seat)),
+            idle_since: None,
+            next_fence: 0,
         };
+        self.least_deadline = self.least_deadline.min(deadline);
         let key = (new.task, kind);
         self.lose_session(&key, "another session took its place");
         self.sessions.insert(key, session);
@@ -93,8 +125,47 @@ impl Namespace {
 
     pub(super) fn evict(&mut self, id: SessionId, cause: Cause) {
         if !self.dead.contains(&id) && self.evicting.insert(id.clone()) {
-            self.side.push_back(SideJob::Evict(id, cause));
+            let witness = self.witness();
+            self.side.push_back(SideJob::Evict { id, cause, witness });
         }
+    }
+
+    /// A session of our own that lives, as far as is known: an answer that does not show
+    /// it is not believed.
+    pub(super) fn witness(&self) -> Option<SessionId> {
+        let mut living = self.sessions.values().filter(|s| !s.lease.is_over());
+        living.next().map(|session| session.id.clone())
+    }
+
+    /// Ends sessions that hold and await nothing: those without a handle now, others
+    /// after some time.
+    pub(super) fn end_idle_sessions(&mut self, now: Instant) {
+        // What a write without an answer did may be under any of them.
+        if self.unsettled.is_some() || self.plan.is_some() {
+            return;
+        }
+        let held = self.held.values().map(|held| &held.tenure.session);
+        let releasing = self.releasing.values().map(|releasing| &releasing.id.0);
+        let busy: BTreeSet<_> = held.chain(releasing).cloned().collect();
+        let asking: BTreeSet<_> = self.asking.values().map(|a| a.claim.task.clone()).collect();
+        let over = |key: &SessionKey, session: &mut Session| {
+            if busy.contains(&session.id) || asking.contains(&key.0) {
+                session.idle_since = None;
+                return false;
+            }
+            let since = *session.idle_since.get_or_insert(now);
+            session.handle.strong_count() == 0 || now.duration_since(since) >= IDLE
+        };
+        let ended: Vec<_> = self.sessions.extract_if(.., over).collect();
+        let ids: Vec<_> = ended
+            .into_iter()
+            .map(|(_, session)| {
+                session.lease.end();
+                session.id
+            })
+            .collect();
+        let pieces = ids.chunks(PIECE).map(<[_]>::to_vec);
+        self.side.extend(pieces.map(SideJob::Discard));
     }
 
     /// A session of ours is lost, and all that is held under it.
@@ -146,30 +217,15 @@ impl Namespace {
         }
     }
 
-    /// What a renewal says of our sessions.
-    pub(super) fn renewed(&mut self, renewed: &[SessionId], lost: &[SessionId], deadline: Moment) {
-        let renewed: BTreeSet<_> = renewed.iter().collect();
-        let lost: BTreeSet<_> = lost.iter().collect();
-        let mut gone = Vec::new();
-        for (key, session) in &self.sessions {
-            if lost.contains(&session.id) {
-                gone.push(key.clone());
-            } else if renewed.contains(&session.id) {
-                session.lease.extend(deadline);
-            }
+    /// A session was renewed, unless it is gone.
+    pub(super) fn renewed(&mut self, key: &SessionKey, id: &SessionId, deadline: Option<Moment>) {
+        let Some(session) = self.sessions.get(key).filter(|session| session.id == *id) else {
+            return;
+        };
+        match deadline {
+            Some(deadline) => session.lease.extend(deadline),
+            None => self.lose_session(key, "its session was evicted: it had not been seen to live"),
         }
-        for key in gone {
-            self.lose_session(
-                &key,
-                "its session was evicted: it had not been seen to live",
-            );
-        }
-    }
-
-    /// How long the least of our leases still lasts.
-    pub(super) fn least_left(&self) -> Option<Duration> {
-        let sessions = self.sessions.values();
-        sessions.filter_map(|session| session.lease.left()).min()
     }
 
     /// The sessions to delete at the end: all that hold nothing.

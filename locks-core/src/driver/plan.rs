@@ -7,8 +7,9 @@ use std::{
 
 use super::{
     asking::Asking,
+    job::PIECE,
     request::{Chore, Mode},
-    session::{Fence, ReleaseKey, Releasing},
+    session::{FenceState, ReleaseKey, Releasing},
 };
 use crate::{
     builder::Fairness,
@@ -46,6 +47,9 @@ pub(super) struct Pending {
     pub(super) chore: Chore,
     pub(super) since: Instant,
     pub(super) phase: Phase,
+    /// What was held before the first session was ended, where ending them takes several
+    /// attempts.
+    pub(super) held: Vec<Holder>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -53,6 +57,8 @@ pub(super) enum Phase {
     /// The sessions concerned have to go first.
     ToEvacuate,
     Evacuating,
+    /// The session of the grant is looked for.
+    Auditing,
     /// It needs a row read after it came.
     Ready,
     /// These sessions are dead, and held this; it can be taken away, if nobody else
@@ -103,6 +109,10 @@ pub(super) struct Plan {
     pub(super) proven: Option<Instant>,
     /// New in the queue, with no hurry to be written, and until when.
     riding: Vec<(RequestId, Instant)>,
+    /// The sessions that are granted to or queued for.
+    sessions: BTreeSet<SessionId>,
+    /// Whether a request was left for the next write, since this one names enough sessions.
+    pub(super) cut: bool,
 }
 
 impl Plan {
@@ -128,7 +138,7 @@ impl Plan {
 
     fn release(&mut self, table: &mut LockTable, due: &Due<'_>) {
         for (key, releasing) in due.releasing {
-            if releasing.fence == Fence::Clear {
+            if releasing.fence == FenceState::Clear {
                 let found = table.release(&releasing.id, &releasing.tenure.names);
                 self.changed |= found;
                 self.released.insert(*key, found);
@@ -178,7 +188,7 @@ impl Plan {
         for (id, pending) in due.chores {
             let fresh = due.proven >= pending.since;
             match &pending.phase {
-                Phase::ToEvacuate | Phase::Evacuating => {}
+                Phase::ToEvacuate | Phase::Evacuating | Phase::Auditing => {}
                 Phase::Ready if fresh => self.answered.push(*id),
                 Phase::Ready => self.needs_fresh = true,
                 Phase::Evacuated { dead, held } => {
@@ -242,8 +252,12 @@ impl Plan {
             let asking = due
                 .asking
                 .get(&waiting.nonce)
-                .filter(|asking| !asking.abandoned && asking.queue_session == waiting.session);
+                .filter(|asking| !asking.abandoned && asking.queue_session == waiting.session)
+                .filter(|asking| asking.ready);
             if let Some(asking) = asking {
+                if !self.has_room(&asking.claim.session) {
+                    return;
+                }
                 let nonce = waiting.nonce;
                 if table.granted(&asking.id(), &asking.claim.names).is_some() {
                     // Both cannot be: a write grants and dequeues at once.
@@ -267,6 +281,13 @@ impl Plan {
         }
     }
 
+    /// Whether the write may name one more session, if it does not name this one already.
+    fn has_room(&mut self, session: &SessionId) -> bool {
+        let room = self.sessions.len() < PIECE || self.sessions.contains(session);
+        self.cut |= !room;
+        room
+    }
+
     #[allow(clippy::unused_self)]
     fn order(&self, due: &Due<'_>, place: usize) -> Order {
         match due.fairness {
@@ -278,6 +299,7 @@ impl Plan {
     fn grant(&mut self, table: &mut LockTable, due: &Due<'_>, asking: &Asking) {
         self.again |= table.is_nested(&asking.claim);
         table.grant(&asking.claim, due.next_version);
+        self.sessions.insert(asking.claim.session.clone());
         self.granted.insert(asking.claim.nonce, due.next_version);
         self.changed = true;
         // A waiter stood in the way of more than a holder does.
@@ -289,6 +311,12 @@ impl Plan {
         for (nonce, asking) in due.asking {
             if asking.abandoned || self.queued.contains(nonce) || self.granted.contains_key(nonce) {
                 continue;
+            }
+            if !asking.ready {
+                continue;
+            }
+            if !self.has_room(&asking.claim.session) || !self.has_room(&asking.queue_session) {
+                return;
             }
             if let Some(token) = table.granted(&asking.id(), &asking.claim.names) {
                 self.granted.insert(*nonce, token);
@@ -355,6 +383,7 @@ impl Plan {
                     let ticket = asking.ticket.unwrap_or(due.next_version);
                     table.enqueue(&asking.claim, &asking.queue_session, ticket);
                     self.queued.insert(nonce);
+                    self.sessions.insert(asking.queue_session.clone());
                     self.enqueued.insert(nonce, asking.queue_session.clone());
                     let id = (asking.queue_session.clone(), nonce);
                     self.riding.push((id, asking.since + LINGER));

@@ -87,21 +87,30 @@ pub(crate) enum Chore {
     ReleaseAll(Reply<Vec<Holder>>),
     Held(Reply<Vec<Holder>>),
     Waiting(Reply<Vec<Waiter>>),
-    /// Is this grant in the row, as it is now?
-    Confirm(Nonce, Reply<()>),
+    /// Is this grant still there?
+    Confirm(Nonce, Check, Reply<()>),
+}
+
+/// Where a grant is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// In the row, as it is now.
+    Row,
+    /// In the rows of its session.
+    Session,
 }
 
 impl Chore {
     /// Whether it asks for this grant.
     pub(super) fn confirms(&self, nonce: Nonce) -> bool {
-        matches!(self, Self::Confirm(asked, _) if *asked == nonce)
+        matches!(self, Self::Confirm(asked, ..) if *asked == nonce)
     }
 
     /// Answers with an error.
     pub(crate) fn fail(self, error: LockError) {
         // Where the caller is gone, nobody wants the error.
         match self {
-            Self::ReleaseName(_, _, reply) | Self::Confirm(_, reply) => {
+            Self::ReleaseName(_, _, reply) | Self::Confirm(_, _, reply) => {
                 drop(reply.send(Err(error)));
             }
             Self::ReleaseTask(_, reply) | Self::ReleaseAll(reply) | Self::Held(reply) => {

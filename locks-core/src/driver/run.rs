@@ -1,7 +1,7 @@
 //! The loop: what comes in, what is due, and the jobs that are under way.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
@@ -12,27 +12,30 @@ use tokio::sync::mpsc;
 
 use super::{
     Config, Driver, Flushed,
+    agenda::Agenda,
     awake::Awake,
     gather::Gather,
-    job::{Done, Job, Outcome, Renewed, SIDE_LIMIT, SideJob, SideOutcome},
-    namespace::{Namespace, PATIENCE},
+    job::{Done, Job, Outcome},
+    namespace::Namespace,
+    renewal::Renewed,
     renewals::Renewals,
     request::{Command, Reply, Seat},
     session::{Keeper, Kind},
+    shutdown::Ending,
+    side_job::{SIDE_LIMIT, SideJob, SideOutcome},
     signal::Signals,
 };
 use crate::{
     error::LockError,
     guard::LockGuard,
     manager::LockManager,
-    store::{Change, Failure, Link, Listener, Target},
-    table::SessionId,
+    store::{Change, Failure, FenceStatement, Link, Listener, Target},
 };
 
 /// How long a statement may take on the connection that reads and writes the rows.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How many side jobs may be under way.
-const SIDE_JOBS: usize = 8;
+/// How many side jobs may be under way. None of them waits for another transaction.
+const SIDE_JOBS: usize = 2;
 
 /// What a driver's thread does from its start to its end.
 pub(super) fn main(
@@ -91,42 +94,39 @@ enum Event {
 
 /// Whether anybody can ask for anything.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Handles {
+pub(super) enum Handles {
     There,
     /// The driver goes on for detached locks only.
     Gone,
 }
 
-struct Driving {
-    config: Config,
-    handles: Handles,
-    flushed: Arc<Flushed>,
+pub(super) struct Driving {
+    pub(super) config: Config,
+    pub(super) handles: Handles,
+    pub(super) flushed: Arc<Flushed>,
     driver: Weak<Driver>,
-    namespaces: BTreeMap<Arc<str>, Namespace>,
-    /// Whose turn it was.
-    last: Option<Arc<str>>,
+    pub(super) namespaces: BTreeMap<Arc<str>, Namespace>,
+    agenda: Agenda,
+    /// The namespaces that have sessions or hold something.
+    renewed: BTreeSet<Arc<str>>,
+    /// The namespaces in which a request waits.
+    waiting: BTreeSet<Arc<str>>,
     /// The connection of the rows, unless a job has it.
-    link: Option<Link>,
-    renewals: Renewals,
+    pub(super) link: Option<Link>,
+    pub(super) renewals: Renewals,
     /// Side connections that are free.
-    side: Vec<Link>,
+    pub(super) side: Vec<Link>,
     side_jobs: usize,
+    /// Side jobs for which no connection is free.
+    pub(super) side_queue: VecDeque<(Arc<str>, SideJob)>,
     signals: Signals,
     jobs: FuturesUnordered<LocalBoxFuture<'static, Event>>,
-    ending: Option<Ending>,
+    pub(super) ending: Option<Ending>,
     gather: Gather,
     awake: Awake,
     /// Whether a row can be read under its lock.
     locks_rows: bool,
-}
-
-/// The driver is to end once nothing is pending, or at this moment.
-struct Ending {
-    deadline: Instant,
-    replies: Vec<Reply<()>>,
-    /// Our sessions are being deleted, as the last thing.
-    leaving: usize,
-    left: bool,
+    fence: FenceStatement,
 }
 
 impl Driving {
@@ -137,12 +137,16 @@ impl Driving {
             flushed,
             driver,
             namespaces: BTreeMap::new(),
-            last: None,
+            agenda: Agenda::default(),
+            renewed: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             renewals: Renewals::new(link.another(limit, "renewals")),
             side: Vec::new(),
             side_jobs: 0,
+            side_queue: VecDeque::new(),
             signals: Signals::new(&link, &config),
             locks_rows: link.locks_rows(),
+            fence: link.fence(),
             link: Some(link),
             jobs: FuturesUnordered::new(),
             ending: None,
@@ -153,33 +157,29 @@ impl Driving {
     }
 
     fn namespace(&mut self, name: &Arc<str>) -> &mut Namespace {
-        let locks_rows = self.locks_rows;
-        self.namespaces
-            .entry(name.clone())
-            .or_insert_with(|| Namespace::new(name.clone(), locks_rows))
+        self.agenda.touch(name);
+        if !self.namespaces.contains_key(name) {
+            let new = Namespace::new(name.clone(), self.locks_rows, self.fence.clone());
+            self.namespaces.insert(name.clone(), new);
+        }
+        self.namespaces.get_mut(name).expect("BUG: just made")
     }
 
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         loop {
             let now = Instant::now();
-            for namespace in self.namespaces.values_mut() {
-                namespace.alarm(&self.config, now);
-            }
-            self.start_jobs(now);
-            self.deliver();
-            if self.handles == Handles::Gone && self.namespaces.values().all(Namespace::is_settled)
-            {
-                self.flushed.tell();
+            self.step(now);
+            if self.handles == Handles::Gone {
+                self.end_without_handles(now);
             }
             if self.is_over(now) {
                 break;
             }
-            let wake = self.next_alarm(now);
+            let wake = self.wake(now);
             tokio::select! {
                 biased;
                 Some(event) = self.jobs.next(), if !self.jobs.is_empty() => {
                     self.event(event);
-                    self.deliver();
                     self.gather(&mut inbox);
                 }
                 Some(command) = inbox.recv() => {
@@ -198,6 +198,65 @@ impl Driving {
             command.fail(LockError::Closed);
         }
         self.end().await;
+    }
+
+    /// Does what is due: for the namespaces to which something happened, or whose time has
+    /// come, and for no others.
+    fn step(&mut self, now: Instant) {
+        for name in self.agenda.take_due(now) {
+            if let Some(namespace) = self.namespaces.get_mut(&name) {
+                namespace.alarm(&self.config, now);
+            }
+        }
+        self.start_job(now);
+        let renewal = self
+            .renewals
+            .start(&mut self.namespaces, &self.renewed, &self.config, now);
+        if let Some(renewal) = renewal {
+            // A tick may have ended sessions.
+            self.agenda.touch_all(&self.renewed);
+            self.jobs.push(Box::pin(async {
+                let (link, renewed) = renewal.await;
+                Event::Renewed(link, renewed)
+            }));
+        }
+        for name in self.agenda.take_touched() {
+            self.settle(&name, now);
+        }
+        self.start_side_jobs();
+        let waiting = !self.waiting.is_empty();
+        if let Some(listening) = self.signals.listen(waiting, &self.config, now) {
+            self.jobs
+                .push(Box::pin(async { Event::Heard(listening.await) }));
+        }
+    }
+
+    /// Takes from a namespace what it has to hand out, and notes when it needs attention
+    /// next.
+    fn settle(&mut self, name: &Arc<str>, now: Instant) {
+        self.deliver(name);
+        let Some(namespace) = self.namespaces.get_mut(name) else {
+            return;
+        };
+        let side = namespace.side.drain(..).map(|job| (name.clone(), job));
+        self.side_queue.extend(side);
+        let note = |set: &mut BTreeSet<Arc<str>>, is_in| {
+            if is_in {
+                set.insert(name.clone());
+            } else {
+                set.remove(name);
+            }
+        };
+        let concerned = !namespace.sessions.is_empty() || !namespace.held.is_empty();
+        note(&mut self.renewed, concerned);
+        note(&mut self.waiting, namespace.somebody_waits());
+        let alarm = namespace.next_alarm(now);
+        // One that waits for the connection gets it in its turn.
+        let job = namespace
+            .next_job(now)
+            .filter(|_| !self.agenda.is_ready(name));
+        self.agenda
+            .schedule(name, alarm.into_iter().chain(job).min());
     }
 
     fn command(&mut self, command: Command) {
@@ -222,8 +281,10 @@ impl Driving {
             Command::Acquire(request) => {
                 let name = request.seat.namespace.clone();
                 self.namespace(&name);
-                let namespace = self.namespaces.get_mut(&name).expect("BUG: just made");
-                namespace.ask(request, &self.config);
+                let namespace = self.namespaces.get_mut(&name);
+                namespace
+                    .expect("BUG: just made")
+                    .ask(request, &self.config);
             }
             Command::Abandon(seat, nonce) => self.namespace(&seat.namespace).abandon(nonce),
             Command::Release(seat, nonce, tenure, reply) => {
@@ -234,8 +295,9 @@ impl Driving {
             Command::Chore(name, chore) => self.namespace(&name).chore(chore, now),
             Command::Close(reply) => {
                 let never = self.config.holding() == Kind::Never;
-                for namespace in self.namespaces.values_mut() {
+                for (name, namespace) in &mut self.namespaces {
                     namespace.close(never, now);
+                    self.agenda.touch(name);
                 }
                 self.begin_end(Some(reply), now);
             }
@@ -251,24 +313,16 @@ impl Driving {
         }
     }
 
-    fn begin_end(&mut self, reply: Option<Reply<()>>, now: Instant) {
-        self.ending = Some(Ending {
-            deadline: now + PATIENCE,
-            replies: reply.into_iter().collect(),
-            leaving: 0,
-            left: false,
-        });
-    }
-
     fn event(&mut self, event: Event) {
         let now = Instant::now();
         match event {
             Event::Done(link, name, done) => {
                 self.link = Some(link);
+                self.agenda.touch(&name);
                 if let Some(namespace) = self.namespaces.get_mut(&name) {
                     let took = now.duration_since(done.sent);
                     let wrote = match &done.outcome {
-                        Outcome::Swapped { result, .. } => Some(matches!(result, Ok(true))),
+                        Outcome::Swapped(_, result) => Some(matches!(result, Ok(true))),
                         _ => None,
                     };
                     namespace.done(done, &self.config, now);
@@ -286,8 +340,9 @@ impl Driving {
             Event::Side(link, name, outcome) => {
                 self.side.push(link);
                 self.side_jobs -= 1;
-                if let (SideOutcome::Left(_), Some(ending)) = (&outcome, &mut self.ending) {
-                    ending.leaving = ending.leaving.saturating_sub(1);
+                self.agenda.touch(&name);
+                if let (SideOutcome::Left(left), Some(ending)) = (&outcome, &mut self.ending) {
+                    ending.left(&name, left);
                 }
                 if let Some(namespace) = self.namespaces.get_mut(&name) {
                     namespace.side_done(outcome, now);
@@ -295,43 +350,52 @@ impl Driving {
             }
             Event::Renewed(link, renewed) => {
                 let namespaces = &mut self.namespaces;
-                self.renewals
+                let concerned = self
+                    .renewals
                     .done(link, renewed, namespaces, &self.config, now);
+                self.agenda.touch_all(&concerned);
             }
             Event::Heard(heard) => {
                 for change in self.signals.heard(heard, &self.config, now) {
-                    match change {
-                        Some(Change { namespace, version }) => {
-                            if let Some(namespace) = self.namespaces.get_mut(&*namespace) {
-                                namespace.told(version, now);
-                            }
-                        }
-                        // Something may have been missed.
-                        None => {
-                            for namespace in self.namespaces.values_mut() {
-                                namespace.wake(now);
-                            }
-                        }
-                    }
+                    self.heard(change, now);
                 }
             }
         }
     }
 
+    /// Takes in that a row changed, or that something may have been missed.
+    fn heard(&mut self, change: Option<Change>, now: Instant) {
+        if let Some(Change { namespace, version }) = change {
+            let name: Arc<str> = namespace.into();
+            if let Some(namespace) = self.namespaces.get_mut(&name) {
+                namespace.told(version, now);
+                self.agenda.touch(&name);
+            }
+            return;
+        }
+        for name in &self.waiting {
+            if let Some(namespace) = self.namespaces.get_mut(name) {
+                namespace.wake(now);
+            }
+        }
+        self.agenda.touch_all(&self.waiting);
+    }
+
     /// Hands out the guards of what was granted.
-    fn deliver(&mut self) {
-        for namespace in self.namespaces.values_mut() {
-            for delivery in std::mem::take(&mut namespace.deliveries) {
-                // Without a handle there is nobody to hold it: the guard is made
-                // before it is sent, so that it releases when nobody takes it.
-                match self.driver.upgrade() {
-                    Some(driver) => {
-                        let guard =
-                            LockGuard::new(driver, delivery.seat, delivery.nonce, delivery.tenure);
-                        drop(delivery.reply.send(Ok(guard)));
-                    }
-                    None => namespace.release(delivery.nonce, None, None, Instant::now()),
+    fn deliver(&mut self, name: &Arc<str>) {
+        let Some(namespace) = self.namespaces.get_mut(name) else {
+            return;
+        };
+        for delivery in std::mem::take(&mut namespace.deliveries) {
+            // Without a handle nothing can hold it: the guard is made before it is sent,
+            // so that it releases when it is not taken.
+            match self.driver.upgrade() {
+                Some(driver) => {
+                    let guard =
+                        LockGuard::new(driver, delivery.seat, delivery.nonce, delivery.tenure);
+                    drop(delivery.reply.send(Ok(guard)));
                 }
+                None => namespace.release(delivery.nonce, None, None, Instant::now()),
             }
         }
     }
@@ -339,11 +403,15 @@ impl Driving {
     /// Takes in those who come back at once, where there is something to write.
     fn gather(&mut self, inbox: &mut mpsc::UnboundedReceiver<Command>) {
         let now = Instant::now();
-        if self.namespaces.values().any(|n| n.turns.is_ours()) {
-            // Others wait for the row's lock.
+        if !self.gather.awaits_any() {
             return;
         }
-        if !self.gather.awaits_any() || !self.namespaces.values().any(|n| n.is_busy(now)) {
+        let ready = || {
+            let ready = self.agenda.ready().chain(self.agenda.touched());
+            ready.filter_map(|name| self.namespaces.get(name))
+        };
+        // Other processes wait for the row's lock.
+        if ready().any(|n| n.turns.is_ours()) || !ready().any(|n| n.is_busy(now)) {
             return;
         }
         let mut until = self.gather.until(now);
@@ -360,143 +428,68 @@ impl Driving {
         self.gather.begins();
     }
 
-    fn start_jobs(&mut self, now: Instant) {
-        self.start_job(now);
-        self.start_side_jobs();
-        if let Some(renewal) = self.renewals.start(&self.namespaces, &self.config, now) {
-            self.jobs.push(Box::pin(async {
-                let (link, renewed) = renewal.await;
-                Event::Renewed(link, renewed)
-            }));
-        }
-        let waiting = self.namespaces.values().any(Namespace::somebody_waits);
-        if let Some(listening) = self.signals.listen(waiting, &self.config, now) {
-            self.jobs
-                .push(Box::pin(async { Event::Heard(listening.await) }));
-        }
-    }
-
     /// Gives the connection of the rows to the next namespace that has a use for it.
     fn start_job(&mut self, now: Instant) {
         let Some(mut link) = self.link.take() else {
             return;
         };
-        let names: Vec<_> = self.namespaces.keys().cloned().collect();
-        // Who has its row's lock goes on; else it is the next one's turn.
-        let locked = self.namespaces.values().position(|n| n.turns.is_ours());
-        let start = self.last.as_ref().map_or(0, |last| {
-            names.partition_point(|name| name <= last) % names.len()
-        });
-        let start = locked.unwrap_or(start);
-        for offset in 0..names.len() {
-            let name = &names[(start + offset) % names.len()];
-            let Some(namespace) = self.namespaces.get_mut(name) else {
+        // The namespace that has its row's lock goes on; else it is the next one's turn.
+        let locked = |name: &Arc<str>| {
+            let namespace = self.namespaces.get(name);
+            namespace.is_some_and(|n| n.turns.is_ours())
+        };
+        for name in self.agenda.turns(locked) {
+            let Some(namespace) = self.namespaces.get_mut(&name) else {
                 continue;
             };
             if let Some(job) = namespace.job(&self.config, now) {
-                self.last = Some(name.clone());
+                self.agenda.had_turn(&name);
                 // What comes before a write, and after one, others wait for as well.
-                if matches!(job, Job::Read | Job::Swap { .. } | Job::Notify(_)) {
+                if matches!(job, Job::Read | Job::Swap(_) | Job::Notify(_)) {
                     self.awake.working(now);
                 }
-                let name = name.clone();
                 self.jobs.push(Box::pin(async move {
                     let done = job.run(&mut link, &name).await;
                     Event::Done(link, name, done)
                 }));
                 return;
             }
+            self.agenda.wants_nothing(&name);
         }
         self.link = Some(link);
     }
 
-    fn start_side_jobs(&mut self) {
-        for namespace in self.namespaces.values_mut() {
-            while self.side_jobs < SIDE_JOBS
-                && let Some(job) = namespace.side.pop_front()
-            {
-                let mut link = match (self.side.pop(), self.renewals.link(), &self.link) {
-                    (Some(link), ..) => link,
-                    (None, Some(link), _) | (None, None, Some(link)) => {
-                        link.another(SIDE_LIMIT, "evictions")
-                    }
-                    // Both are busy: it begins when one of them is back.
-                    (None, None, None) => {
-                        namespace.side.push_front(job);
-                        break;
-                    }
-                };
-                self.side_jobs += 1;
-                let name = namespace.name.clone();
-                self.jobs.push(Box::pin(async move {
-                    let outcome = job.run(&mut link, &name).await;
-                    Event::Side(link, name, outcome)
-                }));
-            }
+    pub(super) fn start_side_jobs(&mut self) {
+        while self.side_jobs < SIDE_JOBS && !self.side_queue.is_empty() {
+            let mut link = match (self.side.pop(), self.renewals.link(), &self.link) {
+                (Some(link), ..) => link,
+                (None, Some(link), _) | (None, None, Some(link)) => {
+                    link.another(SIDE_LIMIT, "evictions")
+                }
+                // Both are busy: it begins when one of them is back.
+                (None, None, None) => return,
+            };
+            let Some((name, job)) = self.side_queue.pop_front() else {
+                return;
+            };
+            self.side_jobs += 1;
+            self.jobs.push(Box::pin(async move {
+                let outcome = job.run(&mut link, &name).await;
+                Event::Side(link, name, outcome)
+            }));
         }
     }
 
-    fn next_alarm(&self, now: Instant) -> Instant {
-        let namespaces = || self.namespaces.values();
-        let clocks = namespaces().filter_map(|namespace| namespace.next_alarm(now));
-        let jobs = namespaces()
-            .filter(|_| self.link.is_some())
-            .filter_map(|namespace| namespace.next_job(now));
-        let ending = self.ending.as_ref().map(|ending| ending.deadline);
-        clocks
-            .chain(jobs)
+    /// When something is due next.
+    fn wake(&self, now: Instant) -> Instant {
+        let ending = self.ending.as_ref().map(|ending| ending.due(now));
+        self.agenda
+            .next()
+            .into_iter()
             .chain(self.renewals.due())
             .chain(ending)
             .chain(self.signals.due())
             .min()
             .unwrap_or(now + Duration::from_mins(1))
-    }
-
-    /// Whether the end has come: nothing is pending, and our sessions are gone.
-    fn is_over(&mut self, now: Instant) -> bool {
-        let Some(ending) = &mut self.ending else {
-            return false;
-        };
-        if now >= ending.deadline {
-            return true;
-        }
-        if !self.namespaces.values().all(Namespace::is_settled) {
-            return false;
-        }
-        if !ending.left {
-            ending.left = true;
-            for namespace in self.namespaces.values_mut() {
-                let ids: Vec<SessionId> = namespace.leave();
-                if !ids.is_empty() {
-                    ending.leaving += 1;
-                    namespace.side.push_back(SideJob::Leave(ids));
-                }
-            }
-            self.start_side_jobs();
-        }
-        self.ending
-            .as_ref()
-            .is_some_and(|ending| ending.leaving == 0)
-    }
-
-    /// Says good-bye to the server and to whoever waits for the end.
-    async fn end(mut self) {
-        let pending = !self.namespaces.values().all(Namespace::is_settled);
-        let trouble = self
-            .namespaces
-            .values()
-            .find_map(|namespace| namespace.trouble.clone());
-        for mut link in self.link.take().into_iter().chain(self.side.drain(..)) {
-            link.close().await;
-        }
-        self.renewals.close().await;
-        let result = match (pending, trouble) {
-            (true, Some(error)) => Err(error),
-            _ => Ok(()),
-        };
-        let ending = self.ending.take();
-        for reply in ending.into_iter().flat_map(|ending| ending.replies) {
-            drop(reply.send(result.clone()));
-        }
     }
 }

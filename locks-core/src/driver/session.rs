@@ -2,18 +2,22 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::watch;
 
-use super::{lease::Lease, request::Reply};
+use super::{
+    lease::Lease,
+    request::{Reply, Seat},
+};
 use crate::{
     name::LockName,
     report::Lost,
+    store::Fence,
     table::{Nonce, RequestId, SessionId},
 };
 
@@ -33,6 +37,12 @@ pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) ttl: Option<Duration>,
     pub(super) lease: Arc<Lease>,
+    /// A handle that asks under this session; gone when the last such handle is.
+    pub(super) handle: Weak<Seat>,
+    /// Since when it was seen to hold and await nothing.
+    pub(super) idle_since: Option<Instant>,
+    /// The fence row that the next grant uses.
+    pub(super) next_fence: usize,
 }
 
 /// What a guard and its driver share.
@@ -40,8 +50,10 @@ pub(super) struct Session {
 pub(crate) struct Tenure {
     pub(crate) session: SessionId,
     pub(crate) lease: Arc<Lease>,
-    /// Set before the first fence is sent.
-    pub(crate) fenced: AtomicBool,
+    /// How many transactions were fenced and are not known to have ended. Counted before
+    /// the fence is sent.
+    pub(crate) open_fences: AtomicU32,
+    pub(crate) fence: Fence,
     pub(crate) lost: watch::Sender<Option<Lost>>,
     pub(crate) names: Arc<[LockName]>,
     pub(crate) token: i64,
@@ -91,7 +103,8 @@ impl Held {
             Arc::new(Tenure {
                 session: self.tenure.session.clone(),
                 lease: self.tenure.lease.clone(),
-                fenced: AtomicBool::new(self.tenure.fenced.load(Ordering::Acquire)),
+                open_fences: AtomicU32::new(self.tenure.open_fences.load(Ordering::Acquire)),
+                fence: self.tenure.fence.clone(),
                 lost: watch::Sender::new(None),
                 names: names.into(),
                 token: self.tenure.token,
@@ -127,15 +140,15 @@ pub(super) struct Releasing {
     pub(super) task: Arc<str>,
     pub(super) replies: Vec<Reply<()>>,
     /// A release that nobody waits for rides with the next write until then.
-    pub(super) due: std::time::Instant,
-    pub(super) fence: Fence,
+    pub(super) due: Instant,
+    pub(super) fence: FenceState,
     /// Whether a write that released it has no answer.
     pub(super) tried: bool,
 }
 
 /// Whether a commit that was fenced with the lock may still be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fence {
+pub(super) enum FenceState {
     Clear,
     /// To be touched by us, which waits for such commits.
     ToTouch,
@@ -143,11 +156,11 @@ pub(super) enum Fence {
 }
 
 impl Releasing {
-    pub(super) fn new(nonce: Nonce, held: Held, due: std::time::Instant) -> Self {
-        let fence = if held.tenure.fenced.load(Ordering::Acquire) {
-            Fence::ToTouch
+    pub(super) fn new(nonce: Nonce, held: Held, due: Instant) -> Self {
+        let fence = if held.tenure.open_fences.load(Ordering::Acquire) > 0 {
+            FenceState::ToTouch
         } else {
-            Fence::Clear
+            FenceState::Clear
         };
         Self {
             id: (held.tenure.session.clone(), nonce),

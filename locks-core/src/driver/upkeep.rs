@@ -8,17 +8,20 @@ use std::{
 
 use super::{
     Config,
-    job::{Job, SideJob, SideOutcome},
+    job::Job,
+    lease::Moment,
     namespace::{Namespace, PATIENCE, Row},
     plan::{ChoreId, Pending, Phase},
     request::{Chore, Mode},
-    session::Fence,
+    session::FenceState,
+    side_job::{Evacuated, SideJob, SideOutcome},
     signal::Signal,
 };
 use crate::{
     builder::Fairness,
     error::LockError,
-    report::Blocker,
+    report::{Blocker, Holder},
+    store::{Failure, Kind as StoreKind},
     table::{Claim, Order, SessionId, Waiting},
 };
 
@@ -28,6 +31,10 @@ const NEIGHBOURS: Duration = Duration::from_millis(20);
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// When a side job that failed is tried again.
 const LATER: Duration = Duration::from_secs(1);
+/// When one is tried again that an open transaction is in the way of: for each that is, but
+/// no later than one that failed. So they ask 20 times a second together, and keep nothing
+/// else waiting.
+const LOCKED: Duration = Duration::from_millis(50);
 
 impl Namespace {
     /// The row is known: whom to look after, and when to look again.
@@ -66,7 +73,9 @@ impl Namespace {
     /// What is to be looked at, though nobody asked for anything new.
     pub(super) fn look(&mut self, config: &Config, now: Instant) -> Option<Job> {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        if !std::mem::replace(&mut self.swept, true) {
+        if self.sweep.due.is_none_or(|due| due <= now) {
+            // The answer says when to look again.
+            self.sweep.due = Some(now + LATER);
             return Some(Job::Sweep);
         }
         if self.observing && is_due(self.observer.due()) {
@@ -83,7 +92,12 @@ impl Namespace {
                         self.observing = false;
                     } else {
                         let at = cached.at.clone();
-                        return Some(Job::Survey { at, sessions });
+                        let witness = self.witness();
+                        return Some(Job::Survey {
+                            at,
+                            sessions,
+                            witness,
+                        });
                     }
                 }
                 _ => return Some(Job::Read),
@@ -132,9 +146,15 @@ impl Namespace {
                     }
                     Ok(false) => self.observer.forget(&id),
                     Err(failure) => {
-                        tracing::warn!(session = %id.0, %failure, "an eviction failed");
+                        tracing::debug!(session = %id.0, %failure, "an eviction has to wait");
                         self.observer.forget(&id);
-                        self.side_failed(SideJob::Evict(id.clone(), cause), now);
+                        let witness = self.witness();
+                        let job = SideJob::Evict {
+                            id: id.clone(),
+                            cause,
+                            witness,
+                        };
+                        self.side_failed(job, &failure, now);
                         self.evicting.insert(id);
                     }
                 }
@@ -160,43 +180,80 @@ impl Namespace {
                     Err(failure) => self.failed(failure, now),
                 }
             }
-            SideOutcome::Evacuated(chore, Ok((sessions, held))) => {
-                for id in &sessions {
-                    self.buried(id.clone());
-                }
-                if let Some(pending) = self.chores.get_mut(&chore) {
-                    pending.since = now;
-                    let dead = sessions.into_iter().collect();
-                    pending.phase = Phase::Evacuated { dead, held };
-                }
-            }
+            SideOutcome::Evacuated(chore, Ok(evacuated)) => self.evacuated(chore, evacuated, now),
             SideOutcome::Evacuated(chore, Err(failure)) => {
                 if let Some(pending) = self.chores.get_mut(&chore) {
                     pending.phase = Phase::ToEvacuate;
                 }
                 self.failed(failure, now);
             }
-            SideOutcome::Touched(id, Ok(())) => {
+            SideOutcome::Touched(row, Ok(())) => {
                 for releasing in self.releasing.values_mut() {
-                    if releasing.id.0 == id && releasing.fence == Fence::Touching {
-                        releasing.fence = Fence::Clear;
+                    if *releasing.tenure.fence.row == *row
+                        && releasing.fence == FenceState::Touching
+                    {
+                        releasing.fence = FenceState::Clear;
                     }
                 }
             }
-            SideOutcome::Touched(id, Err(failure)) => {
-                tracing::warn!(session = %id.0, %failure, "a fenced commit is still under way");
-                self.side_failed(SideJob::Touch(id), now);
+            SideOutcome::Touched(row, Err(failure)) => {
+                tracing::debug!(row, %failure, "a fenced commit is still under way");
+                self.side_failed(SideJob::Touch(row), &failure, now);
             }
-            SideOutcome::Left(result) => {
-                if let Err(failure) = result {
-                    tracing::debug!(%failure, "sessions were left behind; they expire");
-                }
+            SideOutcome::Discarded(ids, Err(failure)) => {
+                tracing::debug!(%failure, "sessions that hold nothing are left for now");
+                self.side_failed(SideJob::Discard(ids), &failure, now);
             }
+            SideOutcome::Discarded(_, Ok(())) | SideOutcome::Left(_) => {}
         }
     }
 
-    fn side_failed(&mut self, job: SideJob, now: Instant) {
-        self.later.push((now + LATER, job));
+    /// The sessions of a task were ended, or some of them.
+    fn evacuated(&mut self, chore: ChoreId, evacuated: Evacuated, now: Instant) {
+        for id in &evacuated.dead {
+            self.buried(id.clone());
+        }
+        let Some(pending) = self.chores.get_mut(&chore) else {
+            return;
+        };
+        // What the first attempt saw held may have been taken away since.
+        let known = |h: &Holder| {
+            pending
+                .held
+                .iter()
+                .any(|k| k.name == h.name && k.token == h.token)
+        };
+        let held: Vec<_> = evacuated.held.into_iter().filter(|h| !known(h)).collect();
+        pending.held.extend(held);
+        if let Some(stuck) = evacuated.stuck {
+            if now.duration_since(pending.since) >= PATIENCE {
+                if let Some(pending) = self.chores.remove(&chore) {
+                    pending.chore.fail(stuck.into());
+                }
+                return;
+            }
+            let task = match &pending.chore {
+                Chore::ReleaseTask(task, _) => Some(task.clone()),
+                _ => None,
+            };
+            self.side_failed(SideJob::Evacuate(chore, task), &stuck, now);
+            return;
+        }
+        pending.since = now;
+        pending.phase = Phase::Evacuated {
+            dead: evacuated.dead.into_iter().collect(),
+            held: std::mem::take(&mut pending.held),
+        };
+    }
+
+    fn side_failed(&mut self, job: SideJob, failure: &Failure, now: Instant) {
+        let pause = if failure.kind == StoreKind::Locked {
+            let stuck = u32::try_from(self.later.len() + 1).unwrap_or(u32::MAX);
+            LOCKED.saturating_mul(stuck).min(LATER)
+        } else {
+            LATER
+        };
+        self.later.push((now + pause, job));
     }
 
     /// A session's rows are gone for good. Where it was ours, it is lost.
@@ -213,14 +270,18 @@ impl Namespace {
     /// What the clock brings: time-outs, lost leases, processes that are gone.
     pub(super) fn alarm(&mut self, config: &Config, now: Instant) {
         self.time_out(now);
-        let over: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.lease.is_over())
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in over {
-            self.lose_session(&key, "its session was not renewed in time");
+        if Moment::now() >= self.least_deadline {
+            let over: Vec<_> = self
+                .sessions
+                .iter()
+                .filter(|(_, session)| session.lease.is_over())
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in over {
+                self.lose_session(&key, "its session was not renewed in time");
+            }
+            let deadlines = self.sessions.values().map(|s| s.lease.deadline());
+            self.least_deadline = deadlines.min().unwrap_or(Moment::NEVER);
         }
         if self.neighbours_due.is_some_and(|due| due <= now) {
             self.neighbours_due = None;
@@ -320,11 +381,13 @@ impl Namespace {
             chores.chain(releases).map(|since| since + PATIENCE)
         });
         let later = self.later.iter().map(|(at, _)| *at);
-        let leases = self.sessions.values().filter_map(|s| s.lease.left());
+        // Leases are only ever extended: the first one that was to end tells when to look.
+        let lease = self.least_deadline != Moment::NEVER;
+        let lease = lease.then(|| now + self.least_deadline.since(Moment::now()));
         deadlines
             .chain(patience.filter(|at| *at > now))
             .chain(later)
-            .chain(leases.map(|left| now + left))
+            .chain(lease)
             .chain(self.neighbours_due)
             .min()
     }
@@ -336,8 +399,13 @@ impl Namespace {
             self.poll.due(),
             self.poll.cheap_due(),
             self.rides_until,
+            self.missing_due,
+            Some(self.sweep.due.unwrap_or(now)),
         ];
-        let releases = self.releasing.values().filter(|r| r.fence == Fence::Clear);
+        let releases = self
+            .releasing
+            .values()
+            .filter(|r| r.fence == FenceState::Clear);
         let next = idle
             .into_iter()
             .flatten()

@@ -1,8 +1,7 @@
 //! A connection, and the statements it knows.
 
 use std::{
-    borrow::Cow,
-    collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,9 +9,11 @@ use tokio::time;
 
 use super::{
     change::Change,
-    failure::{Failure, Kind},
+    failure::{Class, Failure, Kind},
     file::FileIdentity,
     run::{Cell, Run, Shape, Sql, Value},
+    statements::{Condition, Statements},
+    target::Server,
 };
 use crate::{
     process::Identity,
@@ -23,78 +24,18 @@ use crate::{
 const LONG: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The SQL of one engine. Placeholders stand in the order of the arguments.
-#[derive(Debug)]
-pub(super) struct Statements {
-    /// What to say first on a new connection; failures of the second kind do not
-    /// matter, since the server may not know the setting.
-    pub(super) settings: &'static [&'static str],
-    pub(super) optional_settings: &'static [&'static str],
-    pub(super) migration: &'static str,
-    /// Where users find the migration.
-    pub(super) migration_path: &'static str,
-    /// Name of the placeholder with this number, from 1.
-    pub(super) placeholder: fn(usize) -> String,
-
-    /// id → dataJson, version, stamp, metaJson
-    pub(super) read: &'static str,
-    /// Where a row's lock can be had in order, and the server ends who stops with it.
-    pub(super) lock: Option<Lock>,
-    /// id → version, stamp
-    pub(super) peek: &'static str,
-    /// dataJson, metaJson, stamp, id, version, stamp
-    pub(super) swap: &'static str,
-    /// What follows `swap` where sessions must be alive: before their list, and after
-    /// it, where their number follows.
-    pub(super) alive: (&'static str, &'static str),
-    /// least version, stamp, id, version: where the row has no stamp
-    pub(super) adopt: &'static str,
-    /// id, least version, stamp
-    pub(super) create: &'static str,
-
-    /// id, namespace, task, host, process, ttl
-    pub(super) insert_session: &'static str,
-    /// session
-    pub(super) insert_fence: &'static str,
-    /// (list of ids follows)
-    pub(super) renew: &'static str,
-    /// (list of ids follows) → those with a fence: fence, id, taskId, host, process,
-    /// ttlMs, beat; all but the fence NULL where the beat row is gone
-    pub(super) liveness: &'static str,
-    /// namespace → id, taskId, host, process, ttlMs, beat
-    pub(super) sessions_in: &'static str,
-    /// length, start of the id → session
-    pub(super) fences_in: &'static str,
-    /// id
-    pub(super) delete_session: &'static str,
-    /// id, beat
-    pub(super) delete_session_at: &'static str,
-    /// session
-    pub(super) delete_fence: &'static str,
-    /// session
-    pub(super) touch_fence: &'static str,
-
-    /// namespace and version; where the engine can wake others
-    pub(super) notify: Option<&'static str>,
-    /// → a number that changes when others write, where asking is nearly free
-    pub(super) data_version: Option<&'static str>,
-}
-
-/// How a row is read under its lock.
-#[derive(Debug)]
-pub(super) struct Lock {
-    /// Begins a transaction that the server ends when nothing comes any more.
-    pub(super) begin: &'static str,
-    /// id → dataJson, version, stamp, metaJson
-    pub(super) read: &'static str,
-}
-
 /// A connection of our own: never an application's.
 #[derive(Debug)]
 pub(crate) struct Connection {
     run: Box<dyn Run>,
     limit: Duration,
     file: FileIdentity,
+    pub(super) statements: Arc<Statements>,
+    /// How many fence rows a session has.
+    pub(super) fence_rows: usize,
+    /// What each statement's transaction begins with, where settings do not stay on the
+    /// connection.
+    transaction: Option<String>,
     /// Whether it is in the transaction of `read_locked`.
     locked: bool,
 }
@@ -119,8 +60,8 @@ pub(crate) struct Row {
 #[derive(Clone, Debug)]
 pub(crate) struct NewSession {
     pub(crate) id: SessionId,
-    pub(crate) namespace: std::sync::Arc<str>,
-    pub(crate) task: std::sync::Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) task: Arc<str>,
     pub(crate) process: Identity,
     pub(crate) ttl: Option<Duration>,
 }
@@ -133,6 +74,17 @@ pub(crate) struct SessionRow {
     pub(crate) process: Identity,
     pub(crate) ttl: Option<Duration>,
     pub(crate) beat: i64,
+}
+
+/// What must be so for a write to be made, beside the row being as it was.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proof {
+    /// Sessions that the write grants to or queues for: all of them live.
+    pub(crate) alive: Vec<SessionId>,
+    /// Sessions whose locks the write takes away: none of them has a fence row.
+    pub(crate) dead: Vec<SessionId>,
+    /// A session of our own, which shows that fence rows can be seen at all.
+    pub(crate) witness: Option<SessionId>,
 }
 
 /// What is left of a session.
@@ -151,35 +103,27 @@ impl Connection {
         run: Box<dyn Run>,
         limit: Duration,
         file: FileIdentity,
+        server: &Server,
     ) -> Result<Self, Failure> {
-        let locked = false;
         let mut this = Self {
             run,
             limit,
             file,
-            locked,
+            statements: server.statements.clone(),
+            fence_rows: server.fence.rows,
+            transaction: (server.dialect.transaction)(limit, &server.facts),
+            locked: false,
         };
-        let statements = this.statements();
-        for setting in statements.settings {
-            this.raw(setting).await?;
-        }
-        for setting in statements.optional_settings {
-            if let Err(failure) = this.raw(setting).await
-                && !failure.keeps_connection()
-            {
-                return Err(failure);
-            }
+        for setting in (server.dialect.settings)(limit, &server.facts) {
+            this.raw(&setting).await?;
         }
         Ok(this)
     }
 
-    pub(super) fn statements(&self) -> &'static Statements {
-        self.run.statements()
-    }
-
     /// The row of a namespace.
     pub(crate) async fn read(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
-        self.read_by(self.statements().read, namespace).await
+        let sql = self.statements.clone();
+        self.read_by(&sql.read, namespace).await
     }
 
     /// The row of a namespace under its lock, for which others wait until the next
@@ -190,15 +134,23 @@ impl Connection {
     ///
     /// Where the engine has no such lock.
     pub(crate) async fn read_locked(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
-        let lock = self.statements().lock.as_ref().expect("BUG: no such lock");
+        let statements = self.statements.clone();
+        let lock = statements.lock.as_ref().expect("BUG: no such lock");
+        let begin = self.transaction.as_deref().unwrap_or(lock.begin);
+        let begin = match lock.limit {
+            Some(limit) => format!("{begin}; {limit}"),
+            None => begin.to_owned(),
+        };
         self.locked = true;
-        self.raw(lock.begin).await?;
-        self.read_by(lock.read, namespace).await
+        self.raw(&begin).await?;
+        self.read_by(&lock.read, namespace).await
     }
 
     /// Gives back the row's lock and changes nothing.
     pub(crate) async fn unlock(&mut self) -> Result<(), Failure> {
-        self.raw("ROLLBACK").await?;
+        let statements = self.statements.clone();
+        let rollback = statements.lock.as_ref().map_or("ROLLBACK", |l| l.rollback);
+        self.raw(rollback).await?;
         self.locked = false;
         Ok(())
     }
@@ -211,7 +163,7 @@ impl Connection {
     async fn read_by(&mut self, sql: &str, namespace: &str) -> Result<Option<Row>, Failure> {
         const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Text];
         let rows = self.fetch(sql, &[Value::Text(namespace)], SHAPE).await?;
-        Ok(rows.into_iter().next().map(|cells| {
+        Ok(only(rows, namespace)?.map(|cells| {
             let [data, version, stamp, meta] = columns(cells);
             Row {
                 at: at(version, stamp),
@@ -224,47 +176,91 @@ impl Connection {
     /// Which write the row of a namespace is of, without its texts.
     pub(crate) async fn peek(&mut self, namespace: &str) -> Result<Option<Stamp>, Failure> {
         const SHAPE: &[Shape] = &[Shape::Int, Shape::Text];
-        let sql = self.statements().peek;
-        let rows = self.fetch(sql, &[Value::Text(namespace)], SHAPE).await?;
-        Ok(rows.into_iter().next().map(|cells| {
+        let sql = self.statements.clone();
+        let rows = self
+            .fetch(&sql.peek, &[Value::Text(namespace)], SHAPE)
+            .await?;
+        Ok(only(rows, namespace)?.map(|cells| {
             let [version, stamp] = columns(cells);
             at(version, stamp)
         }))
     }
 
-    /// Replaces the row if it is still of the write `at`, and if all the sessions of
-    /// `alive` have their beat rows; whether it was so.
+    /// The same for many namespaces: those that have a row.
+    pub(crate) async fn peek_many(
+        &mut self,
+        namespaces: &[Arc<str>],
+    ) -> Result<Vec<(String, Stamp)>, Failure> {
+        const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Int];
+        let (list, args) = self.list(0, namespaces.iter().map(|name| &**name));
+        let sql = format!("{} {list}", self.statements.peek_many);
+        let rows = self.fetch_all(&sql, &args, SHAPE).await?;
+        let row = |cells| {
+            let [name, version, stamp] = columns(cells);
+            Some((name.text()?, at(version, stamp)))
+        };
+        Ok(rows.into_iter().filter_map(row).collect())
+    }
+
+    /// Replaces the row if it is still of the write `at` and `proof` holds; whether it
+    /// was so.
     pub(crate) async fn swap(
         &mut self,
         namespace: &str,
         at: &Stamp,
-        stamp: &str,
+        new: &Stamp,
         columns: &Columns,
-        alive: &[SessionId],
+        proof: &Proof,
     ) -> Result<bool, Failure> {
         let mut args = vec![
             Value::Text(&columns.data_json),
             Value::Text(&columns.meta_json),
-            Value::Text(stamp),
+            Value::Text(new.stamp.as_deref().unwrap_or_default()),
+            Value::Int(new.version),
             Value::Text(namespace),
             Value::Int(at.version),
             Value::Text(at.stamp.as_deref().unwrap_or_default()),
         ];
-        let mut sql = Cow::Borrowed(self.statements().swap);
-        if !alive.is_empty() {
-            let (before, after) = self.statements().alive;
-            let (list, ids) = self.list(args.len(), alive);
+        let statements = self.statements.clone();
+        let mut sql = statements.swap.clone();
+        let witness = proof.witness.as_slice();
+        let dead = match &proof.dead[..] {
+            [] => Vec::new(),
+            dead => [dead, witness].concat(),
+        };
+        let demands: [(&Condition, &[SessionId], usize); 2] = [
+            (&statements.alive, &proof.alive, proof.alive.len()),
+            (&statements.dead, &dead, witness.len()),
+        ];
+        for (condition, sessions, number) in demands {
+            if sessions.is_empty() {
+                continue;
+            }
+            let (list, ids) = self.list(args.len(), sessions.iter().map(|id| &*id.0));
             args.extend(ids);
-            args.push(Value::Int(i64::try_from(alive.len()).unwrap_or(i64::MAX)));
-            let number = (self.statements().placeholder)(args.len());
-            sql = format!("{sql}{before} {list}{after}{number}").into();
+            args.push(Value::Int(i64::try_from(number).unwrap_or(i64::MAX)));
+            let number = (statements.placeholder)(args.len());
+            let Condition { before, after } = condition;
+            sql = format!("{sql}{before}{list}{after}{number}");
         }
         let rows = self.execute(&sql, &args).await?;
         if self.locked {
-            self.raw("COMMIT").await?;
+            let commit = statements.lock.as_ref().map_or("COMMIT", |l| l.commit);
+            self.commit(commit).await?;
             self.locked = false;
         }
         Ok(rows == 1)
+    }
+
+    /// Commits. A failure leaves it unknown whether it happened, unless the server says
+    /// that another transaction came first.
+    async fn commit(&mut self, sql: &str) -> Result<(), Failure> {
+        self.raw(sql).await.map_err(|mut failure| {
+            if failure.kind != Kind::Conflict {
+                failure.class = Class::Unknown;
+            }
+            failure
+        })
     }
 
     /// Makes a row without stamp ours: its locks stay as they stand, its version
@@ -282,8 +278,8 @@ impl Connection {
             Value::Text(namespace),
             Value::Int(version),
         ];
-        let sql = self.statements().adopt;
-        Ok(self.execute(sql, &args).await? == 1)
+        let sql = self.statements.clone();
+        Ok(self.execute(&sql.adopt, &args).await? == 1)
     }
 
     /// Creates the row; whether it was not there.
@@ -298,125 +294,19 @@ impl Connection {
             Value::Int(least),
             Value::Text(stamp),
         ];
-        let sql = self.statements().create;
-        match self.execute(sql, &args).await {
+        let sql = self.statements.clone();
+        match self.execute(&sql.create, &args).await {
             Ok(rows) => Ok(rows == 1),
             Err(failure) if failure.kind == Kind::Exists => Ok(false),
             Err(failure) => Err(failure),
         }
     }
 
-    /// Inserts both rows of a session. Its id must never have been tried before.
-    pub(crate) async fn insert_session(&mut self, new: &NewSession) -> Result<(), Failure> {
-        let args = [
-            Value::Text(&new.id.0),
-            Value::Text(&new.namespace),
-            Value::Text(&new.task),
-            Value::Text(&new.process.host),
-            Value::Text(&new.process.process),
-            Value::OptionalInt(
-                new.ttl
-                    .map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)),
-            ),
-        ];
-        let sql = self.statements().insert_session;
-        self.execute(sql, &args).await?;
-        let sql = self.statements().insert_fence;
-        self.execute(sql, &[Value::Text(&new.id.0)]).await?;
-        Ok(())
-    }
-
-    /// Advances the beat of all these sessions; how many were there.
-    pub(crate) async fn renew(&mut self, sessions: &[SessionId]) -> Result<u64, Failure> {
-        let (sql, args) = self.listed(self.statements().renew, sessions);
-        self.execute(&sql, &args).await
-    }
-
-    /// What is left of these sessions, in their order. Each was seen in the row, so
-    /// both of its rows were there once.
-    pub(crate) async fn liveness(
-        &mut self,
-        sessions: &[SessionId],
-    ) -> Result<Vec<(SessionId, Liveness)>, Failure> {
-        const SHAPE: [Shape; 7] = {
-            let [a, b, c, d, e, f] = SESSION;
-            [Shape::Text, a, b, c, d, e, f]
-        };
-        if sessions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (sql, args) = self.listed(self.statements().liveness, sessions);
-        let mut found = BTreeMap::new();
-        for mut cells in self.fetch(&sql, &args, &SHAPE).await? {
-            let fence = cells.remove(0).text().unwrap_or_default();
-            found.insert(fence, session_row(cells));
-        }
-        let mut state = |id: &SessionId| match found.remove(&*id.0) {
-            Some(Some(row)) => Liveness::Beating(row),
-            Some(None) => Liveness::Fenced,
-            None => Liveness::Dead,
-        };
-        Ok(sessions.iter().map(|id| (id.clone(), state(id))).collect())
-    }
-
-    /// Every session of a namespace that has a beat row.
-    pub(crate) async fn sessions_in(
-        &mut self,
-        namespace: &str,
-    ) -> Result<Vec<SessionRow>, Failure> {
-        let sql = self.statements().sessions_in;
-        let args = [Value::Text(namespace)];
-        let rows = self.fetch(sql, &args, &SESSION).await?;
-        Ok(rows.into_iter().filter_map(session_row).collect())
-    }
-
-    /// Every session of a namespace that has a fence row.
-    pub(crate) async fn fences_in(&mut self, namespace: &str) -> Result<Vec<SessionId>, Failure> {
-        let start = SessionId::start_of(namespace);
-        let length = i64::try_from(start.len()).unwrap_or(i64::MAX);
-        let args = [Value::Int(length), Value::Text(&start)];
-        let sql = self.statements().fences_in;
-        Ok(ids(self.fetch(sql, &args, &[Shape::Text]).await?))
-    }
-
-    /// Deletes a beat row, where it still shows `beat` if one is given; whether the
-    /// row is gone now.
-    pub(crate) async fn delete_session(
-        &mut self,
-        id: &SessionId,
-        beat: Option<i64>,
-    ) -> Result<bool, Failure> {
-        let statements = self.statements();
-        match beat {
-            None => {
-                let args = [Value::Text(&id.0)];
-                self.execute(statements.delete_session, &args).await?;
-                Ok(true)
-            }
-            Some(beat) => {
-                let args = [Value::Text(&id.0), Value::Int(beat)];
-                let rows = self.execute(statements.delete_session_at, &args).await?;
-                Ok(rows == 1)
-            }
-        }
-    }
-
-    /// Deletes a fence row. Waits for an open transaction that touched it.
-    pub(crate) async fn delete_fence(&mut self, id: &SessionId) -> Result<(), Failure> {
-        let sql = self.statements().delete_fence;
-        self.execute(sql, &[Value::Text(&id.0)]).await.map(drop)
-    }
-
-    /// Touches a fence row, which waits for an open transaction that did.
-    pub(crate) async fn touch_fence(&mut self, id: &SessionId) -> Result<(), Failure> {
-        let sql = self.statements().touch_fence;
-        self.execute(sql, &[Value::Text(&id.0)]).await.map(drop)
-    }
-
     /// Tells others that the row of a namespace is of this version now, where the engine
     /// can.
     pub(crate) async fn notify(&mut self, namespace: &str, version: i64) -> Result<(), Failure> {
-        let Some(sql) = self.statements().notify else {
+        let statements = self.statements.clone();
+        let Some(sql) = &statements.notify else {
             return Ok(());
         };
         let told = Change::text(namespace, version);
@@ -426,7 +316,7 @@ impl Connection {
     /// A number that changes when other connections write, where asking is nearly
     /// free.
     pub(crate) async fn data_version(&mut self) -> Result<Option<i64>, Failure> {
-        let Some(sql) = self.statements().data_version else {
+        let Some(sql) = self.statements.data_version else {
             return Ok(None);
         };
         let rows = self.fetch(sql, &[], &[Shape::Int]).await?;
@@ -444,19 +334,63 @@ impl Connection {
         self.ask(async |run| run.execute_raw(Sql(sql)).await).await
     }
 
-    async fn execute(&mut self, sql: &str, args: &[Value<'_>]) -> Result<u64, Failure> {
-        self.ask(async |run| run.execute(Sql(sql), args).await)
+    pub(super) async fn execute(&mut self, sql: &str, args: &[Value<'_>]) -> Result<u64, Failure> {
+        self.transact(async |run| run.execute(Sql(sql), args).await)
             .await
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &mut self,
         sql: &str,
         args: &[Value<'_>],
         shape: &[Shape],
     ) -> Result<Vec<Vec<Cell>>, Failure> {
-        self.ask(async |run| run.fetch(Sql(sql), args, shape).await)
+        self.transact(async |run| run.fetch(Sql(sql), args, shape).await)
             .await
+    }
+
+    /// Runs a query whose last column is the number of its rows, and checks that they are
+    /// all there.
+    pub(super) async fn fetch_all(
+        &mut self,
+        sql: &str,
+        args: &[Value<'_>],
+        shape: &[Shape],
+    ) -> Result<Vec<Vec<Cell>>, Failure> {
+        let mut rows = self.fetch(sql, args, shape).await?;
+        let found = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        for row in &mut rows {
+            let number = row.pop().and_then(Cell::int);
+            if number != Some(found) {
+                let text = format!("the server counted {number:?} rows and sent {found}");
+                return Err(Failure::unfit(Class::Retry, text));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Runs a statement, in a transaction of its own where that is how settings are made.
+    async fn transact<T>(
+        &mut self,
+        statement: impl AsyncFn(&mut dyn Run) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let begin = self.transaction.clone().filter(|_| !self.locked);
+        let Some(begin) = begin else {
+            return self.ask(statement).await;
+        };
+        self.raw(&begin).await?;
+        match self.ask(statement).await {
+            Ok(value) => {
+                self.commit("COMMIT").await?;
+                Ok(value)
+            }
+            Err(failure) => {
+                if failure.keeps_connection() {
+                    self.raw("ROLLBACK").await?;
+                }
+                Err(failure)
+            }
+        }
     }
 
     /// Runs a statement within the limit, again and again where somebody else writes.
@@ -481,26 +415,42 @@ impl Connection {
     }
 
     /// `sql` with a list of the ids behind it.
-    fn listed<'a>(&self, sql: &str, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
-        let (list, args) = self.list(0, ids);
+    pub(super) fn listed<'a>(&self, sql: &str, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
+        let (list, args) = self.list(0, ids.iter().map(|id| &*id.0));
         (format!("{sql} {list}"), args)
     }
 
     /// A list of the ids in parentheses, behind so many other arguments. It is filled up
     /// to a power of two with the last one, so that only a handful of statements is ever
     /// prepared.
-    fn list<'a>(&self, behind: usize, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
-        let last = ids.last();
-        let fill = ids.len().next_power_of_two() - ids.len();
-        let args: Vec<_> = ids
-            .iter()
-            .chain(std::iter::repeat_n(last, fill).flatten())
-            .map(|id| Value::Text(&id.0))
-            .collect();
-        let name = self.statements().placeholder;
+    pub(super) fn list<'a>(
+        &self,
+        behind: usize,
+        ids: impl Iterator<Item = &'a str>,
+    ) -> (String, Vec<Value<'a>>) {
+        let mut args: Vec<_> = ids.map(Value::Text).collect();
+        let last = args.last().copied();
+        let fill = args.len().next_power_of_two() - args.len();
+        args.extend(std::iter::repeat_n(last, fill).flatten());
+        let name = self.statements.placeholder;
         let names: Vec<_> = (behind + 1..=behind + args.len()).map(name).collect();
         (format!("({})", names.join(", ")), args)
     }
+}
+
+/// The one row of a namespace, or none.
+fn only(rows: Vec<Vec<Cell>>, namespace: &str) -> Result<Option<Vec<Cell>>, Failure> {
+    if rows.len() > 1 {
+        return Err(Failure::unfit(
+            Class::Hopeless,
+            format!(
+                "the locks table has {} rows for {namespace:?}: its primary key is missing; \
+                 stop all processes that lock, keep one of the rows, and add the key",
+                rows.len()
+            ),
+        ));
+    }
+    Ok(rows.into_iter().next())
 }
 
 /// Ends a statement that has had its time. What it did is then unknown, and its
@@ -515,45 +465,11 @@ async fn within<T>(
     }
 }
 
-/// How a beat row is read.
-const SESSION: [Shape; 6] = [
-    Shape::Text,
-    Shape::Text,
-    Shape::Text,
-    Shape::Text,
-    Shape::Int,
-    Shape::Int,
-];
-
-/// A beat row; nothing where it is not there.
-fn session_row(cells: Vec<Cell>) -> Option<SessionRow> {
-    let [id, task, host, process, ttl, beat] = columns(cells);
-    let ttl = ttl.int().and_then(|ms| u64::try_from(ms).ok());
-    Some(SessionRow {
-        id: SessionId(id.text()?.into()),
-        task: task.text()?,
-        process: Identity {
-            host: host.text()?.into(),
-            process: process.text()?.into(),
-        },
-        ttl: ttl.map(Duration::from_millis),
-        beat: beat.int()?,
-    })
-}
-
 /// The cells of a row, whose number the statement's shape fixes.
-fn columns<const N: usize>(cells: Vec<Cell>) -> [Cell; N] {
+pub(super) fn columns<const N: usize>(cells: Vec<Cell>) -> [Cell; N] {
     cells
         .try_into()
         .expect("BUG: a row has as many cells as its shape")
-}
-
-fn ids(rows: Vec<Vec<Cell>>) -> Vec<SessionId> {
-    rows.into_iter()
-        .flatten()
-        .filter_map(Cell::text)
-        .map(|id| SessionId(id.into()))
-        .collect()
 }
 
 fn at(version: Cell, stamp: Cell) -> Stamp {

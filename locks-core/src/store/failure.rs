@@ -36,6 +36,12 @@ pub(crate) enum Kind {
     Denied,
     /// Somebody else writes, and there is no line to stand in.
     Busy,
+    /// Another transaction has a lock on a row.
+    Locked,
+    /// Another transaction changed or deleted what this one saw.
+    Conflict,
+    /// The tables are not what they have to be, or an answer contradicts itself.
+    Unfit,
     Other,
 }
 
@@ -53,6 +59,11 @@ impl Failure {
         let text = format!("no answer from the database within {limit:?}");
         let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
         Self::new(Class::Unknown, Kind::Other, sqlx::Error::Io(error))
+    }
+
+    /// An answer that cannot be: rows are missing from it, or there are too many.
+    pub(crate) fn unfit(class: Class, text: impl Into<String>) -> Self {
+        Self::new(class, Kind::Unfit, sqlx::Error::Protocol(text.into()))
     }
 
     /// The database file is not the one that was opened.
@@ -75,6 +86,14 @@ impl Failure {
         self
     }
 
+    /// A commit that the server refused: never to be tried again blindly.
+    pub(crate) fn into_commit(self) -> LockError {
+        LockError::Database {
+            source: self.source,
+            transient: false,
+        }
+    }
+
     pub(crate) fn is_hopeless(&self) -> bool {
         self.class == Class::Hopeless
     }
@@ -90,6 +109,11 @@ impl From<Failure> for LockError {
     fn from(failure: Failure) -> Self {
         if failure.kind == Kind::Missing {
             return super::schema::missing(&failure);
+        }
+        if let (Kind::Unfit, Class::Hopeless, sqlx::Error::Protocol(text)) =
+            (failure.kind, failure.class, &*failure.source)
+        {
+            return Self::schema(text.clone());
         }
         Self::Database {
             transient: !failure.is_hopeless(),

@@ -9,6 +9,7 @@ use super::{
     connection::Connection,
     failure::{Class, Failure, Kind},
     schema,
+    statements::FenceStatement,
     target::Target,
 };
 use crate::error::LockError;
@@ -44,12 +45,17 @@ impl Link {
 
     /// How the engine tells of changes.
     pub(crate) fn tells(&self) -> Tells {
-        self.target.tells()
+        self.target.dialect().tells
     }
 
-    /// Whether a row can be read under its lock.
+    /// Whether a row can be read under its lock. Known once the tables are there.
     pub(crate) fn locks_rows(&self) -> bool {
-        self.target.locks_rows()
+        self.target.server().statements.lock.is_some()
+    }
+
+    /// What fences an application's transaction. Known once the tables are there.
+    pub(crate) fn fence(&self) -> FenceStatement {
+        self.target.server().fence.clone()
     }
 
     /// Connects, and sees to it that the tables are there.
@@ -66,10 +72,10 @@ impl Link {
             .await
             .map_err(|failure| match failure.kind {
                 // A file that may only be read, and was never one of ours.
-                Kind::Denied => schema::not_allowed(&failure, self.target.migration_path()),
+                Kind::Denied => schema::not_allowed(&failure, self.target.dialect().migration_path),
                 _ => failure.into(),
             })?;
-        connection.ensure_tables().await?;
+        connection.ensure_tables(&self.target.server()).await?;
         self.connection = Some(connection);
         Ok(())
     }

@@ -5,26 +5,42 @@
 
 mod change;
 mod connection;
+mod dialect;
 mod failure;
 mod file;
 mod link;
 mod listen;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod names;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod run;
 mod schema;
+mod session_rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod statements;
 mod target;
 
 pub use self::target::IntoConnectOptions;
 pub(crate) use self::{
     change::{Change, Tells},
-    connection::{Connection, Liveness, NewSession, Row, SessionRow, Stamp},
-    failure::{Class, Failure},
+    connection::{Connection, Liveness, NewSession, Proof, Row, SessionRow, Stamp},
+    failure::{Class, Failure, Kind},
     link::Link,
     listen::Listener,
+    names::TableChoice,
+    statements::{Fence, FenceStatement},
     target::{Target, sealed},
 };
+
+/// What the implementations of `FenceConnection` are made of.
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
+pub(crate) mod fencing {
+    pub(in crate::store) use super::{
+        failure::Kind,
+        run::{Sql, failure},
+        statements::FenceKind,
+    };
+}

@@ -1,76 +1,280 @@
 //! MySQL and MariaDB, clusters and `TiDB` included.
 
+use std::time::Duration;
+
 use sqlx::{
     MySql, MySqlConnection,
     error::DatabaseError,
-    mysql::{MySqlDatabaseError, MySqlQueryResult},
+    mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlQueryResult},
 };
 
 use super::{
-    connection::{Lock, Statements},
+    change::Tells,
+    dialect::{Catalog, ColumnUse, Dialect, Facts, Rights, share},
     failure::{Class, Kind},
+    names::TableNames,
     run::Engine,
+    statements::{Condition, FenceKind, FenceStatement, Lock, Statements},
 };
-use crate::{
-    error::Result,
-    fence::{fence_connection, sealed::Unfenced},
-};
+use crate::fence::{fence_connection, sealed::Unfenced};
 
-const STATEMENTS: Statements = Statements {
-    settings: &[
-        "SET autocommit = 1",
-        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    ],
-    // A Galera node answers reads only when it has caught up with the cluster.
-    optional_settings: &["SET SESSION wsrep_sync_wait = 1"],
+/// How many fence rows a session has where row locks end at the node: a fence has to write
+/// there, and two writes of one row on two nodes fail. A row is used again when as many
+/// others were used since, which is later than any node lags behind.
+const FENCE_ROWS: usize = 64;
+
+const DIALECT: Dialect = Dialect {
+    name: "MySQL or MariaDB",
     migration: include_str!("../../migrations/mysql/0001_locks.sql"),
     migration_path: "migrations/mysql/0001_locks.sql",
-    placeholder: |_| "?".into(),
-
-    read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = ?",
-    // TiDB and MySQL do not know the variable; there it stays a race.
-    lock: Some(Lock {
-        begin: "SET SESSION idle_transaction_timeout = 1; START TRANSACTION",
-        read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = ? FOR UPDATE",
-    }),
-    peek: "SELECT version, stamp FROM locks WHERE id = ?",
-    swap: "UPDATE locks SET dataJson = ?, metaJson = ?, stamp = ?, version = version + 1 \
-           WHERE id = ? AND version = ? AND stamp = ?",
-    alive: (
-        " AND (SELECT COUNT(*) FROM lock_sessions WHERE id IN",
-        ") = ",
-    ),
-    adopt: "UPDATE locks \
-            SET version = GREATEST(?, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)), \
-                stamp = ?, metaJson = '{}' \
-            WHERE id = ? AND version = ? AND stamp IS NULL",
-    create: "INSERT INTO locks (id, dataJson, version, stamp, metaJson) \
-             VALUES (?, '{}', \
-                     GREATEST(?, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)), \
-                     ?, '{}')",
-
-    insert_session: "INSERT INTO lock_sessions \
-                     (id, namespace, taskId, host, process, ttlMs, beat, seenAt) \
-                     VALUES (?, ?, ?, ?, ?, ?, 0, SYSDATE(6))",
-    insert_fence: "INSERT INTO lock_fences (session, touched) VALUES (?, 0)",
-    renew: "UPDATE lock_sessions SET beat = beat + 1, seenAt = SYSDATE(6) WHERE id IN",
-    liveness: "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat \
-               FROM lock_fences f LEFT JOIN lock_sessions s ON s.id = f.session \
-               WHERE f.session IN",
-    sessions_in: "SELECT id, taskId, host, process, ttlMs, beat FROM lock_sessions \
-                  WHERE namespace = ?",
-    fences_in: "SELECT session FROM lock_fences WHERE SUBSTR(session, 1, ?) = ?",
-    delete_session: "DELETE FROM lock_sessions WHERE id = ?",
-    delete_session_at: "DELETE FROM lock_sessions WHERE id = ? AND beat = ?",
-    delete_fence: "DELETE FROM lock_fences WHERE session = ?",
-    touch_fence: "UPDATE lock_fences SET touched = touched + 1 WHERE session = ?",
-
-    notify: None,
-    data_version: None,
+    tells: Tells::Nothing,
+    facts: "SHOW VARIABLES WHERE Variable_name IN ('version', 'wsrep_on', 'wsrep_provider', \
+            'group_replication_single_primary_mode', 'innodb_flush_log_at_trx_commit', \
+            'completion_type', 'wsrep_sync_wait', 'idle_transaction_timeout', \
+            'innodb_snapshot_isolation', 'query_cache_type', 'max_statement_time', \
+            'max_execution_time', 'innodb_lock_wait_timeout', 'lock_wait_timeout')",
+    settings,
+    transaction: |_, _| None,
+    statements,
+    fence,
+    catalog,
+    fits: |used, kind| match used {
+        ColumnUse::Number => kind.starts_with("bigint"),
+        ColumnUse::Text => kind == "longtext utf8mb4",
+        ColumnUse::Name => kind.ends_with(" utf8mb4"),
+        ColumnUse::Any => true,
+    },
+    relaxed: |facts| {
+        let value = facts.get("innodb_flush_log_at_trx_commit")?;
+        (value != "1").then(|| {
+            format!(
+                "innodb_flush_log_at_trx_commit is {value}: a crash of the server may take \
+                 locks back that were granted; set it to 1"
+            )
+        })
+    },
 };
 
+/// What every statement relies on, whatever the server's, the account's and the options'
+/// defaults are:
+///
+/// - `SET NAMES`: texts arrive as they were sent.
+/// - `autocommit`, `completion_type`: a statement is a transaction, and `COMMIT` ends one.
+/// - `sql_select_limit`, `sql_big_selects`: a query returns every row.
+/// - `sql_mode`: a value that does not fit its column is an error, never cut off.
+/// - `sql_safe_updates`, `unique_checks`: an update is made, a key stays unique.
+/// - the isolation level: a read shows what is committed; a transaction may write.
+/// - time limits below ours, or statements that wait would pile up on the server.
+fn settings(limit: Duration, facts: &Facts) -> Vec<String> {
+    let seconds = (share(limit, 8) / 1000).max(1).to_string();
+    let statement = share(limit, 9);
+    #[allow(clippy::cast_precision_loss, reason = "some seconds")]
+    let statement_seconds = (statement as f64 / 1000.0).to_string();
+    let variables = [
+        ("completion_type", "0"),
+        // A Galera node answers reads only when it has caught up with the cluster.
+        ("wsrep_sync_wait", "1"),
+        // The server ends a transaction that is idle while it holds the row lock.
+        ("idle_transaction_timeout", "1"),
+        ("innodb_snapshot_isolation", "0"),
+        ("query_cache_type", "0"),
+        ("innodb_lock_wait_timeout", &seconds),
+        ("lock_wait_timeout", &seconds),
+        // MariaDB's, and MySQL's for queries.
+        ("max_statement_time", &statement_seconds),
+        ("max_execution_time", &statement.to_string()),
+    ]
+    .map(|(name, value)| (name, value.to_owned()));
+    let variables = variables.iter().filter(|(name, _)| facts.has(name));
+    let variables: Vec<_> = variables
+        .map(|(name, value)| format!(", {name} = {value}"))
+        .collect();
+    let variables = variables.concat();
+    vec![format!(
+        "SET NAMES utf8mb4; \
+         SET SESSION autocommit = 1, sql_select_limit = 18446744073709551615, \
+         sql_big_selects = 1, sql_safe_updates = 0, unique_checks = 1, \
+         sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+         time_zone = '+00:00'{variables}; \
+         SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE"
+    )]
+}
+
+/// Whether several servers take writes, each with row locks of its own.
+fn is_cluster(facts: &Facts) -> bool {
+    let galera = facts.is("wsrep_on", "ON")
+        && facts
+            .get("wsrep_provider")
+            .is_some_and(|provider| !provider.is_empty() && provider != "none");
+    galera
+        || facts.is("group_replication_single_primary_mode", "OFF")
+        || facts.get("version").is_some_and(|v| v.contains("TiDB"))
+}
+
+fn statements(names: &TableNames, facts: &Facts) -> Statements {
+    let [locks, sessions, fences] = names.quoted();
+    let row = format!("SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = ?");
+    let now = "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)";
+    let count = "COUNT(*) OVER ()";
+    Statements {
+        placeholder: |_| "?".into(),
+        // Without the variable a process that is stopped would keep the lock.
+        lock: facts.has("idle_transaction_timeout").then(|| Lock {
+            begin: "START TRANSACTION",
+            limit: None,
+            read: format!("{row} FOR UPDATE"),
+            commit: "COMMIT AND NO CHAIN NO RELEASE",
+            rollback: "ROLLBACK AND NO CHAIN NO RELEASE",
+        }),
+        read: row,
+        peek: format!("SELECT version, stamp FROM {locks} WHERE id = ?"),
+        peek_many: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
+        swap: format!(
+            "UPDATE {locks} SET dataJson = ?, metaJson = ?, stamp = ?, version = ? \
+             WHERE id = ? AND version = ? AND stamp = ?"
+        ),
+        alive: Condition {
+            before: format!(" AND (SELECT COUNT(*) FROM {sessions} WHERE id IN "),
+            after: ") = ",
+        },
+        dead: Condition {
+            before: format!(" AND (SELECT COUNT(*) FROM {fences} WHERE session IN "),
+            after: ") = ",
+        },
+        adopt: format!(
+            "UPDATE {locks} SET version = GREATEST(?, {now}), stamp = ?, metaJson = '{{}}' \
+             WHERE id = ? AND version = ? AND stamp IS NULL"
+        ),
+        create: format!(
+            "INSERT INTO {locks} (id, dataJson, version, stamp, metaJson) \
+             VALUES (?, '{{}}', GREATEST(?, {now}), ?, '{{}}')"
+        ),
+        insert_sessions: format!(
+            "INSERT INTO {sessions} \
+             (id, namespace, taskId, host, process, ttlMs, beat, seenAt) VALUES "
+        ),
+        insert_sessions_end: ", 0, SYSDATE(6))",
+        insert_fences: format!("INSERT INTO {fences} (session, touched) VALUES "),
+        renew: format!("UPDATE {sessions} SET beat = beat + 1, seenAt = SYSDATE(6) WHERE id IN"),
+        liveness: format!(
+            "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat, {count} \
+             FROM {fences} f LEFT JOIN {sessions} s ON s.id = f.session WHERE f.session IN"
+        ),
+        sessions_in: format!(
+            "SELECT id, taskId, host, process, ttlMs, beat, {count} FROM {sessions} \
+             WHERE namespace = ?"
+        ),
+        fences_in: format!(
+            "SELECT session, {count} FROM {fences} WHERE session >= ? AND session < ?"
+        ),
+        delete_session: format!("DELETE FROM {sessions} WHERE id = ?"),
+        delete_session_at: format!("DELETE FROM {sessions} WHERE id = ? AND beat = ?"),
+        delete_sessions: format!("DELETE FROM {sessions} WHERE id IN"),
+        try_fences: Some(format!(
+            "SELECT session FROM {fences} WHERE session >= ? AND session < ? FOR UPDATE NOWAIT"
+        )),
+        delete_fences: format!("DELETE FROM {fences} WHERE session >= ? AND session < ?"),
+        try_fence_list: Some(format!("SELECT session FROM {fences} WHERE session IN")),
+        delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
+        without_beat: format!(" AND (SELECT COUNT(*) FROM {sessions} WHERE id IN (?, ?)) = ?"),
+        without_row: format!(" AND NOT EXISTS (SELECT 1 FROM {locks} WHERE {locks}.id = ?)"),
+        with_unstamped_row: format!(
+            " AND EXISTS (SELECT 1 FROM {locks} \
+             WHERE {locks}.id = ? AND version = ? AND stamp IS NULL)"
+        ),
+        await_fence: Some(if is_cluster(facts) {
+            format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?")
+        } else {
+            format!("SELECT session FROM {fences} WHERE session = ? FOR UPDATE NOWAIT")
+        }),
+        notify: None,
+        data_version: None,
+    }
+}
+
+/// A shared lock, so that the guards of a session do not stand in each other's way. On a
+/// cluster only a write reaches the other nodes.
+fn fence(names: &TableNames, facts: &Facts) -> FenceStatement {
+    let [_, _, fences] = names.quoted();
+    if is_cluster(facts) {
+        let sql = format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?");
+        return FenceStatement {
+            sql: sql.into(),
+            reader: None,
+            kind: FenceKind::Update,
+            engine: DIALECT.name,
+            looks_at_row: false,
+            rows: FENCE_ROWS,
+        };
+    }
+    let sql = format!("SELECT session FROM {fences} WHERE session = ? LIMIT 1 LOCK IN SHARE MODE");
+    FenceStatement {
+        sql: sql.into(),
+        reader: None,
+        kind: FenceKind::Query,
+        engine: DIALECT.name,
+        looks_at_row: false,
+        rows: 1,
+    }
+}
+
+fn catalog(names: &TableNames) -> Catalog {
+    let plain = names.plain();
+    let [locks, sessions, fences] = &plain;
+    let list = plain
+        .each_ref()
+        .map(|table| format!("'{table}'"))
+        .join(", ");
+    let ours = format!("table_schema = DATABASE() AND table_name IN ({list})");
+    Catalog {
+        tables: format!(
+            "SELECT CAST(table_name AS CHAR), \
+             CAST(IF(table_type = 'BASE TABLE', 'table', LOWER(table_type)) AS CHAR), \
+             CAST(IF(LOWER(engine) IN ('innodb', 'rocksdb', 'ndbcluster'), '', engine) AS CHAR) \
+             FROM information_schema.tables WHERE {ours}"
+        ),
+        columns: format!(
+            "SELECT CAST(table_name AS CHAR), CAST(column_name AS CHAR), \
+             CAST(CONCAT(data_type, ' ', COALESCE(character_set_name, '')) AS CHAR) \
+             FROM information_schema.columns WHERE {ours} ORDER BY ordinal_position"
+        ),
+        keys: format!(
+            "SELECT CAST(table_name AS CHAR), CAST(MIN(column_name) AS CHAR) \
+             FROM information_schema.statistics WHERE {ours} AND non_unique = 0 \
+             GROUP BY table_name, index_name HAVING COUNT(*) = 1 AND MIN(sub_part) IS NULL"
+        ),
+        rights: Rights::Statements(vec![
+            format!("UPDATE {locks} SET version = version WHERE id = ''"),
+            format!("INSERT INTO {locks} (id) SELECT id FROM {locks} WHERE 1 = 0"),
+            format!("UPDATE {sessions} SET beat = beat WHERE id = ''"),
+            format!(
+                "INSERT INTO {sessions} (id, namespace, taskId, host, process, beat, seenAt) \
+                 SELECT id, namespace, taskId, host, process, beat, seenAt FROM {sessions} \
+                 WHERE 1 = 0"
+            ),
+            format!("DELETE FROM {sessions} WHERE id = ''"),
+            format!("UPDATE {fences} SET touched = touched WHERE session = ''"),
+            format!(
+                "INSERT INTO {fences} (session, touched) SELECT session, touched FROM {fences} \
+                 WHERE 1 = 0"
+            ),
+            format!("DELETE FROM {fences} WHERE session = ''"),
+        ]),
+        elsewhere: None,
+    }
+}
+
+/// Options without those that say what [`settings`] says.
+pub(super) fn prepared(options: MySqlConnectOptions) -> MySqlConnectOptions {
+    options
+        .pipes_as_concat(false)
+        .no_engine_substitution(false)
+        .timezone(None)
+        .set_names(false)
+}
+
 impl Engine for MySql {
-    const STATEMENTS: &'static Statements = &STATEMENTS;
+    const DIALECT: &'static Dialect = &DIALECT;
 
     fn rows_affected(result: &MySqlQueryResult) -> u64 {
         result.rows_affected()
@@ -81,31 +285,28 @@ impl Engine for MySql {
             .try_downcast_ref::<MySqlDatabaseError>()
             .map_or(0, MySqlDatabaseError::number);
         let class = match number {
-            // Deadlock, lock wait, record changed, interrupted, statement time, too
-            // many connections, user limit, node not ready; TiDB's write conflicts.
-            1213 | 1205 | 1020 | 1317 | 1969 | 3024 | 1040 | 1203 | 1047 | 8002 | 8005 | 8022
-            | 8028 | 9007 => Class::Retry,
+            // Deadlock, lock wait, lock at once, record changed, interrupted, statement
+            // time, too many connections, user limit, node not ready; TiDB's write conflicts.
+            1213 | 1205 | 3572 | 1020 | 1317 | 1969 | 3024 | 1040 | 1203 | 1047 | 8002 | 8005
+            | 8022 | 8028 | 9007 => Class::Retry,
             // Read-only, read-only transaction, option prevents.
             1290 | 1792 | 1836 => Class::WrongNode,
             // Denied, missing or unfit tables, values out of range, duplicates, unknown
             // variables.
-            1044 | 1045 | 1049 | 1054 | 1060 | 1050 | 1062 | 1064 | 1142 | 1143 | 1146 | 1193
-            | 1227 | 1264 | 1366 | 1406 | 1698 => Class::Hopeless,
+            1044 | 1045 | 1049 | 1054 | 1060 | 1050 | 1061 | 1062 | 1064 | 1142 | 1143 | 1146
+            | 1193 | 1227 | 1264 | 1366 | 1406 | 1698 => Class::Hopeless,
             _ => Class::Unknown,
         };
         let kind = match number {
             1146 | 1054 => Kind::Missing,
-            1050 | 1060 | 1062 => Kind::Exists,
+            1050 | 1060 | 1061 | 1062 => Kind::Exists,
             1142 | 1143 | 1227 | 1290 | 1792 | 1836 => Kind::Denied,
+            1205 | 3572 => Kind::Locked,
+            1020 | 1213 => Kind::Conflict,
             _ => Kind::Other,
         };
         (class, kind)
     }
 }
 
-fence_connection!(
-    MySql,
-    MySqlConnection,
-    STATEMENTS.touch_fence,
-    Unfenced::Original
-);
+fence_connection!(MySql, MySqlConnection, Unfenced::Original);

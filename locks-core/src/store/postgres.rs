@@ -1,75 +1,300 @@
 //! PostgreSQL, and what speaks its protocol.
 
-use sqlx::{PgConnection, Postgres, error::DatabaseError, postgres::PgQueryResult};
+use std::time::Duration;
+
+use sqlx::{
+    PgConnection, Postgres,
+    error::DatabaseError,
+    postgres::{PgConnectOptions, PgQueryResult},
+};
 
 use super::{
-    connection::{Lock, Statements},
+    change::Tells,
+    dialect::{Catalog, ColumnUse, Dialect, Facts, Rights, share},
     failure::{Class, Kind},
+    names::TableNames,
     run::Engine,
+    statements::{Condition, FenceKind, FenceStatement, Lock, Statements},
 };
-use crate::{
-    error::Result,
-    fence::{fence_connection, sealed::Unfenced},
-};
+use crate::fence::{fence_connection, sealed::Unfenced};
 
-/// The channel on which changes are told; the payload is the namespace.
+/// The channel on which changes are told; the payload is the namespace and the version.
 pub(super) const CHANNEL: &str = "locks_changed";
 
-const STATEMENTS: Statements = Statements {
-    settings: &[],
-    // A long text is packed before it is written: in half the time, where the server can.
-    optional_settings: &["SET default_toast_compression = 'lz4'"],
+/// The fact that settings do not stay with our connections: a pooler lends them to others
+/// between two transactions.
+pub(super) const SHARED: &str = "connections are shared";
+
+const DIALECT: Dialect = Dialect {
+    name: "PostgreSQL",
     migration: include_str!("../../migrations/postgres/0001_locks.sql"),
     migration_path: "migrations/postgres/0001_locks.sql",
-    placeholder: |number| format!("${number}"),
-
-    read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = $1",
-    lock: Some(Lock {
-        begin: "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '1s'",
-        read: "SELECT dataJson, version, stamp, metaJson FROM locks WHERE id = $1 FOR UPDATE",
-    }),
-    peek: "SELECT version, stamp FROM locks WHERE id = $1",
-    swap: "UPDATE locks SET dataJson = $1, metaJson = $2, stamp = $3, version = version + 1 \
-           WHERE id = $4 AND version = $5 AND stamp = $6",
-    // The lock keeps an eviction back until the write is done; renewals go on.
-    alive: (
-        " AND (SELECT COUNT(*) FROM (SELECT 1 FROM lock_sessions WHERE id IN",
-        " FOR KEY SHARE) AS alive) = ",
-    ),
-    adopt: "UPDATE locks \
-            SET version = GREATEST($1, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint), \
-                stamp = $2, metaJson = '{}' \
-            WHERE id = $3 AND version = $4 AND stamp IS NULL",
-    create: "INSERT INTO locks (id, dataJson, version, stamp, metaJson) \
-             VALUES ($1, '{}', \
-                     GREATEST($2, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint), \
-                     $3, '{}')",
-
-    insert_session: "INSERT INTO lock_sessions \
-                     (id, namespace, taskId, host, process, ttlMs, beat, seenAt) \
-                     VALUES ($1, $2, $3, $4, $5, $6, 0, clock_timestamp())",
-    insert_fence: "INSERT INTO lock_fences (session, touched) VALUES ($1, 0)",
-    renew: "UPDATE lock_sessions SET beat = beat + 1, seenAt = clock_timestamp() WHERE id IN",
-    liveness: "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat \
-               FROM lock_fences f LEFT JOIN lock_sessions s ON s.id = f.session \
-               WHERE f.session IN",
-    sessions_in: "SELECT id, taskId, host, process, ttlMs, beat FROM lock_sessions \
-                  WHERE namespace = $1",
-    fences_in: "SELECT session FROM lock_fences WHERE SUBSTR(session, 1, $1::int) = $2",
-    delete_session: "DELETE FROM lock_sessions WHERE id = $1",
-    delete_session_at: "DELETE FROM lock_sessions WHERE id = $1 AND beat = $2",
-    delete_fence: "DELETE FROM lock_fences WHERE session = $1",
-    touch_fence: "UPDATE lock_fences SET touched = touched + 1 WHERE session = $1",
-
-    // It need not be on the disk: who misses it looks before long.
-    notify: Some(
-        "SELECT set_config('synchronous_commit', 'off', true), pg_notify('locks_changed', $1)",
-    ),
-    data_version: None,
+    tells: Tells::Notifications,
+    facts: "SELECT name::text, setting::text FROM pg_catalog.pg_settings WHERE name IN \
+            ('synchronous_commit', 'idle_session_timeout', 'transaction_timeout', \
+             'lock_timeout', 'statement_timeout', 'fsync', 'full_page_writes') \
+            UNION ALL \
+            SELECT 'schema', pg_catalog.current_schema()::text \
+            UNION ALL \
+            SELECT 'lz4', 'on' FROM pg_catalog.pg_settings \
+            WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)",
+    // They are part of the startup message: see `startup`.
+    settings: |_, _| Vec::new(),
+    transaction,
+    statements,
+    fence,
+    catalog,
+    fits: |used, kind| match used {
+        ColumnUse::Number => kind == "bigint",
+        ColumnUse::Text => matches!(kind, "text" | "character varying"),
+        ColumnUse::Name | ColumnUse::Any => true,
+    },
+    relaxed: |facts| {
+        let off: Vec<_> = ["fsync", "full_page_writes"]
+            .into_iter()
+            .filter(|name| facts.is(name, "off"))
+            .collect();
+        (!off.is_empty()).then(|| {
+            format!(
+                "{} is off: a crash of the machine may take locks back that were granted; \
+                 set it to on",
+                off.join(" and ")
+            )
+        })
+    },
 };
 
+/// The settings that every statement relies on, whatever those of the server, the database
+/// and the role are.
+///
+/// - the isolation level: a read shows what is committed, and no write fails because
+///   another one came first; a transaction may write.
+/// - `synchronous_commit`: a grant is on the disk before it is told; never weaker than
+///   `on`, and `remote_apply` where that is asked for.
+/// - `row_security`: rows that a policy hides are an error, not absent.
+/// - time limits below ours, or statements that wait would pile up on the server.
+fn pinned(limit: Duration, facts: &Facts) -> Vec<(&'static str, String)> {
+    let durable = if facts.is("synchronous_commit", "remote_apply") {
+        "remote_apply"
+    } else {
+        "on"
+    };
+    vec![
+        ("synchronous_commit", durable.into()),
+        ("row_security", "off".into()),
+        ("lock_timeout", share(limit, 8).to_string()),
+        ("statement_timeout", share(limit, 9).to_string()),
+        ("standard_conforming_strings", "on".into()),
+    ]
+}
+
+/// What a direct connection starts with. The startup message overrides the settings of
+/// roles and databases, costs no round trip, and never stays on a pooler's connection.
+pub(super) fn startup(
+    options: PgConnectOptions,
+    limit: Duration,
+    facts: &Facts,
+) -> PgConnectOptions {
+    let mut settings = pinned(limit, facts);
+    for (name, value) in [
+        ("default_transaction_isolation", "read committed"),
+        ("default_transaction_read_only", "off"),
+        ("default_transaction_deferrable", "off"),
+    ] {
+        settings.push((name, value.into()));
+    }
+    for name in ["idle_session_timeout", "transaction_timeout"] {
+        if facts.has(name) {
+            settings.push((name, "0".into()));
+        }
+    }
+    // A long text is packed before it is written: in half the time.
+    if facts.has("lz4") {
+        settings.push(("default_toast_compression", "lz4".into()));
+    }
+    options.options(settings)
+}
+
+/// Whether a connection has what [`startup`] asked for.
+pub(super) fn is_pinned(limit: Duration, asked: &Facts, found: &Facts) -> bool {
+    let mut pinned = pinned(limit, asked).into_iter();
+    pinned.all(|(name, value)| found.get(name).is_none_or(|found| found == value))
+}
+
+/// Where connections are shared, the settings are those of one transaction.
+fn transaction(limit: Duration, facts: &Facts) -> Option<String> {
+    if !facts.has(SHARED) {
+        return None;
+    }
+    let settings = pinned(limit, facts);
+    let settings = settings
+        .iter()
+        .map(|(name, value)| format!("; SET LOCAL {name} = '{value}'"));
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE".to_owned();
+    Some(settings.fold(begin, |text, setting| text + &setting))
+}
+
+fn statements(names: &TableNames, _: &Facts) -> Statements {
+    let [locks, sessions, fences] = names.quoted();
+    let row = format!("SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = $1");
+    let now = "(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp()) * 1000000)::bigint";
+    let count = "pg_catalog.count(*) OVER ()";
+    Statements {
+        placeholder: |number| format!("${number}"),
+        lock: Some(Lock {
+            begin: "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
+            limit: Some("SET LOCAL idle_in_transaction_session_timeout = '1s'"),
+            read: format!("{row} FOR UPDATE"),
+            commit: "COMMIT",
+            rollback: "ROLLBACK",
+        }),
+        read: row,
+        peek: format!("SELECT version, stamp FROM {locks} WHERE id = $1"),
+        peek_many: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
+        swap: format!(
+            "UPDATE {locks} SET dataJson = $1, metaJson = $2, stamp = $3, version = $4 \
+             WHERE id = $5 AND version = $6 AND stamp = $7"
+        ),
+        // The lock keeps an eviction waiting until the write is done; renewals go on.
+        alive: Condition {
+            before: format!(
+                " AND (SELECT pg_catalog.count(*) FROM \
+                 (SELECT 1 FROM {sessions} WHERE id IN "
+            ),
+            after: " FOR KEY SHARE) AS alive) = ",
+        },
+        dead: Condition {
+            before: format!(" AND (SELECT pg_catalog.count(*) FROM {fences} WHERE session IN "),
+            after: ") = ",
+        },
+        adopt: format!(
+            "UPDATE {locks} SET version = GREATEST($1, {now}), stamp = $2, metaJson = '{{}}' \
+             WHERE id = $3 AND version = $4 AND stamp IS NULL"
+        ),
+        create: format!(
+            "INSERT INTO {locks} (id, dataJson, version, stamp, metaJson) \
+             VALUES ($1, '{{}}', GREATEST($2, {now}), $3, '{{}}')"
+        ),
+        insert_sessions: format!(
+            "INSERT INTO {sessions} \
+             (id, namespace, taskId, host, process, ttlMs, beat, seenAt) VALUES "
+        ),
+        insert_sessions_end: ", 0, pg_catalog.clock_timestamp())",
+        insert_fences: format!("INSERT INTO {fences} (session, touched) VALUES "),
+        renew: format!(
+            "UPDATE {sessions} SET beat = beat + 1, seenAt = pg_catalog.clock_timestamp() \
+             WHERE id IN"
+        ),
+        liveness: format!(
+            "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat, {count} \
+             FROM {fences} f LEFT JOIN {sessions} s ON s.id = f.session WHERE f.session IN"
+        ),
+        sessions_in: format!(
+            "SELECT id, taskId, host, process, ttlMs, beat, {count} FROM {sessions} \
+             WHERE namespace = $1"
+        ),
+        fences_in: format!(
+            "SELECT session, {count} FROM {fences} \
+             WHERE session COLLATE \"C\" >= $1 AND session COLLATE \"C\" < $2"
+        ),
+        delete_session: format!("DELETE FROM {sessions} WHERE id = $1"),
+        delete_session_at: format!("DELETE FROM {sessions} WHERE id = $1 AND beat = $2"),
+        delete_sessions: format!("DELETE FROM {sessions} WHERE id IN"),
+        // A session has one fence row here; the end of the range takes no part.
+        try_fences: Some(format!(
+            "SELECT session FROM {fences} WHERE session = $1 AND session <> $2 \
+             FOR UPDATE NOWAIT"
+        )),
+        delete_fences: format!("DELETE FROM {fences} WHERE session = $1 AND session <> $2"),
+        try_fence_list: Some(format!("SELECT session FROM {fences} WHERE session IN")),
+        delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
+        without_beat: format!(
+            " AND (SELECT pg_catalog.count(*) FROM {sessions} WHERE id IN ($3, $4)) = $5"
+        ),
+        without_row: format!(" AND NOT EXISTS (SELECT 1 FROM {locks} AS l WHERE l.id = $2)"),
+        with_unstamped_row: format!(
+            " AND EXISTS (SELECT 1 FROM {locks} AS l \
+             WHERE l.id = $2 AND l.version = $3 AND l.stamp IS NULL)"
+        ),
+        await_fence: Some(format!(
+            "SELECT session FROM {fences} WHERE session = $1 FOR UPDATE NOWAIT"
+        )),
+        // It need not be on the disk: a process that misses it looks before long.
+        notify: Some(format!(
+            "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), \
+             pg_catalog.pg_notify('{CHANNEL}', $1)"
+        )),
+        data_version: None,
+    }
+}
+
+/// A shared lock, so that the guards of a session do not stand in each other's way.
+fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
+    let [_, _, fences] = names.quoted();
+    let sql = format!("SELECT session FROM {fences} WHERE session = $1 FOR KEY SHARE");
+    FenceStatement {
+        sql: sql.into(),
+        reader: None,
+        kind: FenceKind::Query,
+        engine: DIALECT.name,
+        looks_at_row: false,
+        rows: 1,
+    }
+}
+
+fn catalog(names: &TableNames) -> Catalog {
+    let plain = names.plain();
+    let schema = names.schema().unwrap_or_default().replace('\'', "''");
+    let list = plain
+        .each_ref()
+        .map(|table| format!("'{table}'"))
+        .join(", ");
+    let of = "FROM pg_catalog.pg_class c \
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
+    let ours = format!(
+        "n.nspname = '{schema}' AND c.relname IN ({list}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
+    );
+    Catalog {
+        tables: format!(
+            "SELECT c.relname::text, \
+             CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' \
+             WHEN 'm' THEN 'materialized view' ELSE 'foreign table' END, \
+             CASE WHEN pg_catalog.row_security_active(c.oid) THEN 'ROW LEVEL SECURITY' \
+             WHEN c.relpersistence = 'u' THEN 'UNLOGGED' \
+             WHEN c.relpersistence = 't' THEN 'TEMPORARY' ELSE '' END \
+             {of} WHERE {ours}"
+        ),
+        columns: format!(
+            "SELECT c.relname::text, a.attname::text, \
+             pg_catalog.format_type(a.atttypid, a.atttypmod) \
+             {of} JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+             WHERE {ours} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+        ),
+        keys: format!(
+            "SELECT c.relname::text, a.attname::text \
+             {of} JOIN pg_catalog.pg_index i ON i.indrelid = c.oid \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0] \
+             WHERE {ours} AND i.indisunique AND i.indisvalid AND i.indimmediate \
+             AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL"
+        ),
+        rights: Rights::Query(format!(
+            "SELECT c.relname::text, r.name \
+             {of} CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS r (name) \
+             WHERE {ours} AND NOT pg_catalog.has_table_privilege(c.oid, r.name) \
+             AND NOT (c.relname = '{}' AND r.name = 'DELETE')",
+            plain[0]
+        )),
+        elsewhere: Some(format!(
+            "SELECT n.nspname::text {of} WHERE c.relname IN ({list}) \
+             AND c.relkind IN ('r', 'p') AND n.nspname <> '{schema}' \
+             AND n.nspname NOT LIKE 'pg\\_%' \
+             GROUP BY n.nspname HAVING pg_catalog.count(*) = 3 ORDER BY n.nspname"
+        )),
+    }
+}
+
 impl Engine for Postgres {
-    const STATEMENTS: &'static Statements = &STATEMENTS;
+    const DIALECT: &'static Dialect = &DIALECT;
 
     fn rows_affected(result: &PgQueryResult) -> u64 {
         result.rows_affected()
@@ -82,7 +307,7 @@ impl Engine for Postgres {
             "40001" | "40P01" | "55P03" | "57014" | "53300" | "57P03" => Class::Retry,
             "25006" => Class::WrongNode,
             "22003" | "23505" => Class::Hopeless,
-            code if ["42", "28", "3D", "22"]
+            code if ["42", "28", "3D", "3F", "22"]
                 .iter()
                 .any(|class| code.starts_with(class)) =>
             {
@@ -94,15 +319,20 @@ impl Engine for Postgres {
             "42P01" | "42703" => Kind::Missing,
             "23505" | "42P07" | "42701" | "42710" => Kind::Exists,
             "42501" | "25006" => Kind::Denied,
+            "55P03" => Kind::Locked,
+            "40001" | "40P01" => Kind::Conflict,
             _ => Kind::Other,
         };
         (class, kind)
     }
 }
 
-fence_connection!(
-    Postgres,
-    PgConnection,
-    STATEMENTS.touch_fence,
-    Unfenced::Original
-);
+/// Whether a pooler says that it does not pass settings on.
+pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
+    let text = error
+        .as_database_error()
+        .map(|error| error.message().to_lowercase());
+    text.is_some_and(|text| text.contains("startup parameter"))
+}
+
+fence_connection!(Postgres, PgConnection, Unfenced::Original);

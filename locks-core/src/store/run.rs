@@ -8,7 +8,7 @@ use sqlx::{
 };
 
 use super::{
-    connection::Statements,
+    dialect::Dialect,
     failure::{Class, Failure, Kind},
 };
 
@@ -52,7 +52,7 @@ impl Cell {
 
 /// An engine: its SQL, and what its errors mean.
 pub(super) trait Engine: Database {
-    const STATEMENTS: &'static Statements;
+    const DIALECT: &'static Dialect;
 
     fn rows_affected(result: &Self::QueryResult) -> u64;
 
@@ -63,8 +63,6 @@ pub(super) type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>>
 
 /// A connection on which statements run.
 pub(super) trait Run: Debug {
-    fn statements(&self) -> &'static Statements;
-
     /// Runs a statement and says how many rows it matched.
     fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Value<'a>]) -> Running<'a, u64>;
 
@@ -108,10 +106,6 @@ where
     for<'q> Option<i64>: Encode<'q, DB>,
     usize: ColumnIndex<DB::Row>,
 {
-    fn statements(&self) -> &'static Statements {
-        DB::STATEMENTS
-    }
-
     fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Value<'a>]) -> Running<'a, u64> {
         Box::pin(async move {
             let result = bind::<DB>(sql, args).execute(&mut self.0).await;

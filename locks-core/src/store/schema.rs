@@ -1,4 +1,4 @@
-//! The tables: found, made or widened.
+//! The tables: checked, made or widened.
 
 use std::time::Duration;
 
@@ -7,37 +7,111 @@ use tokio::time;
 
 use super::{
     connection::Connection,
+    dialect::{ColumnUse, Dialect, Rights},
     failure::{Class, Failure, Kind},
+    names::TableNames,
+    run::{Cell, Shape},
+    target::Server,
 };
 use crate::error::{LockError, Result};
 
+/// How often the tables may be made before something else must be wrong.
+const ATTEMPTS: usize = 30;
+
+/// The columns of the three tables, and what is written to each.
+const COLUMNS: [&[(&str, ColumnUse)]; 3] = {
+    use ColumnUse::{Any, Name, Number, Text};
+    [
+        &[
+            ("id", Any),
+            ("dataJson", Text),
+            ("version", Number),
+            ("stamp", Any),
+            ("metaJson", Text),
+        ],
+        &[
+            ("id", Any),
+            ("namespace", Any),
+            ("taskId", Name),
+            ("host", Any),
+            ("process", Any),
+            ("ttlMs", Number),
+            ("beat", Number),
+            ("seenAt", Any),
+        ],
+        &[("session", Any), ("touched", Number)],
+    ]
+};
+/// How many columns of each table are there from its creation on. A migration adds the
+/// others, to a table of the original too.
+const CREATED_WITH: [usize; 3] = [3, 8, 2];
+
+/// What the catalog says of one table.
+#[derive(Debug, Default, PartialEq)]
+struct Found {
+    /// `None`: there is no such table.
+    kind: Option<String>,
+    /// What is wrong with how it is stored, if anything.
+    storage: String,
+    /// Name and type, in their order.
+    columns: Vec<(String, String)>,
+    /// Columns that are a unique key by themselves.
+    keys: Vec<String>,
+}
+
+/// What follows for the tables.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Ready,
+    /// Something is missing or too narrow, which the migration makes.
+    Make(String),
+    /// They cannot be used as they are.
+    Refuse(String),
+}
+
 impl Connection {
-    /// Sees to it that all tables are there. Many processes may do so at once: every
-    /// statement may find its work done, and no lock is taken, since two of the
-    /// engines have none that would hold.
-    pub(crate) async fn ensure_tables(&mut self) -> Result<()> {
+    /// Sees to it that all tables are there, and that they are what they have to be. Many
+    /// processes may do so at once: every statement may find its work done, and no lock
+    /// is taken, since two of the engines have none that would hold.
+    pub(super) async fn ensure_tables(&mut self, server: &Server) -> Result<()> {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(5))
             .with_max_delay(Duration::from_millis(500))
-            .with_max_times(30)
+            .with_max_times(ATTEMPTS)
             .with_jitter()
             .build();
         let mut last = None;
+        let mut made = 0;
         for pause in pauses {
-            match self.probe().await {
-                Ok(()) => return Ok(()),
-                Err(failure) if failure.kind == Kind::Missing => {}
-                Err(failure) if failure.class == Class::Retry => {}
+            let missing = match self.look(server).await {
+                Ok(Verdict::Ready) => return self.check_rights(server).await,
+                Ok(Verdict::Refuse(reason)) => return Err(LockError::schema(reason)),
+                Ok(Verdict::Make(missing)) => missing,
+                Err(failure) if failure.class == Class::Retry => {
+                    last = Some(failure);
+                    time::sleep(pause).await;
+                    continue;
+                }
                 Err(failure) => return Err(failure.into()),
+            };
+            // Another process may be in the middle of it, so one look does not tell.
+            if made > 2 {
+                return Err(LockError::schema(format!(
+                    "the lock tables were made, and {missing}; apply {}",
+                    server.dialect.migration_path
+                )));
             }
-            match self.migrate().await {
-                Ok(()) => tracing::info!("the lock tables were made"),
+            self.refuse_second_tables(server).await?;
+            match self.migrate(server).await {
+                Ok(()) => {
+                    made += 1;
+                    tracing::info!("the lock tables were made");
+                }
                 Err(failure) if failure.kind == Kind::Denied => {
-                    let path = self.statements().migration_path;
-                    return Err(not_allowed(&failure, path));
+                    return Err(not_allowed(&failure, server.dialect.migration_path));
                 }
                 Err(failure) if failure.class == Class::Retry || failure.kind == Kind::Missing => {
-                    tracing::debug!(%failure, "making the tables again");
+                    tracing::debug!(%failure, "the tables are made again");
                     last = Some(failure);
                 }
                 Err(failure) => return Err(failure.into()),
@@ -46,29 +120,211 @@ impl Connection {
         }
         Err(match last {
             Some(failure) => failure.into(),
-            None => LockError::schema("the tables were made again and again, and never found"),
+            None => LockError::schema("the lock tables were made again and again, and not found"),
         })
     }
 
-    /// Whether every table has every column we need.
-    async fn probe(&mut self) -> Result<(), Failure> {
-        self.read("").await?;
-        self.sessions_in("").await?;
-        self.fences_in("").await?;
+    /// Asks the catalog for the three tables.
+    async fn look(&mut self, server: &Server) -> Result<Verdict, Failure> {
+        let catalog = (server.dialect.catalog)(&server.names);
+        let mut found = <[Found; 3]>::default();
+        let plain = server.names.plain();
+        let place = |table: &str| plain.iter().position(|name| *name == table.to_lowercase());
+        for [table, kind, storage] in self.texts(&catalog.tables).await? {
+            if let Some(place) = place(&table) {
+                found[place].kind = Some(kind);
+                found[place].storage = storage;
+            }
+        }
+        for [table, column, kind] in self.texts(&catalog.columns).await? {
+            if let Some(place) = place(&table) {
+                found[place].columns.push((column, kind.to_lowercase()));
+            }
+        }
+        for [table, column] in self.texts(&catalog.keys).await? {
+            if let Some(place) = place(&table) {
+                found[place].keys.push(column);
+            }
+        }
+        Ok(judge(&found, &server.names, server.dialect))
+    }
+
+    /// Whether the account may do all that locking needs.
+    async fn check_rights(&mut self, server: &Server) -> Result<()> {
+        let missing = match (server.dialect.catalog)(&server.names).rights {
+            Rights::None => Vec::new(),
+            Rights::Query(sql) => {
+                let missing = self.texts::<2>(&sql).await?.into_iter();
+                missing
+                    .map(|[table, right]| format!("{right} on {table}"))
+                    .collect()
+            }
+            Rights::Statements(statements) => {
+                let mut missing = Vec::new();
+                for statement in statements {
+                    match self.raw(&statement).await {
+                        // A server that takes no writes now says nothing of rights.
+                        Err(failure) if failure.class == Class::WrongNode => return Ok(()),
+                        Err(failure) if failure.kind == Kind::Denied => {
+                            let verb = statement.split(' ').next().unwrap_or_default();
+                            missing.push(format!("{verb} ({failure})"));
+                        }
+                        Err(failure) if failure.class == Class::Retry => {}
+                        result => result?,
+                    }
+                }
+                missing
+            }
+        };
+        if missing.is_empty() {
+            return self.warn_of_second_tables(server).await;
+        }
+        let [locks, sessions, fences] = server.names.quoted();
+        Err(LockError::schema(format!(
+            "this account lacks rights that locking needs: {}; \
+             GRANT SELECT, INSERT, UPDATE ON {locks}, and \
+             SELECT, INSERT, UPDATE, DELETE ON {sessions} and {fences}",
+            missing.join(", ")
+        )))
+    }
+
+    /// Accounts with different search paths would lock in tables of their own, unnoticed.
+    async fn refuse_second_tables(&mut self, server: &Server) -> Result<()> {
+        let schemas = self.elsewhere(server).await?;
+        if schemas.is_empty() {
+            return Ok(());
+        }
+        let ours = server.names.schema().unwrap_or_default();
+        Err(LockError::schema(format!(
+            "the schema {ours:?}, the first of this account's search_path, has no lock tables, \
+             and {schemas} has; choose one with Builder::schema, so that all processes lock \
+             in the same tables"
+        )))
+    }
+
+    async fn warn_of_second_tables(&mut self, server: &Server) -> Result<()> {
+        let schemas = self.elsewhere(server).await?;
+        if !schemas.is_empty() {
+            tracing::warn!(
+                "the lock tables of schema {:?} are used, and {schemas} has lock tables too; \
+                 processes exclude each other only in the same tables: choose with \
+                 Builder::schema",
+                server.names.schema().unwrap_or_default()
+            );
+        }
         Ok(())
     }
 
-    async fn migrate(&mut self) -> Result<(), Failure> {
-        for statement in self.statements().migration.split(";\n") {
-            if statement.trim().is_empty() {
-                continue;
-            }
-            match self.raw(statement).await {
+    /// Other schemas with lock tables, where the schema was not chosen.
+    async fn elsewhere(&mut self, server: &Server) -> Result<String> {
+        let sql = (server.dialect.catalog)(&server.names).elsewhere;
+        let Some(sql) = sql.filter(|_| !server.schema_is_chosen) else {
+            return Ok(String::new());
+        };
+        let schemas = self.texts::<1>(&sql).await?.into_iter();
+        let schemas: Vec<_> = schemas.map(|[schema]| format!("{schema:?}")).collect();
+        Ok(schemas.join(", "))
+    }
+
+    /// A query of texts; one that is NULL is empty.
+    async fn texts<const N: usize>(&mut self, sql: &str) -> Result<Vec<[String; N]>, Failure> {
+        let rows = self.fetch(sql, &[], &[Shape::Text; N]).await?;
+        let row = |cells: Vec<Cell>| {
+            let mut cells = cells.into_iter();
+            std::array::from_fn(|_| cells.next().and_then(Cell::text).unwrap_or_default())
+        };
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    async fn migrate(&mut self, server: &Server) -> Result<(), Failure> {
+        for statement in server.names.migration(server.dialect.migration) {
+            match self.raw(&statement).await {
                 Err(failure) if failure.kind != Kind::Exists => return Err(failure),
                 _ => {}
             }
         }
         Ok(())
+    }
+}
+
+fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
+    let mut missing = Vec::new();
+    let tables = found
+        .iter()
+        .zip(names.plain())
+        .zip(COLUMNS)
+        .zip(CREATED_WITH);
+    for (((found, table), columns), created_with) in tables {
+        let Some(kind) = &found.kind else {
+            missing.push(format!("the table {table} is missing"));
+            continue;
+        };
+        let other_name = "choose other names with Builder::table_prefix";
+        if kind != "table" {
+            return Verdict::Refuse(format!(
+                "{table} is a {kind} and no lock table; {other_name}"
+            ));
+        }
+        let column = |name: &str| {
+            let mut columns = found.columns.iter();
+            columns.find(|(found, _)| found.eq_ignore_ascii_case(name))
+        };
+        let is_there = |(name, _): &(&str, ColumnUse)| column(name).is_some();
+        if !columns[..created_with].iter().all(is_there) {
+            let has: Vec<_> = found.columns.iter().map(|(name, _)| &**name).collect();
+            return Verdict::Refuse(format!(
+                "the table {table} is no lock table: it has the columns {}; {other_name}",
+                has.join(", ")
+            ));
+        }
+        if !found.storage.is_empty() {
+            return Verdict::Refuse(stored_as(&table, &found.storage));
+        }
+        let key = columns[0].0;
+        if !found
+            .keys
+            .iter()
+            .any(|found| found.eq_ignore_ascii_case(key))
+        {
+            return Verdict::Refuse(format!(
+                "the table {table} has no primary key on {key}: stop all processes that lock, \
+                 remove the rows that are there twice, and \
+                 ALTER TABLE {table} ADD PRIMARY KEY ({key})"
+            ));
+        }
+        for (name, used) in columns {
+            match column(name) {
+                None => missing.push(format!("the column {name} of {table} is missing")),
+                Some((_, kind)) if !(dialect.fits)(*used, kind) => {
+                    missing.push(format!("the column {name} of {table} is of type {kind}"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    if missing.is_empty() {
+        Verdict::Ready
+    } else {
+        Verdict::Make(missing.join(", "))
+    }
+}
+
+/// Why a table that is stored like this cannot hold locks.
+fn stored_as(table: &str, storage: &str) -> String {
+    match storage {
+        "UNLOGGED" | "TEMPORARY" => format!(
+            "the table {table} is {storage}: a crash of the server empties it, and two \
+             processes would hold one lock; ALTER TABLE {table} SET LOGGED"
+        ),
+        "ROW LEVEL SECURITY" => format!(
+            "row-level security hides rows of {table} from this account, which would take \
+             live sessions for dead; exempt the account (ALTER ROLE … BYPASSRLS), or \
+             ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"
+        ),
+        engine => format!(
+            "the table {table} is stored by {engine}, which has no transactions; \
+             ALTER TABLE {table} ENGINE = InnoDB"
+        ),
     }
 }
 

@@ -1,6 +1,10 @@
 //! Where to connect: an address of one of the engines.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use sqlx::ConnectOptions;
 #[cfg(feature = "mysql")]
@@ -13,10 +17,13 @@ use tokio::time;
 
 use super::{
     change::Tells,
-    connection::{Connection, Statements},
-    failure::Failure,
+    connection::Connection,
+    dialect::{Dialect, Facts},
+    failure::{Class, Failure},
     file::FileIdentity,
-    run::{Engine, On, Run, failure},
+    names::{TableChoice, TableNames},
+    run::{Engine, On, Run, Shape, Sql, failure},
+    statements::{FenceStatement, Statements},
 };
 use crate::error::{LockError, Result};
 
@@ -28,6 +35,20 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Target {
     engine: Options,
     file: FileIdentity,
+    tables: TableChoice,
+    /// Known from the first connection on, and the same for all that follow.
+    server: Arc<OnceLock<Arc<Server>>>,
+}
+
+/// What is known of a server, and the statements that follow from it.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) dialect: &'static Dialect,
+    pub(super) facts: Facts,
+    pub(super) names: TableNames,
+    pub(super) schema_is_chosen: bool,
+    pub(super) statements: Arc<Statements>,
+    pub(super) fence: FenceStatement,
 }
 
 #[derive(Clone)]
@@ -41,6 +62,15 @@ enum Options {
 }
 
 impl Target {
+    fn new(engine: Options, file: FileIdentity) -> Self {
+        Self {
+            engine,
+            file,
+            tables: TableChoice::default(),
+            server: Arc::default(),
+        }
+    }
+
     /// Reads a URL. What is wrong with it is said without repeating it, since it may
     /// contain a password.
     pub(crate) fn parse(url: &str) -> Result<Self> {
@@ -56,59 +86,151 @@ impl Target {
         }
     }
 
+    /// The same address with other names for the tables.
+    pub(crate) fn with_tables(mut self, tables: TableChoice) -> Result<Self> {
+        if tables.schema().is_some() && self.dialect().tells != Tells::Notifications {
+            return Err(LockError::config(
+                "schema",
+                format!("{} has no schemas: use a table prefix", self.dialect().name),
+            ));
+        }
+        self.tables = tables;
+        Ok(self)
+    }
+
     /// Opens a connection whose statements may take `limit` each.
     pub(super) async fn open(&self, limit: Duration) -> Result<Connection, Failure> {
         self.file.check()?;
         let opening = async {
-            Ok::<Box<dyn Run>, Failure>(match &self.engine {
-                #[cfg(feature = "sqlite")]
-                Options::Sqlite(options) => Box::new(connected::<sqlx::Sqlite>(options).await?),
-                #[cfg(feature = "mysql")]
-                Options::MySql(options) => Box::new(connected::<sqlx::MySql>(options).await?),
-                #[cfg(feature = "postgres")]
-                Options::Postgres(options) => Box::new(connected::<sqlx::Postgres>(options).await?),
-            })
+            let server = self.server.get();
+            let mut run = self
+                .connect(limit, server.map(|server| &server.facts))
+                .await?;
+            let server = if let Some(server) = server {
+                server.clone()
+            } else {
+                let facts;
+                (run, facts) = self.learn(run, limit).await?;
+                let server = Arc::new(self.describe(facts)?);
+                self.server.get_or_init(|| server).clone()
+            };
+            Ok((run, server))
         };
-        let run = match time::timeout(CONNECT_LIMIT, opening).await {
-            Ok(run) => run?,
+        let (run, server) = match time::timeout(CONNECT_LIMIT, opening).await {
+            Ok(opened) => opened?,
             Err(_) => return Err(Failure::no_answer(CONNECT_LIMIT)),
         };
         self.file.remember();
-        Connection::open(run, limit, self.file.clone()).await
+        Connection::open(run, limit, self.file.clone(), &server).await
     }
 
-    /// Where users find what makes the tables.
-    pub(super) fn migration_path(&self) -> &'static str {
-        self.statements().migration_path
+    async fn connect(
+        &self,
+        limit: Duration,
+        facts: Option<&Facts>,
+    ) -> Result<Box<dyn Run>, Failure> {
+        let _ = (limit, facts);
+        Ok(match &self.engine {
+            #[cfg(feature = "sqlite")]
+            Options::Sqlite(options) => Box::new(connected::<sqlx::Sqlite>(options).await?),
+            #[cfg(feature = "mysql")]
+            Options::MySql(options) => Box::new(connected::<sqlx::MySql>(options).await?),
+            #[cfg(feature = "postgres")]
+            Options::Postgres(options) => match facts {
+                Some(facts) if !facts.has(super::postgres::SHARED) => {
+                    let options = super::postgres::startup(options.clone(), limit, facts);
+                    Box::new(connected::<sqlx::Postgres>(&options).await?)
+                }
+                _ => Box::new(connected::<sqlx::Postgres>(options).await?),
+            },
+        })
     }
 
-    fn statements(&self) -> &'static Statements {
+    /// Asks the server what has to be known of it, on the first connection.
+    async fn learn(
+        &self,
+        mut run: Box<dyn Run>,
+        limit: Duration,
+    ) -> Result<(Box<dyn Run>, Facts), Failure> {
+        let _ = limit;
+        let facts = facts(&mut *run, self.dialect()).await?;
+        #[cfg(feature = "postgres")]
+        if let Some(options) = self.postgres() {
+            use super::postgres::{SHARED, is_pinned, refuses_settings, startup};
+
+            // Its settings are those of the startup message, if they arrive at the server.
+            let options = startup(options.clone(), limit, &facts);
+            let mut facts = facts;
+            match options.connect().await {
+                Ok(pinned) => {
+                    let mut pinned = On::<sqlx::Postgres>(pinned);
+                    let found = self::facts(&mut pinned, self.dialect()).await?;
+                    if is_pinned(limit, &facts, &found) {
+                        drop(run.close().await);
+                        return Ok((Box::new(pinned), facts));
+                    }
+                    drop(Box::new(pinned).close().await);
+                }
+                Err(error) if refuses_settings(&error) => {}
+                Err(error) => return Err(failure::<sqlx::Postgres>(error)),
+            }
+            tracing::debug!("settings do not stay on connections; each transaction makes them");
+            facts.insert(SHARED, "");
+            return Ok((run, facts));
+        }
+        Ok((run, facts))
+    }
+
+    /// The names of the tables and the statements, as the facts and the choice say.
+    fn describe(&self, facts: Facts) -> Result<Server, Failure> {
+        let dialect = self.dialect();
+        let schema = match self.tables.schema() {
+            None if dialect.tells == Tells::Notifications => {
+                let first = facts.get("schema").filter(|schema| !schema.is_empty());
+                Some(first.ok_or_else(|| {
+                    Failure::unfit(
+                        Class::Hopeless,
+                        "no schema of the search_path exists: name one with Builder::schema",
+                    )
+                })?)
+            }
+            chosen => chosen,
+        };
+        let names = self.tables.names(schema);
+        if let Some(warning) = (dialect.relaxed)(&facts) {
+            tracing::warn!("{warning}");
+        }
+        Ok(Server {
+            dialect,
+            statements: Arc::new((dialect.statements)(&names, &facts)),
+            fence: (dialect.fence)(&names, &facts),
+            schema_is_chosen: self.tables.schema().is_some(),
+            names,
+            facts,
+        })
+    }
+
+    /// What is known of the server.
+    ///
+    /// # Panics
+    ///
+    /// Before the first connection was opened.
+    pub(super) fn server(&self) -> Arc<Server> {
+        let server = self.server.get();
+        server
+            .expect("BUG: nothing was asked of the server yet")
+            .clone()
+    }
+
+    pub(super) fn dialect(&self) -> &'static Dialect {
         match &self.engine {
             #[cfg(feature = "sqlite")]
-            Options::Sqlite(_) => sqlx::Sqlite::STATEMENTS,
+            Options::Sqlite(_) => sqlx::Sqlite::DIALECT,
             #[cfg(feature = "mysql")]
-            Options::MySql(_) => sqlx::MySql::STATEMENTS,
+            Options::MySql(_) => sqlx::MySql::DIALECT,
             #[cfg(feature = "postgres")]
-            Options::Postgres(_) => sqlx::Postgres::STATEMENTS,
+            Options::Postgres(_) => sqlx::Postgres::DIALECT,
         }
-    }
-
-    /// How the engine tells of changes.
-    pub(super) fn tells(&self) -> Tells {
-        match &self.engine {
-            #[cfg(feature = "sqlite")]
-            Options::Sqlite(_) => Tells::Number,
-            #[cfg(feature = "mysql")]
-            Options::MySql(_) => Tells::Nothing,
-            #[cfg(feature = "postgres")]
-            Options::Postgres(_) => Tells::Notifications,
-        }
-    }
-
-    /// Whether a row's lock can be had in order, without the danger that somebody stops
-    /// with it.
-    pub(super) fn locks_rows(&self) -> bool {
-        self.statements().lock.is_some()
     }
 
     /// How to listen for what others tell, where the engine can.
@@ -126,15 +248,21 @@ impl Target {
 impl fmt::Debug for Target {
     /// The engine and nothing else: the options hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.engine {
-            #[cfg(feature = "sqlite")]
-            Options::Sqlite(_) => "SQLite",
-            #[cfg(feature = "mysql")]
-            Options::MySql(_) => "MySQL or MariaDB",
-            #[cfg(feature = "postgres")]
-            Options::Postgres(_) => "PostgreSQL",
-        })
+        f.write_str(self.dialect().name)
     }
+}
+
+/// What the server says of itself.
+async fn facts(run: &mut dyn Run, dialect: &Dialect) -> Result<Facts, Failure> {
+    let mut facts = Facts::default();
+    let shape = [Shape::Text, Shape::Text];
+    for cells in run.fetch(Sql(dialect.facts), &[], &shape).await? {
+        let mut cells = cells.into_iter().filter_map(super::run::Cell::text);
+        if let (Some(name), Some(value)) = (cells.next(), cells.next()) {
+            facts.insert(name.to_lowercase(), value);
+        }
+    }
+    Ok(facts)
 }
 
 async fn connected<DB: Engine>(
@@ -244,10 +372,7 @@ impl Connect for SqliteConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
         let file = FileIdentity::of(self.get_filename());
-        Target {
-            engine: Options::Sqlite(super::sqlite::prepared(self)),
-            file,
-        }
+        Target::new(Options::Sqlite(super::sqlite::prepared(self)), file)
     }
 }
 
@@ -255,10 +380,8 @@ impl Connect for SqliteConnectOptions {
 impl Connect for MySqlConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
-        Target {
-            engine: Options::MySql(self),
-            file: FileIdentity::none(),
-        }
+        let options = super::mysql::prepared(self);
+        Target::new(Options::MySql(options), FileIdentity::none())
     }
 }
 
@@ -266,9 +389,6 @@ impl Connect for MySqlConnectOptions {
 impl Connect for PgConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
-        Target {
-            engine: Options::Postgres(self),
-            file: FileIdentity::none(),
-        }
+        Target::new(Options::Postgres(self), FileIdentity::none())
     }
 }

@@ -4,11 +4,15 @@
 //! the original does not know, in short arrays because every write carries it:
 //!
 //! ```text
-//! {"sessions": [["<id>", "<task id>", <matrix fingerprint>]],
+//! {"format": 1,
+//!  "sessions": [["<id>", "<task id>", <matrix fingerprint>]],
 //!  "token": <start>, "since": <start>,
 //!  "held":  {"<name>": [<session>, <nonce>, <token>, <since>, <scope, if any>]},
 //!  "queue": [[<session>, <nonce>, <token>, <since>, ["<name>"], [<scope>], if any]]}
 //! ```
+//!
+//! A text without `format` is of version 0.1, and reads as format 1. A higher format, or a
+//! field that is not known, is an error: a write would erase what it does not know.
 //!
 //! A session is its place in `sessions`. Tokens, tickets among them, and times are counted
 //! from one of them: in full they would be most of the text.
@@ -18,7 +22,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
     Entry, Grant, LockTable, Nonce, SessionId, Waiting,
@@ -44,10 +48,22 @@ pub(crate) struct Columns {
     pub(crate) meta_json: String,
 }
 
-/// What is read of `metaJson`.
+/// The format of `metaJson` that is written, and the highest that is read.
+const FORMAT: u64 = 1;
+
+/// What is read of `metaJson` before anything else.
 #[derive(Default, Deserialize)]
 #[serde(default)]
+struct Version {
+    format: Option<u64>,
+}
+
+/// What is read of `metaJson`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct Meta {
+    #[serde(rename = "format")]
+    _format: IgnoredAny,
     sessions: Vec<(Arc<str>, Arc<str>, u64)>,
     token: i64,
     since: i64,
@@ -94,8 +110,23 @@ impl LockTable {
             serde_json::from_str(data).map_err(unreadable("dataJson"))?;
         let meta: Meta = match meta {
             None => Meta::default(),
-            Some(meta) => serde_json::from_str(meta).map_err(unreadable("metaJson"))?,
+            Some(meta) => {
+                let version: Version =
+                    serde_json::from_str(meta).map_err(unreadable("metaJson"))?;
+                if let Some(format) = version.format.filter(|format| *format > FORMAT) {
+                    return Err(Unreadable {
+                        column: "metaJson",
+                        reason: format!(
+                            "written by a newer version, in format {format}; this version \
+                             reads up to format {FORMAT}: update this program"
+                        )
+                        .into(),
+                    });
+                }
+                serde_json::from_str(meta).map_err(unreadable("metaJson"))?
+            }
         };
+
         let sessions = meta.sessions.into_iter();
         let sessions: Vec<_> = sessions
             .map(|(id, task, matrix)| (SessionId(id), task, Fingerprint(matrix)))
@@ -153,6 +184,12 @@ impl LockTable {
         Ok(table)
     }
 
+    /// A text that `metaJson` has while this request stands in it, and only then: no other
+    /// number is as large as a nonce.
+    pub(crate) fn mark_of(nonce: Nonce) -> String {
+        format!(",{},", nonce.0)
+    }
+
     /// The two columns of the row.
     pub(crate) fn columns(&mut self) -> Columns {
         let listed = self.listed_sessions();
@@ -200,7 +237,8 @@ impl LockTable {
         let parts: Vec<_> = parts.chain([&disowned]).collect();
         let data = parts.iter().map(|part| &*part.data);
         let meta = parts.iter().map(|part| &*part.meta);
-        let start = [br#"{"sessions":"#, &*start].concat();
+        let format = format!(r#"{{"format":{FORMAT},"sessions":"#);
+        let start = [format.as_bytes(), &*start].concat();
         let numbers = format!(r#","token":{token},"since":{since},"held":{{"#);
         let end = [br#"},"queue":"#, &*end, b"}"].concat();
         Columns {

@@ -49,6 +49,32 @@ impl SessionId {
     pub(crate) fn start_of(namespace: &str) -> String {
         format!("{namespace}/")
     }
+
+    /// The first text that is an id of a namespace, and the first behind them all: `0`
+    /// follows `/`.
+    pub(crate) fn range_of(namespace: &str) -> (String, String) {
+        (Self::start_of(namespace), format!("{namespace}0"))
+    }
+
+    /// The key of a fence row of this session. The first one is the session's own id.
+    pub(crate) fn fence_row(&self, number: usize) -> String {
+        match number {
+            0 => self.0.to_string(),
+            number => format!("{}#{number}", self.0),
+        }
+    }
+
+    /// The first key of a fence row of this session, and the first behind them all: `$`
+    /// follows `#`.
+    pub(crate) fn fence_range(&self) -> (String, String) {
+        (self.0.to_string(), format!("{}$", self.0))
+    }
+
+    /// The session that a fence row belongs to.
+    pub(crate) fn of_fence_row(row: &str) -> Self {
+        let id = row.split_once('#').map_or(row, |(id, _)| id);
+        Self(id.into())
+    }
 }
 
 /// Tells one request from every other of its session, through repeated writes.

@@ -8,7 +8,7 @@ mod writes;
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,7 @@ use crate::{
         request::Seat,
         session::{Held, Keeper, ReleaseKey, Tenure},
     },
+    store::{Fence, FenceStatement},
     table::Claim,
 };
 
@@ -94,6 +95,7 @@ impl Process {
         let asking = Asking {
             claim,
             queue_session: self.queue.clone(),
+            ready: true,
             queued_as: None,
             ticket: None,
             mode,
@@ -180,7 +182,13 @@ fn held(claim: Claim, token: i64) -> Held {
     let tenure = Tenure {
         session: claim.session,
         lease: Arc::new(Lease::until(Moment::NEVER)),
-        fenced: AtomicBool::new(false),
+        open_fences: AtomicU32::new(0),
+        fence: Fence {
+            statement: FenceStatement::for_tests(),
+            row: "".into(),
+            namespace: "ns".into(),
+            mark: "".into(),
+        },
         lost: watch::Sender::new(None),
         names: claim.names,
         token,

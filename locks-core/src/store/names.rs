@@ -1,0 +1,164 @@
+//! The names of the three tables.
+
+use std::sync::Arc;
+
+use crate::error::{LockError, Result};
+
+/// The longest prefix: with the longest table name behind it, it fits every engine.
+const LONGEST_PREFIX: usize = 40;
+/// PostgreSQL cuts longer names silently.
+const LONGEST_SCHEMA: usize = 63;
+
+/// What the caller chose of the tables' names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TableChoice {
+    prefix: String,
+    schema: Option<String>,
+}
+
+impl TableChoice {
+    /// Checks a choice; `None` is the default.
+    pub(crate) fn new(prefix: Option<String>, schema: Option<String>) -> Result<Self> {
+        let prefix = prefix.unwrap_or_default();
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if prefix.len() > LONGEST_PREFIX || !prefix.chars().all(allowed) {
+            return Err(LockError::config(
+                "table prefix",
+                format!("{prefix:?} is not 0–{LONGEST_PREFIX} characters of [a-z0-9_]"),
+            ));
+        }
+        if let Some(schema) = &schema
+            && (schema.is_empty() || schema.len() > LONGEST_SCHEMA || schema.contains('\0'))
+        {
+            return Err(LockError::config(
+                "schema",
+                format!("{schema:?} is not 1–{LONGEST_SCHEMA} bytes"),
+            ));
+        }
+        Ok(Self { prefix, schema })
+    }
+
+    pub(super) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// The names in `schema`, where the engine has schemas.
+    pub(super) fn names(&self, schema: Option<&str>) -> TableNames {
+        TableNames {
+            prefix: self.prefix.as_str().into(),
+            schema: schema.map(Into::into),
+        }
+    }
+}
+
+/// The names that are in force, from the first connection on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TableNames {
+    prefix: Arc<str>,
+    schema: Option<Arc<str>>,
+}
+
+/// The tables without a prefix.
+const TABLES: [&str; 3] = ["locks", "lock_sessions", "lock_fences"];
+
+impl TableNames {
+    pub(super) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// The tables as catalogs name them: of the rows, the sessions and the fences.
+    pub(super) fn plain(&self) -> [String; 3] {
+        TABLES.map(|table| format!("{}{table}", self.prefix))
+    }
+
+    /// The tables as statements name them.
+    pub(super) fn quoted(&self) -> [String; 3] {
+        self.plain().map(|table| match &self.schema {
+            Some(schema) => format!("\"{}\".{table}", schema.replace('"', "\"\"")),
+            None => table,
+        })
+    }
+
+    /// The statements of a migration, with these names in them.
+    pub(super) fn migration(&self, text: &str) -> Vec<String> {
+        let code = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"));
+        let code = code.collect::<Vec<_>>().join("\n");
+        let statements = code.split(";\n").map(str::trim);
+        statements
+            .map(|statement| statement.trim_end_matches(';'))
+            .filter(|statement| !statement.is_empty())
+            .map(|statement| self.rename(statement))
+            .collect()
+    }
+
+    /// Replaces each table's name. The name of an index has a table's name in it, and
+    /// gets the prefix; PostgreSQL puts an index into the schema of its table.
+    fn rename(&self, statement: &str) -> String {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut renamed = String::with_capacity(statement.len());
+        let mut rest = statement;
+        while !rest.is_empty() {
+            let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+            let (word, after) = rest.split_at(end);
+            match TABLES.iter().position(|table| *table == word) {
+                Some(table) => renamed.push_str(&self.quoted()[table]),
+                None if word.starts_with("lock_") => {
+                    renamed.push_str(&self.prefix);
+                    renamed.push_str(word);
+                }
+                None => renamed.push_str(word),
+            }
+            let between = after.find(is_word).unwrap_or(after.len());
+            renamed.push_str(&after[..between]);
+            rest = &after[between..];
+        }
+        renamed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(prefix: &str, schema: Option<&str>) -> TableNames {
+        let choice = TableChoice::new(Some(prefix.into()), schema.map(Into::into));
+        let choice = choice.expect("a valid choice");
+        choice.names(choice.schema())
+    }
+
+    #[test]
+    fn a_migration_gets_the_prefix_and_the_schema() {
+        let text = "-- The locks.\nCREATE TABLE locks (\n    id TEXT, -- of locks\n    b TEXT\n);\n\
+                    \n-- x\nCREATE INDEX lock_sessions_namespace ON lock_sessions (namespace);\n";
+        assert_eq!(
+            names("", None).migration(text),
+            [
+                "CREATE TABLE locks (\n    id TEXT, -- of locks\n    b TEXT\n)",
+                "CREATE INDEX lock_sessions_namespace ON lock_sessions (namespace)",
+            ]
+        );
+        assert_eq!(
+            names("a_", Some("My \"s")).migration(text)[1],
+            "CREATE INDEX a_lock_sessions_namespace ON \"My \"\"s\".a_lock_sessions (namespace)",
+        );
+    }
+
+    #[test]
+    fn a_choice_is_checked() {
+        let of = |prefix: &str, schema: Option<&str>| {
+            TableChoice::new(Some(prefix.into()), schema.map(Into::into))
+        };
+        for prefix in ["", "a", "app_1_", &"a".repeat(40)] {
+            assert!(of(prefix, None).is_ok(), "{prefix}");
+        }
+        for prefix in ["A", "a-", "a b", "é", "a;", &"a".repeat(41)] {
+            assert!(of(prefix, None).is_err(), "{prefix}");
+        }
+        assert!(of("", Some("Any schema \"at all\"")).is_ok());
+        for schema in ["", "a\0", &"a".repeat(64)] {
+            assert!(of("", Some(schema)).is_err(), "{schema:?}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The rows of sessions: beats and fences.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    connection::{Connection, Liveness, NewSession, SessionRow, columns},
+    failure::{Class, Failure},
+    run::{Cell, Shape, Value},
+};
+use crate::{process::Identity, table::SessionId};
+
+impl Connection {
+    /// Inserts the rows of these sessions, all beat rows before the first fence row. No
+    /// id of them must ever have been tried before.
+    pub(crate) async fn insert_sessions(&mut self, new: &[NewSession]) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        let placeholder = statements.placeholder;
+        let ttls: Vec<_> = new
+            .iter()
+            .map(|new| {
+                new.ttl
+                    .map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
+            })
+            .collect();
+        let (mut args, mut rows) = (Vec::new(), Vec::new());
+        for (new, ttl) in new.iter().zip(&ttls) {
+            let first = args.len() + 1;
+            args.extend([
+                Value::Text(&new.id.0),
+                Value::Text(&new.namespace),
+                Value::Text(&new.task),
+                Value::Text(&new.process.host),
+                Value::Text(&new.process.process),
+                Value::OptionalInt(*ttl),
+            ]);
+            let names: Vec<_> = (first..first + 6).map(placeholder).collect();
+            rows.push(format!(
+                "({}{}",
+                names.join(", "),
+                statements.insert_sessions_end
+            ));
+        }
+        let sql = format!("{}{}", statements.insert_sessions, rows.join(", "));
+        self.execute(&sql, &args).await?;
+
+        let each = 0..self.fence_rows;
+        let fences: Vec<_> = new
+            .iter()
+            .flat_map(|new| each.clone().map(|number| new.id.fence_row(number)))
+            .collect();
+        let args: Vec<_> = fences.iter().map(|row| Value::Text(row)).collect();
+        let rows: Vec<_> = (1..=args.len())
+            .map(|number| format!("({}, 0)", placeholder(number)))
+            .collect();
+        let sql = format!("{}{}", statements.insert_fences, rows.join(", "));
+        self.execute(&sql, &args).await?;
+        Ok(())
+    }
+
+    /// Advances the beat of all these sessions; how many were there.
+    pub(crate) async fn renew(&mut self, sessions: &[SessionId]) -> Result<u64, Failure> {
+        let statements = self.statements.clone();
+        let (sql, args) = self.listed(&statements.renew, sessions);
+        self.execute(&sql, &args).await
+    }
+
+    /// What is left of these sessions, in their order. Each was seen in the row, so both
+    /// of its rows were there once.
+    ///
+    /// That a row is absent is believed only if the answer has as many rows as the server
+    /// counted, and shows `witness`, a session that lives, if there is one.
+    pub(crate) async fn liveness(
+        &mut self,
+        sessions: &[SessionId],
+        witness: Option<&SessionId>,
+    ) -> Result<Vec<(SessionId, Liveness)>, Failure> {
+        const SHAPE: [Shape; 8] = {
+            let [a, b, c, d, e, f] = SESSION;
+            [Shape::Text, a, b, c, d, e, f, Shape::Int]
+        };
+        if sessions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked: Vec<_> = sessions.iter().chain(witness).cloned().collect();
+        let statements = self.statements.clone();
+        let (sql, args) = self.listed(&statements.liveness, &asked);
+        let mut found = BTreeMap::new();
+        for mut cells in self.fetch_all(&sql, &args, &SHAPE).await? {
+            let fence = cells.remove(0).text().unwrap_or_default();
+            found.insert(fence, session_row(cells));
+        }
+        if let Some(witness) = witness
+            && !found.contains_key(&*witness.0)
+        {
+            return Err(Failure::unfit(
+                Class::Retry,
+                "the answer does not show this process's own session",
+            ));
+        }
+        let state = |id: &SessionId| match found.get(&*id.0) {
+            Some(Some(row)) => Liveness::Beating(row.clone()),
+            Some(None) => Liveness::Fenced,
+            None => Liveness::Dead,
+        };
+        Ok(sessions.iter().map(|id| (id.clone(), state(id))).collect())
+    }
+
+    /// Every session of a namespace that has a beat row.
+    pub(crate) async fn sessions_in(
+        &mut self,
+        namespace: &str,
+    ) -> Result<Vec<SessionRow>, Failure> {
+        const SHAPE: [Shape; 7] = {
+            let [a, b, c, d, e, f] = SESSION;
+            [a, b, c, d, e, f, Shape::Int]
+        };
+        let sql = self.statements.clone();
+        let args = [Value::Text(namespace)];
+        let rows = self.fetch_all(&sql.sessions_in, &args, &SHAPE).await?;
+        Ok(rows.into_iter().filter_map(session_row).collect())
+    }
+
+    /// Every session of a namespace that has a fence row, once.
+    pub(crate) async fn fences_in(&mut self, namespace: &str) -> Result<Vec<SessionId>, Failure> {
+        let (start, end) = SessionId::range_of(namespace);
+        let args = [Value::Text(&start), Value::Text(&end)];
+        let sql = self.statements.clone();
+        let shape = &[Shape::Text, Shape::Int];
+        let rows = self.fetch_all(&sql.fences_in, &args, shape).await?;
+        let texts = rows.into_iter().flatten().filter_map(Cell::text);
+        let ids: BTreeSet<_> = texts.map(|row| SessionId::of_fence_row(&row)).collect();
+        Ok(ids.into_iter().collect())
+    }
+
+    /// Deletes a beat row.
+    pub(crate) async fn delete_session(&mut self, id: &SessionId) -> Result<(), Failure> {
+        let sql = self.statements.clone();
+        self.execute(&sql.delete_session, &[Value::Text(&id.0)])
+            .await
+            .map(drop)
+    }
+
+    /// Deletes a beat row where it still shows `beat`; whether it did.
+    pub(crate) async fn delete_session_at(
+        &mut self,
+        id: &SessionId,
+        beat: i64,
+    ) -> Result<bool, Failure> {
+        let sql = self.statements.clone();
+        let args = [Value::Text(&id.0), Value::Int(beat)];
+        Ok(self.execute(&sql.delete_session_at, &args).await? == 1)
+    }
+
+    /// Deletes a beat row where the namespace has no row, or one of this version without
+    /// stamp; whether it did.
+    pub(crate) async fn delete_session_of(
+        &mut self,
+        id: &SessionId,
+        namespace: &str,
+        unstamped: Option<i64>,
+    ) -> Result<bool, Failure> {
+        let statements = self.statements.clone();
+        let mut args = vec![Value::Text(&id.0), Value::Text(namespace)];
+        let condition = match unstamped {
+            None => &statements.without_row,
+            Some(version) => {
+                args.push(Value::Int(version));
+                &statements.with_unstamped_row
+            }
+        };
+        let sql = format!("{}{condition}", statements.delete_session);
+        Ok(self.execute(&sql, &args).await? == 1)
+    }
+
+    /// Deletes the beat rows of all these sessions.
+    pub(crate) async fn delete_sessions(&mut self, ids: &[SessionId]) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        let (sql, args) = self.listed(&statements.delete_sessions, ids);
+        self.execute(&sql, &args).await.map(drop)
+    }
+
+    /// Deletes the fence rows of a session. Fails with [`Kind::Locked`] while an open
+    /// transaction is fenced with one of them.
+    pub(crate) async fn delete_fences(&mut self, id: &SessionId) -> Result<(), Failure> {
+        let (start, end) = id.fence_range();
+        let args = [Value::Text(&start), Value::Text(&end)];
+        self.try_fences(&args).await?;
+        let sql = self.statements.clone();
+        self.execute(&sql.delete_fences, &args).await.map(drop)
+    }
+
+    /// The same for all these sessions.
+    pub(crate) async fn delete_all_fences(&mut self, ids: &[SessionId]) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        let rows = 0..self.fence_rows;
+        for piece in ids.chunks((ids.len() / self.fence_rows).max(1)) {
+            let keys: Vec<_> = piece
+                .iter()
+                .flat_map(|id| rows.clone().map(|number| id.fence_row(number)))
+                .collect();
+            let (list, args) = self.list(0, keys.iter().map(String::as_str));
+            if let Some(sql) = &statements.try_fence_list {
+                let sql = format!("{sql} {list} FOR UPDATE NOWAIT");
+                self.fetch(&sql, &args, &[Shape::Text]).await?;
+            }
+            let sql = format!("{} {list}", statements.delete_fence_list);
+            self.execute(&sql, &args).await?;
+        }
+        Ok(())
+    }
+
+    /// The same where the session has no beat row, which is believed only if `witness`
+    /// has one, if there is a witness; whether any row was deleted.
+    pub(crate) async fn delete_fences_of_dead(
+        &mut self,
+        id: &SessionId,
+        witness: Option<&SessionId>,
+    ) -> Result<bool, Failure> {
+        let (start, end) = id.fence_range();
+        let other = witness.unwrap_or(id);
+        let args = [
+            Value::Text(&start),
+            Value::Text(&end),
+            Value::Text(&id.0),
+            Value::Text(&other.0),
+            Value::Int(i64::from(witness.is_some())),
+        ];
+        self.try_fences(&args[..2]).await?;
+        let statements = self.statements.clone();
+        let sql = format!("{}{}", statements.delete_fences, statements.without_beat);
+        Ok(self.execute(&sql, &args).await? > 0)
+    }
+
+    /// Fails while an open transaction is fenced with a row of this range.
+    async fn try_fences(&mut self, range: &[Value<'_>]) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        match &statements.try_fences {
+            Some(sql) => self.fetch(sql, range, &[Shape::Text]).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns when no open transaction is fenced with this row; fails with
+    /// [`Kind::Locked`] while one is.
+    pub(crate) async fn await_fence(&mut self, row: &str) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        match &statements.await_fence {
+            Some(sql) => self.execute(sql, &[Value::Text(row)]).await.map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a beat row is read.
+const SESSION: [Shape; 6] = [
+    Shape::Text,
+    Shape::Text,
+    Shape::Text,
+    Shape::Text,
+    Shape::Int,
+    Shape::Int,
+];
+
+/// A beat row; nothing where it is not there.
+fn session_row(cells: Vec<Cell>) -> Option<SessionRow> {
+    let [id, task, host, process, ttl, beat] = columns(cells);
+    let ttl = ttl.int().and_then(|ms| u64::try_from(ms).ok());
+    Some(SessionRow {
+        id: SessionId(id.text()?.into()),
+        task: task.text()?,
+        process: Identity {
+            host: host.text()?.into(),
+            process: process.text()?.into(),
+        },
+        ttl: ttl.map(Duration::from_millis),
+        beat: beat.int()?,
+    })
+}
