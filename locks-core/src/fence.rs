@@ -116,7 +116,9 @@ macro_rules! fence_connection {
                     Ok(_) => return Ok(Touched::Absent),
                     Err(error) => failure::<$engine>(error),
                 };
-                if error.kind != Kind::Conflict {
+                // Where there is a reader, a transaction that may not write has not written.
+                let busy = error.kind == Kind::Busy && statement.reader.is_some();
+                if error.kind != Kind::Conflict && !busy {
                     return Err(error.into());
                 }
                 if let Some(reader) = &statement.reader {

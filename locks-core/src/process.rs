@@ -76,29 +76,42 @@ fn proc_is_ours() -> bool {
     id == Some(std::process::id())
 }
 
-/// What `/proc/<id>/stat` says (proc(5)): field 3 is the state, field 20 the number of
-/// threads, field 22 the start in clock ticks since boot. Field 2, the name, may contain
-/// anything but ends at the last parenthesis.
+/// What `/proc` says of a process.
 ///
-/// The state is that of the main thread: one that has ended is a zombie while other threads
-/// of the process run.
+/// The state of a process is that of its main thread: one that has ended is a zombie while
+/// other threads run.
 fn status(id: &str) -> Status {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) else {
+    let Some((state, start)) = stat(&format!("/proc/{id}/stat")) else {
         return Status::Unreadable;
     };
-    let Some((_, rest)) = stat.rsplit_once(')') else {
-        return Status::Unreadable;
-    };
-    // The first is field 3.
-    let fields: Vec<_> = rest.split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3).copied();
-    match (field(3), field(20), field(22)) {
-        (Some("Z" | "X" | "x"), Some("0" | "1"), _) => Status::Zombie,
-        (Some(_), _, Some(ticks)) => Status::Runs {
-            start: ticks.to_owned(),
-        },
-        _ => Status::Unreadable,
+    if !has_ended(&state) {
+        return Status::Runs { start };
     }
+    let threads = fs::read_dir(format!("/proc/{id}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let mut states = threads.filter_map(|thread| {
+        let path = thread.path().join("stat");
+        Some(stat(path.to_str()?)?.0)
+    });
+    if states.any(|state| !has_ended(&state)) {
+        Status::Runs { start }
+    } else {
+        Status::Zombie
+    }
+}
+
+fn has_ended(state: &str) -> bool {
+    matches!(state, "Z" | "X" | "x")
+}
+
+/// State and start of a process or thread (proc(5)): field 3 is the state, field 22 the
+/// start in clock ticks since boot. Field 2, the name, may contain anything but ends at the
+/// last parenthesis.
+fn stat(path: &str) -> Option<(String, String)> {
+    let stat = fs::read_to_string(path).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    Some((fields.next()?.to_owned(), fields.nth(18)?.to_owned()))
 }
 
 /// The boot id, the network cards, and the process and time namespaces; all of them, or

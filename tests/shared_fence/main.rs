@@ -21,7 +21,7 @@ use application::{Application, Setting, TASKS, Work, connect};
 
 /// How long the tasks commit, and how many commits must succeed in that time.
 const RUN: Duration = Duration::from_secs(4);
-const ENOUGH: usize = 100;
+const ENOUGH: usize = 40;
 
 /// How a transaction is fenced and committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

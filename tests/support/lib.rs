@@ -12,6 +12,7 @@
     clippy::must_use_candidate
 )]
 
+pub mod backends;
 pub mod clock;
 pub mod cluster;
 pub mod conflict_table;

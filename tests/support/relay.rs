@@ -4,7 +4,7 @@
 //! client ──▶ relay ──▶ server        a request: what a client sends after the last answer
 //!        ◀──       ◀──               an answer: what the server says until the next request
 //!           ▲
-//!   test ───┘  arm(when, how), stall(), heal(), cut_all(), refuse()
+//!   test ───┘  arm(when, how), stall(), heal(), cut_all(), refuse(), set_latency()
 //! ```
 //!
 //! Both protocols take turns, so the relay needs to know nothing of them. A cut *after* a
@@ -110,6 +110,7 @@ struct State {
     stalled: bool,
     refusing: bool,
     ended: bool,
+    latency: Duration,
     /// How often it was healed and cut by hand; a connection compares with what it has seen.
     heals: u64,
     cuts: u64,
@@ -125,6 +126,7 @@ impl Relay {
             stalled: false,
             refusing: false,
             ended: false,
+            latency: Duration::ZERO,
             heals: 0,
             cuts: 0,
             counters: Counters::default(),
@@ -179,6 +181,12 @@ impl Relay {
             state.refusing = false;
             state.heals += 1;
         });
+    }
+
+    /// Forwards every chunk so much later from now on, in each direction and on all
+    /// connections. Throughput is not limited. The TCP handshake is not delayed.
+    pub fn set_latency(&self, latency: Duration) {
+        self.shared.change(|state| state.latency = latency);
     }
 
     /// Cuts every connection there is, in both directions.

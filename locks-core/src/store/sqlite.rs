@@ -122,7 +122,8 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
 }
 
 /// A write, which keeps every other write waiting. A transaction that has read, and may
-/// not write any more since another one did, has written nothing: a look is enough there.
+/// not write since another one does or did, has written nothing: a look is enough there.
+/// Should it write later after all, `SQLite` lets it only if nothing was written since.
 ///
 /// Both look for the grant too: a backup that was restored may have the session, and not
 /// the grant. The look is part of the caller's transaction, since a look of the driver's

@@ -1,11 +1,12 @@
 //! One connection through the relay.
 
-use std::{io, sync::Arc};
+use std::{collections::VecDeque, future, io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::watch,
+    time::{self, Instant},
 };
 
 use super::{How, Shared};
@@ -62,6 +63,8 @@ struct End {
     stream: TcpStream,
     /// What a stall keeps from it.
     kept: Vec<u8>,
+    /// Bytes that wait for the latency to pass, and when each piece is due.
+    on_the_way: VecDeque<(Instant, Vec<u8>)>,
     /// It has closed, or is told nothing more.
     gone: bool,
 }
@@ -89,6 +92,7 @@ impl End {
         Self {
             stream,
             kept: Vec::new(),
+            on_the_way: VecDeque::new(),
             gone: false,
         }
     }
@@ -97,16 +101,54 @@ impl End {
     /// same news as an end of file.
     async fn read(&mut self, buffer: &mut [u8]) -> usize {
         if self.gone {
-            return std::future::pending().await;
+            return future::pending().await;
         }
         let n = self.stream.read(buffer).await.unwrap_or(0);
         self.gone = n == 0;
         n
     }
 
-    async fn write_kept(&mut self) -> io::Result<()> {
+    /// Writes the bytes after the latency, behind all bytes that were sent before.
+    async fn send(&mut self, bytes: &[u8], latency: Duration) -> io::Result<()> {
+        if latency.is_zero() && self.on_the_way.is_empty() {
+            return self.stream.write_all(bytes).await;
+        }
+        // A latency that was lowered does not let bytes overtake each other.
+        let last = self.on_the_way.back().map(|(due, _)| *due);
+        let due = (Instant::now() + latency).max(last.unwrap_or_else(Instant::now));
+        self.on_the_way.push_back((due, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.on_the_way.front().map(|(due, _)| *due)
+    }
+
+    /// Writes the pieces whose latency has passed.
+    async fn write_due(&mut self) -> io::Result<()> {
+        while self.due().is_some_and(|due| due <= Instant::now()) {
+            if let Some((_, bytes)) = self.on_the_way.pop_front() {
+                self.stream.write_all(&bytes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all pieces, each when its latency has passed.
+    async fn flush(&mut self) -> io::Result<()> {
+        while let Some(due) = self.due() {
+            time::sleep_until(due).await;
+            self.write_due().await?;
+        }
+        Ok(())
+    }
+
+    async fn send_kept(&mut self, latency: Duration) -> io::Result<()> {
         let kept = std::mem::take(&mut self.kept);
-        self.stream.write_all(&kept).await
+        if kept.is_empty() {
+            return Ok(());
+        }
+        self.send(&kept, latency).await
     }
 }
 
@@ -119,10 +161,23 @@ impl Connection {
                 return Ok(Cut::Yes);
             }
             if (self.client.gone || self.server.gone) && !self.is_stalled() {
+                // An end that closes does not lose what it sent before.
+                for end in [&mut self.client, &mut self.server] {
+                    if !end.gone {
+                        end.flush().await?;
+                    }
+                }
                 return Ok(Cut::No);
             }
+            let due = [self.client.due(), self.server.due()];
+            let due = due.into_iter().flatten().min();
             let cut = tokio::select! {
                 _ = self.changed.changed() => Cut::No,
+                () = sleep_until(due) => {
+                    self.server.write_due().await?;
+                    self.client.write_due().await?;
+                    Cut::No
+                }
                 n = self.client.read(&mut from_client) => match n {
                     0 => Cut::No,
                     _ => self.on_request(&from_client[..n]).await?,
@@ -142,6 +197,10 @@ impl Connection {
         self.stalled || self.shared.state().stalled
     }
 
+    fn latency(&self) -> Duration {
+        self.shared.state().latency
+    }
+
     /// Obeys the test: cuts, or lets through what was kept.
     async fn look_at_state(&mut self) -> io::Result<Cut> {
         {
@@ -158,14 +217,15 @@ impl Connection {
         if self.is_stalled() {
             return Ok(Cut::No);
         }
+        let latency = self.latency();
         if !self.server.kept.is_empty() {
-            self.server.write_kept().await?;
+            self.server.send_kept(latency).await?;
             if self.client.gone {
                 self.finish_without_client().await?;
             }
         }
         if !self.client.gone {
-            self.client.write_kept().await?;
+            self.client.send_kept(latency).await?;
         }
         Ok(Cut::No)
     }
@@ -173,6 +233,7 @@ impl Connection {
     /// Ends the server's side in order, and reads its answer for nobody, so that it is not cut
     /// while it executes a late request.
     async fn finish_without_client(&mut self) -> io::Result<()> {
+        self.server.flush().await?;
         self.server.stream.shutdown().await?;
         let mut nowhere = vec![0; BUFFER];
         while self.server.read(&mut nowhere).await > 0 {}
@@ -199,9 +260,9 @@ impl Connection {
                 self.shared.count(|counters| counters.stalled += 1);
                 self.stalled = true;
             }
-            Some(How::Delay(time)) => {
+            Some(How::Delay(delay)) => {
                 self.shared.count(|counters| counters.delayed += 1);
-                tokio::time::sleep(time).await;
+                time::sleep(delay).await;
             }
             Some(how) => self.fault = Some(how),
             None => {}
@@ -209,7 +270,8 @@ impl Connection {
         if self.is_stalled() {
             self.server.kept.extend_from_slice(bytes);
         } else {
-            self.server.stream.write_all(bytes).await?;
+            let latency = self.latency();
+            self.server.send(bytes, latency).await?;
         }
         Ok(Cut::No)
     }
@@ -223,6 +285,7 @@ impl Connection {
             }
             Some(How::CutWithin(n)) => {
                 let part = &bytes[..n.min(bytes.len() - 1)];
+                self.client.flush().await?;
                 self.client.stream.write_all(part).await?;
                 self.shared.count(|counters| counters.cut_within += 1);
                 // In order: these bytes, then the end. A reset could overtake them.
@@ -239,8 +302,17 @@ impl Connection {
         if self.is_stalled() {
             self.client.kept.extend_from_slice(bytes);
         } else if !self.client.gone {
-            self.client.stream.write_all(bytes).await?;
+            let latency = self.latency();
+            self.client.send(bytes, latency).await?;
         }
         Ok(Cut::No)
+    }
+}
+
+/// Ends at this moment, or never without one.
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => time::sleep_until(due).await,
+        None => future::pending().await,
     }
 }

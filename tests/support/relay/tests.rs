@@ -241,3 +241,58 @@ fn a_dropped_relay_takes_its_connections_along() {
     assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
     TcpStream::connect(address).expect_err("nobody listens");
 }
+
+#[test]
+fn a_latency_delays_each_direction() {
+    const LATENCY: Duration = Duration::from_millis(40);
+    let mut s = setup();
+    s.ask("one");
+    s.relay.set_latency(LATENCY);
+    for request in ["two", "three"] {
+        let start = Instant::now();
+        assert_eq!(s.ask(request), request);
+        let took = start.elapsed();
+        assert!(took >= 2 * LATENCY, "{took:?}");
+    }
+    s.relay.set_latency(Duration::ZERO);
+    assert_eq!(s.ask("four"), "four");
+}
+
+#[test]
+fn a_latency_does_not_limit_throughput() {
+    const LATENCY: Duration = Duration::from_millis(100);
+    const CHUNKS: usize = 100;
+    let mut s = setup();
+    s.relay.set_latency(LATENCY);
+    let start = Instant::now();
+    let mut sent = Vec::new();
+    for n in 0..CHUNKS {
+        let chunk = format!("{n:010}");
+        s.client.write_all(chunk.as_bytes()).unwrap();
+        sent.extend_from_slice(chunk.as_bytes());
+        // The relay reads each chunk by itself.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut answer = vec![0; sent.len()];
+    s.client.read_exact(&mut answer).unwrap();
+    let took = start.elapsed();
+    assert_eq!(answer, sent);
+    assert!(took >= 2 * LATENCY, "{took:?}");
+    // One chunk per round trip would take 20 s.
+    assert!(took < 20 * LATENCY, "{took:?}");
+}
+
+#[test]
+fn a_latency_does_not_lose_the_bytes_before_the_end() {
+    let mut s = setup();
+    s.relay.set_latency(Duration::from_millis(50));
+    s.client.write_all(b"last").unwrap();
+    let Setup {
+        relay,
+        received,
+        client,
+    } = s;
+    drop(client);
+    assert_eq!(received.recv_timeout(SOON).unwrap(), b"last");
+    drop(relay);
+}
