@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use locks_core::{Expiry, LockError, LockGuard, LockManager};
 use locks_tests::{
     engine::{Database, Engine, note},
+    hostile::{own_settings, pool_options},
     journal::{Journal, Tx},
     on_engine, on_every_engine,
 };
@@ -42,7 +43,10 @@ async fn commit(guard: &LockGuard, tx: Tx) -> Result<(), LockError> {
 /// Everything that `fence` and `commit` promise to take, on one engine.
 macro_rules! takes {
     ($engine:ty, $connection:ty, $guard:expr, $url:expr) => {{
-        let pool = Pool::<$engine>::connect($url).await.expect("it connects");
+        let pool: Pool<$engine> = pool_options(Engine::of_url($url))
+            .connect($url)
+            .await
+            .expect("it connects");
         let mut tx = pool.begin().await.expect("it begins");
         $guard.fence(&mut tx).await.expect("a transaction");
         $guard
@@ -72,6 +76,8 @@ macro_rules! takes {
         drop(pooled);
         pool.close().await;
         let mut plain = <$connection>::connect($url).await.expect("it connects");
+        let settings = sqlx::raw_sql(own_settings(Engine::of_url($url)));
+        settings.execute(&mut plain).await.expect("it takes them");
         $guard.fence(&mut plain).await.expect("a plain connection");
         let tx = plain.begin().await.expect("it begins");
         $guard

@@ -15,7 +15,7 @@ use std::{
 use tempfile::TempDir;
 use url::Url;
 
-use crate::{plain::Plain, wait};
+use crate::{hostile, plain::Plain, wait};
 
 /// No test takes longer, unless it hangs.
 const TEST_LIMIT: Duration = Duration::from_mins(3);
@@ -130,6 +130,9 @@ impl Database {
             let path = directory.path().join("locks.db");
             // Connecting creates the file, as it does for whoever uses the library.
             let url = format!("sqlite://{}?mode=rwc", path.display());
+            if hostile::is_wanted() {
+                hostile::make_file(&url);
+            }
             return Self {
                 engine,
                 url,

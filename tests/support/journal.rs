@@ -2,10 +2,9 @@
 
 use sqlx::{
     AssertSqlSafe, MySql, MySqlPool, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Transaction,
-    mysql::MySqlPoolOptions, postgres::PgPoolOptions, sqlite::SqlitePoolOptions,
 };
 
-use crate::engine::Engine;
+use crate::{engine::Engine, hostile::pool_options};
 
 /// The table `journal`, through a pool as applications have it.
 #[derive(Debug, Clone)]
@@ -56,17 +55,18 @@ impl Journal {
     /// Opens a pool on a table that is there.
     pub async fn open_existing(url: &str) -> Self {
         const SIZE: u32 = 4;
-        let connected = match Engine::of_url(url) {
+        let engine = Engine::of_url(url);
+        let connected = match engine {
             Engine::Sqlite => {
-                let options = SqlitePoolOptions::new().max_connections(SIZE);
+                let options = pool_options(engine).max_connections(SIZE);
                 options.connect(url).await.map(Self::Sqlite)
             }
             Engine::MySql => {
-                let options = MySqlPoolOptions::new().max_connections(SIZE);
+                let options = pool_options(engine).max_connections(SIZE);
                 options.connect(url).await.map(Self::MySql)
             }
             Engine::Postgres => {
-                let options = PgPoolOptions::new().max_connections(SIZE);
+                let options = pool_options(engine).max_connections(SIZE);
                 options.connect(url).await.map(Self::Postgres)
             }
         };

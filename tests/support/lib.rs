@@ -19,6 +19,7 @@ pub mod conflict_table;
 pub mod deeds;
 pub mod engine;
 pub mod events;
+pub mod hostile;
 pub mod journal;
 pub mod oracle;
 pub mod original;

@@ -5,7 +5,7 @@ use sqlx::{
     SqliteConnection, Type, ValueRef as _,
 };
 
-use crate::engine::Engine;
+use crate::{engine::Engine, hostile::own_settings};
 
 /// A connection of the test's own, past the library.
 #[derive(Debug)]
@@ -25,11 +25,14 @@ pub struct Record(Vec<(String, Option<String>)>);
 impl Plain {
     /// Connects to the URL's engine.
     pub async fn connect(url: &str) -> sqlx::Result<Self> {
-        Ok(match Engine::of_url(url) {
+        let engine = Engine::of_url(url);
+        let mut this = match engine {
             Engine::Sqlite => Self::Sqlite(SqliteConnection::connect(url).await?),
             Engine::MySql => Self::MySql(MySqlConnection::connect(url).await?),
             Engine::Postgres => Self::Postgres(PgConnection::connect(url).await?),
-        })
+        };
+        this.execute(own_settings(engine)).await?;
+        Ok(this)
     }
 
     /// Executes the statements and says how many rows they affected.

@@ -22,6 +22,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/server");
 pub struct Server {
     kind: &'static str,
     clock: Option<WallClock>,
+    settings: Vec<String>,
     directory: TempDir,
     /// The directory of the node whose cluster a Galera node joins.
     peer: Option<PathBuf>,
@@ -33,11 +34,21 @@ impl Server {
     /// Starts a new, empty one. `None`, with a note, if its programs are not installed and the
     /// engine may be left out.
     pub fn start(engine: Engine) -> Option<Self> {
-        Self::start_by(engine, None)
+        Self::start_any(engine, None, &[])
+    }
+
+    /// Starts one whose connections begin with these settings, each `name=value` as
+    /// `tests/server` takes it.
+    pub fn start_with(engine: Engine, settings: &[&str]) -> Option<Self> {
+        Self::start_any(engine, None, settings)
     }
 
     /// The same with a wall clock of its own.
     pub fn start_by(engine: Engine, clock: Option<WallClock>) -> Option<Self> {
+        Self::start_any(engine, clock, &[])
+    }
+
+    fn start_any(engine: Engine, clock: Option<WallClock>, settings: &[&str]) -> Option<Self> {
         let (kind, program) = match engine {
             Engine::Sqlite => panic!("SQLite has no server"),
             Engine::MySql => ("mariadb", "mariadbd"),
@@ -50,16 +61,21 @@ impl Server {
             ));
             return None;
         }
-        Some(Self::launch(kind, clock, None))
+        Some(Self::launch(kind, clock, settings, None))
     }
 
     /// Starts a Galera node: of a new cluster, or of the cluster of `peer`.
     pub(crate) fn start_node(peer: Option<&Self>) -> Self {
         let peer = peer.map(|peer| peer.directory.path().to_owned());
-        Self::launch("galera", None, peer)
+        Self::launch("galera", None, &[], peer)
     }
 
-    fn launch(kind: &'static str, clock: Option<WallClock>, peer: Option<PathBuf>) -> Self {
+    fn launch(
+        kind: &'static str,
+        clock: Option<WallClock>,
+        settings: &[&str],
+        peer: Option<PathBuf>,
+    ) -> Self {
         let parent = env::var_os("LOCKS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from);
         // The name is what the clean-up of tests/run looks for.
         let prefix = format!("{kind}-");
@@ -72,6 +88,7 @@ impl Server {
         let mut server = Self {
             kind,
             clock,
+            settings: settings.iter().map(ToString::to_string).collect(),
             directory,
             peer,
             port: free_port(),
@@ -119,6 +136,7 @@ impl Server {
             .arg(self.kind)
             .arg(self.directory.path())
             .arg(self.port.to_string())
+            .args(&self.settings)
             .args(&self.peer)
             .stdin(Stdio::null())
             .output()
