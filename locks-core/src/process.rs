@@ -121,9 +121,10 @@ fn stat(path: &str) -> Option<(String, String)> {
 /// that were cloned while they ran have one boot id, and cards with addresses of their own.
 fn host() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let processes = fs::read_link("/proc/self/ns/pid").ok()?;
+    // Of this thread: a main thread that has ended has no namespaces any more.
+    let processes = fs::read_link("/proc/thread-self/ns/pid").ok()?;
     // Older kernels have one time for all.
-    let time = fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    let time = fs::read_link("/proc/thread-self/ns/time").unwrap_or_default();
     Some(format!(
         "{}/{}/{}/{}",
         boot.trim(),

@@ -215,7 +215,8 @@ impl Namespace {
             let releasing = self.releasing.values().map(|r| &r.tenure.fence.row);
             held.chain(releasing).cloned().collect()
         };
-        let session = self.sessions.values_mut().find(|s| s.id == *session)?;
+        let key = self.sessions.key_of(session)?.clone();
+        let session = self.sessions.get_mut(&key)?;
         if session.lease.is_over() {
             return None;
         }

@@ -27,7 +27,7 @@ use super::{
     plan::{ChoreId, LINGER, Pending, Phase, Plan},
     poll::Poll,
     request::{Check, Chore, Reply, Request},
-    session::{FenceState, Held, Keeper, Kind, ReleaseKey, Releasing, Session, SessionKey, Tenure},
+    session::{FenceState, Held, Keeper, Kind, OwnSessions, ReleaseKey, Releasing, Tenure},
     side_job::SideJob,
     turns::Turns,
     write::{micros, stamp},
@@ -91,7 +91,7 @@ pub(super) struct Namespace {
     pub(super) unsettled: Option<Stamp>,
     /// The row is new to us: it may hold what we do not know of.
     pub(super) strays: bool,
-    pub(super) sessions: BTreeMap<SessionKey, Session>,
+    pub(super) sessions: OwnSessions,
     pub(super) asking: BTreeMap<Nonce, Asking>,
     pub(super) held: BTreeMap<Nonce, Held>,
     pub(super) releasing: BTreeMap<ReleaseKey, Releasing>,
@@ -152,7 +152,7 @@ impl Namespace {
             missing_due: None,
             unsettled: None,
             strays: false,
-            sessions: BTreeMap::new(),
+            sessions: OwnSessions::default(),
             asking: BTreeMap::new(),
             held: BTreeMap::new(),
             releasing: BTreeMap::new(),
@@ -339,6 +339,12 @@ impl Namespace {
                 && (!self.asking.is_empty()
                     || !self.dead.is_empty()
                     || self.chores.values().any(ready)))
+    }
+
+    /// The locks that are still to be released.
+    pub(super) fn pending_names(&self) -> impl Iterator<Item = &LockName> {
+        let releasing = self.releasing.values();
+        releasing.flat_map(|releasing| &*releasing.tenure.names)
     }
 
     /// Whether nothing is left to do for those who are gone.

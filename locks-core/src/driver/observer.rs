@@ -19,8 +19,8 @@ use crate::{
 /// The part of the ttl that is waited beyond it, for clocks that run apart.
 const MARGIN: u32 = 10;
 /// How often within a ttl a session is looked at. A beat is seen late by up to one look, so
-/// with the margin a session is evicted within its ttl and a fifth.
-const LOOKS: u32 = 10;
+/// with the margin a session is found dead within its ttl and three twentieths.
+const LOOKS: u32 = 20;
 /// How much longer than the fastest a look may take before it counts as a gap.
 const SLOW: u32 = 4;
 

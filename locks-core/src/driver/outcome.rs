@@ -23,8 +23,10 @@ use crate::{
 /// How much longer than its ttl a session is watched before it is found dead, in parts of
 /// the ttl.
 const MARGIN: u32 = 10;
-/// How often to look for sessions that dead processes left behind.
-const SWEEP: Duration = Duration::from_mins(10);
+/// How often to look for sessions that dead processes left behind, in ttls, and within which
+/// limits.
+const SWEEP: u32 = 10;
+const SWEEP_LIMITS: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(10)];
 
 impl Namespace {
     /// Takes in what came of a job.
@@ -158,12 +160,11 @@ impl Namespace {
             self.evict(id, Cause::Begun);
         }
         let before = std::mem::take(&mut self.sweep.beats);
-        let ours: BTreeSet<_> = self.sessions.values().map(|s| s.id.clone()).collect();
         let mut beats = BTreeMap::new();
         let mut longest = Duration::ZERO;
         for row in beating {
             // One that never expires is judged by a supervisor alone.
-            let Some(ttl) = row.ttl.filter(|_| !ours.contains(&row.id)) else {
+            let Some(ttl) = row.ttl.filter(|_| !self.sessions.contains(&row.id)) else {
                 continue;
             };
             let stood_still = before.get(&row.id).is_some_and(|(beat, since)| {
@@ -183,7 +184,9 @@ impl Namespace {
             longest + longest / MARGIN
         } else {
             beats.clear();
-            SWEEP.mul_f64(0.9 + fastrand::f64() / 5.0)
+            let [least, most] = SWEEP_LIMITS;
+            let pause = (config.beat_ttl() * SWEEP).clamp(least, most);
+            pause.mul_f64(0.9 + fastrand::f64() / 5.0)
         };
         self.sweep.beats = beats;
         self.sweep.due = now.checked_add(pause);
@@ -348,7 +351,7 @@ impl Namespace {
                 self.backoff.success();
                 let (from, at) = (at, to);
                 self.highest = self.highest.max(at.version);
-                let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
+                let ours = &self.sessions;
                 let others = table.holding_sessions().filter(|id| !ours.contains(id));
                 self.turns.wrote(&from, &at, now);
                 if let Some(pause) = self

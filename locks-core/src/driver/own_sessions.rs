@@ -156,10 +156,9 @@ impl Namespace {
             let since = *session.idle_since.get_or_insert(now);
             session.handle.strong_count() == 0 || now.duration_since(since) >= IDLE
         };
-        let ended: Vec<_> = self.sessions.extract_if(.., over).collect();
+        let ended = self.sessions.remove_where(over).into_iter();
         let ids: Vec<_> = ended
-            .into_iter()
-            .map(|(_, session)| {
+            .map(|session| {
                 session.lease.end();
                 session.id
             })
@@ -198,8 +197,7 @@ impl Namespace {
 
     /// A session of ours is not there any more.
     pub(super) fn session_ended(&mut self, id: &SessionId, reason: &'static str) {
-        let ours = self.sessions.iter().find(|(_, s)| s.id == *id);
-        if let Some(key) = ours.map(|(key, _)| key.clone()) {
+        if let Some(key) = self.sessions.key_of(id).cloned() {
             self.lose_session(&key, reason);
         }
     }
@@ -240,8 +238,8 @@ impl Namespace {
             .values()
             .map(|held| held.tenure.session.clone())
             .collect();
-        std::mem::take(&mut self.sessions)
-            .into_values()
+        let all = self.sessions.remove_where(|_, _| true);
+        all.into_iter()
             .map(|session| session.id)
             .filter(|id| !holding.contains(id))
             .collect()

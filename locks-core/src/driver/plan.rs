@@ -34,7 +34,7 @@ pub(super) struct Due<'a> {
     pub(super) releasing: &'a BTreeMap<ReleaseKey, Releasing>,
     pub(super) held: &'a dyn Fn(Nonce) -> bool,
     /// Our sessions, where the row is new to us and may hold what we do not know.
-    pub(super) strays_of: Vec<SessionId>,
+    pub(super) strays_of: BTreeSet<SessionId>,
     pub(super) dead: &'a BTreeSet<SessionId>,
     pub(super) chores: &'a BTreeMap<ChoreId, Pending>,
     pub(super) fairness: Fairness,
@@ -163,17 +163,13 @@ impl Plan {
         }
         // What carries a session of ours and nothing of ours knows: an answer that
         // came too late for somebody.
-        for session in &due.strays_of {
-            for (nonce, names) in table.grants_of(session) {
-                let known = (due.held)(nonce)
-                    || due.asking.contains_key(&nonce)
-                    || due
-                        .releasing
-                        .keys()
-                        .any(|(releasing, _)| *releasing == nonce);
-                if !known {
-                    self.changed |= table.release(&(session.clone(), nonce), &names);
-                }
+        for (id, names) in table.grants_of(&due.strays_of) {
+            let nonce = id.1;
+            let mut releasing = due.releasing.range((nonce, 0)..=(nonce, usize::MAX));
+            let known =
+                (due.held)(nonce) || due.asking.contains_key(&nonce) || releasing.next().is_some();
+            if !known {
+                self.changed |= table.release(&id, &names);
             }
         }
         if !due.strays_of.is_empty() {

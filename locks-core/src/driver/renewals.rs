@@ -89,7 +89,7 @@ impl Renewals {
             if !namespace.held.is_empty() {
                 rows.push(name.clone());
             }
-            for (key, session) in &namespace.sessions {
+            for (key, session) in namespace.sessions.iter() {
                 if session.ttl.is_some() {
                     let renewed = RenewedSession {
                         namespace: name.clone(),

@@ -1,6 +1,7 @@
 //! The sessions of this driver, and what is held under them.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering},
@@ -43,6 +44,67 @@ pub(super) struct Session {
     pub(super) idle_since: Option<Instant>,
     /// The fence row that the next grant uses.
     pub(super) next_fence: usize,
+}
+
+/// The sessions of this driver in a namespace, found by what they are for and by their id.
+#[derive(Debug, Default)]
+pub(super) struct OwnSessions {
+    sessions: BTreeMap<SessionKey, Session>,
+    keys: BTreeMap<SessionId, SessionKey>,
+}
+
+impl OwnSessions {
+    pub(super) fn get(&self, key: &SessionKey) -> Option<&Session> {
+        self.sessions.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: &SessionKey) -> Option<&mut Session> {
+        self.sessions.get_mut(key)
+    }
+
+    pub(super) fn contains(&self, id: &SessionId) -> bool {
+        self.keys.contains_key(id)
+    }
+
+    pub(super) fn key_of(&self, id: &SessionId) -> Option<&SessionKey> {
+        self.keys.get(id)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&SessionKey, &Session)> {
+        self.sessions.iter()
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    /// Adds a session; none may be there for this key.
+    pub(super) fn insert(&mut self, key: SessionKey, session: Session) {
+        self.keys.insert(session.id.clone(), key.clone());
+        self.sessions.insert(key, session);
+    }
+
+    pub(super) fn remove(&mut self, key: &SessionKey) -> Option<Session> {
+        let session = self.sessions.remove(key)?;
+        self.keys.remove(&session.id);
+        Some(session)
+    }
+
+    /// Removes the sessions that `over` fits, and returns them.
+    pub(super) fn remove_where(
+        &mut self,
+        over: impl FnMut(&SessionKey, &mut Session) -> bool,
+    ) -> Vec<Session> {
+        let removed: Vec<_> = self.sessions.extract_if(.., over).collect();
+        for (_, session) in &removed {
+            self.keys.remove(&session.id);
+        }
+        removed.into_iter().map(|(_, session)| session).collect()
+    }
 }
 
 /// What a guard and its driver share.

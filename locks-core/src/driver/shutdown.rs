@@ -120,10 +120,12 @@ impl Driving {
         let trouble = self.namespaces.values().find_map(|n| n.trouble.clone());
         let ending = self.ending.take();
         let left = ending.as_ref().is_some_and(|e| e.leaving != Leaving::Done);
-        let result = match trouble {
-            _ if !pending && !left => Ok(()),
-            Some(error) if pending => Err(error),
-            _ => Err(unfinished(pending)),
+        let result = if pending || left {
+            let names = self.namespaces.values().flat_map(Namespace::pending_names);
+            let names: Vec<_> = names.map(|name| name.as_str().to_owned()).collect();
+            Err(unfinished(&names, trouble.as_ref()))
+        } else {
+            Ok(())
         };
         // What is under way may wait for other transactions; its connections are dropped.
         for mut link in self.link.take().into_iter().chain(self.side.drain(..)) {
@@ -137,15 +139,22 @@ impl Driving {
 }
 
 /// What `close` says when its time is over.
-fn unfinished(pending: bool) -> LockError {
-    let text = if pending {
-        "the manager is closed, and locks could not be released within 10 s: a transaction \
-         that is fenced with one of them may still be open; they are released when their \
-         session expires, after that transaction has ended"
+fn unfinished(names: &[String], trouble: Option<&LockError>) -> LockError {
+    let mut text = "the manager is closed".to_owned();
+    if names.is_empty() {
+        text += " and its locks are released, but sessions of this process could not be deleted \
+                 within 10 s; they expire";
     } else {
-        "the manager is closed and all locks are released, but sessions of this process could \
-         not be deleted within 10 s; they expire"
-    };
+        let names = names.join(", ");
+        text += ", and these locks could not be released within 10 s: ";
+        text += &names;
+        text += "; a transaction that is fenced with one of them may still be open; they are \
+                 released when their session expires, after that transaction has ended";
+    }
+    if let Some(trouble) = trouble {
+        text += "; the last error was: ";
+        text += &trouble.to_string();
+    }
     let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
     LockError::Database {
         source: Arc::new(sqlx::Error::Io(error)),

@@ -17,6 +17,8 @@ use crate::{
 /// the server: it fails, and is tried again later.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum SideJob {
+    /// Open the connection: an eviction may follow, and then there is a hurry.
+    Prepare,
     /// Delete a session's rows, the beat row first. `witness` is a session of our own.
     Evict {
         id: SessionId,
@@ -38,6 +40,7 @@ pub(super) enum SideJob {
 
 #[derive(Debug)]
 pub(super) enum SideOutcome {
+    Prepared(Result<(), Failure>),
     /// Whether the session is dead now, or beats again.
     Evicted(SessionId, Cause, Result<bool, Failure>),
     /// Which sessions are dead now; nothing where the row had moved.
@@ -67,6 +70,7 @@ pub(super) const SIDE_LIMIT: Duration = Duration::from_secs(5);
 impl SideJob {
     pub(super) async fn run(self, link: &mut Link, namespace: &str) -> SideOutcome {
         match self {
+            Self::Prepare => SideOutcome::Prepared(link.with(async |_| Ok(())).await),
             Self::Evict { id, cause, witness } => {
                 let evict = async |c: &mut Connection| evict(c, &id, cause, witness.as_ref()).await;
                 let result = persist(link, evict).await;

@@ -56,13 +56,15 @@ impl Namespace {
         };
         self.poll.plan(latest, signal, now);
         if self.observing {
-            let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
             let others: BTreeSet<_> = table
                 .session_ids()
                 .into_iter()
-                .filter(|id| !ours.contains(id) && !self.dead.contains(id))
+                .filter(|id| !self.sessions.contains(id) && !self.dead.contains(id))
                 .collect();
             self.observing = !others.is_empty();
+            if self.observing && self.observer.due().is_none() {
+                self.side.push_back(SideJob::Prepare);
+            }
             self.observer.watch(&others, now);
         }
         if self.observing && config.asks_processes() {
@@ -81,12 +83,11 @@ impl Namespace {
         if self.observing && is_due(self.observer.due()) {
             match &self.row {
                 Row::Known(cached) => {
-                    let ours: BTreeSet<_> = self.sessions.values().map(|s| &s.id).collect();
                     let sessions: Vec<_> = cached
                         .table
                         .session_ids()
                         .into_iter()
-                        .filter(|id| !ours.contains(id) && !self.dead.contains(id))
+                        .filter(|id| !self.sessions.contains(id) && !self.dead.contains(id))
                         .collect();
                     if sessions.is_empty() {
                         self.observing = false;
@@ -204,7 +205,12 @@ impl Namespace {
                 tracing::debug!(%failure, "sessions that hold nothing are left for now");
                 self.side_failed(SideJob::Discard(ids), &failure, now);
             }
-            SideOutcome::Discarded(_, Ok(())) | SideOutcome::Left(_) => {}
+            SideOutcome::Prepared(Err(failure)) => {
+                tracing::debug!(%failure, "the connection for evictions could not be opened");
+            }
+            SideOutcome::Prepared(Ok(()))
+            | SideOutcome::Discarded(_, Ok(()))
+            | SideOutcome::Left(_) => {}
         }
     }
 
@@ -258,8 +264,7 @@ impl Namespace {
 
     /// A session's rows are gone for good. Where it was ours, it is lost.
     fn buried(&mut self, id: SessionId) {
-        let ours = self.sessions.iter().find(|(_, s)| s.id == id);
-        if let Some(key) = ours.map(|(key, _)| key.clone()) {
+        if let Some(key) = self.sessions.key_of(&id).cloned() {
             self.evicting.insert(id.clone());
             self.lose_session(&key, "its session was ended by a supervisor");
             self.evicting.remove(&id);

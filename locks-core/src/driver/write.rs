@@ -33,9 +33,10 @@ impl Namespace {
         self.needs_fresh = false;
         self.rides_until = None;
         let strays_of = if std::mem::take(&mut self.strays) {
-            self.sessions.values().map(|s| s.id.clone()).collect()
+            let known = cached.table.session_ids().into_iter();
+            known.filter(|id| self.sessions.contains(id)).collect()
         } else {
-            Vec::new()
+            BTreeSet::new()
         };
         let held = |nonce| self.held.contains_key(&nonce);
         let next_version = self.next_version(cached.at.version);

@@ -13,11 +13,16 @@ use super::{
 pub(super) struct Dialect {
     /// As errors and events call it.
     pub(super) name: &'static str,
+    /// What the names of tables stand in.
+    pub(super) quote: char,
     pub(super) migration: &'static str,
     /// Where users find the migration.
     pub(super) migration_path: &'static str,
     /// How the engine tells of changes.
     pub(super) tells: Tells,
+    /// What the first connection runs before anything is asked, so that no setting cuts the
+    /// answers off.
+    pub(super) unlimited: Option<&'static str>,
     /// → name, value: asked once, on the first connection.
     pub(super) facts: &'static str,
     /// What a new connection runs first, one text after the other, where statements may

@@ -27,7 +27,9 @@ const DIALECT: Dialect = Dialect {
     name: "MySQL or MariaDB",
     migration: include_str!("../../migrations/mysql/0001_locks.sql"),
     migration_path: "migrations/mysql/0001_locks.sql",
+    quote: '`',
     tells: Tells::Nothing,
+    unlimited: Some("SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1"),
     facts: "SHOW VARIABLES WHERE Variable_name IN ('version', 'wsrep_on', 'wsrep_provider', \
             'group_replication_single_primary_mode', 'innodb_flush_log_at_trx_commit', \
             'completion_type', 'wsrep_sync_wait', 'idle_transaction_timeout', \

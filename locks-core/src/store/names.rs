@@ -43,8 +43,9 @@ impl TableChoice {
     }
 
     /// The names in `schema`, where the engine has schemas.
-    pub(super) fn names(&self, schema: Option<&str>) -> TableNames {
+    pub(super) fn names(&self, schema: Option<&str>, quote: char) -> TableNames {
         TableNames {
+            quote,
             prefix: self.prefix.as_str().into(),
             schema: schema.map(Into::into),
         }
@@ -54,6 +55,8 @@ impl TableChoice {
 /// The names that are in force, from the first connection on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TableNames {
+    /// What a name stands in.
+    quote: char,
     prefix: Arc<str>,
     schema: Option<Arc<str>>,
 }
@@ -74,9 +77,15 @@ impl TableNames {
     /// The tables as statements name them.
     pub(super) fn quoted(&self) -> [String; 3] {
         self.plain().map(|table| match &self.schema {
-            Some(schema) => format!("\"{}\".{table}", schema.replace('"', "\"\"")),
-            None => table,
+            Some(schema) => format!("{}.{}", self.quote(schema), self.quote(&table)),
+            None => self.quote(&table),
         })
+    }
+
+    fn quote(&self, name: &str) -> String {
+        let quote = self.quote;
+        let twice = format!("{quote}{quote}");
+        format!("{quote}{}{quote}", name.replace(quote, &twice))
     }
 
     /// The statements of a migration, with these names in them.
@@ -105,8 +114,7 @@ impl TableNames {
             match TABLES.iter().position(|table| *table == word) {
                 Some(table) => renamed.push_str(&self.quoted()[table]),
                 None if word.starts_with("lock_") => {
-                    renamed.push_str(&self.prefix);
-                    renamed.push_str(word);
+                    renamed.push_str(&self.quote(&format!("{}{word}", self.prefix)));
                 }
                 None => renamed.push_str(word),
             }
@@ -125,7 +133,7 @@ mod tests {
     fn names(prefix: &str, schema: Option<&str>) -> TableNames {
         let choice = TableChoice::new(Some(prefix.into()), schema.map(Into::into));
         let choice = choice.expect("a valid choice");
-        choice.names(choice.schema())
+        choice.names(choice.schema(), '"')
     }
 
     #[test]
@@ -135,13 +143,14 @@ mod tests {
         assert_eq!(
             names("", None).migration(text),
             [
-                "CREATE TABLE locks (\n    id TEXT, -- of locks\n    b TEXT\n)",
-                "CREATE INDEX lock_sessions_namespace ON lock_sessions (namespace)",
+                "CREATE TABLE \"locks\" (\n    id TEXT, -- of \"locks\"\n    b TEXT\n)",
+                "CREATE INDEX \"lock_sessions_namespace\" ON \"lock_sessions\" (namespace)",
             ]
         );
         assert_eq!(
             names("a_", Some("My \"s")).migration(text)[1],
-            "CREATE INDEX a_lock_sessions_namespace ON \"My \"\"s\".a_lock_sessions (namespace)",
+            "CREATE INDEX \"a_lock_sessions_namespace\" \
+             ON \"My \"\"s\".\"a_lock_sessions\" (namespace)",
         );
     }
 

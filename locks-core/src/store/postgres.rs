@@ -29,7 +29,9 @@ const DIALECT: Dialect = Dialect {
     name: "PostgreSQL",
     migration: include_str!("../../migrations/postgres/0001_locks.sql"),
     migration_path: "migrations/postgres/0001_locks.sql",
+    quote: '"',
     tells: Tells::Notifications,
+    unlimited: None,
     facts: "SELECT name::text, setting::text FROM pg_catalog.pg_settings WHERE name IN \
             ('synchronous_commit', 'idle_session_timeout', 'transaction_timeout', \
              'lock_timeout', 'statement_timeout', 'fsync', 'full_page_writes') \
@@ -251,14 +253,13 @@ fn catalog(names: &TableNames) -> Catalog {
         .join(", ");
     let of = "FROM pg_catalog.pg_class c \
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
-    let ours = format!(
-        "n.nspname = '{schema}' AND c.relname IN ({list}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
-    );
+    let ours = format!("n.nspname = '{schema}' AND c.relname IN ({list})");
     Catalog {
         tables: format!(
             "SELECT c.relname::text, \
              CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' \
-             WHEN 'm' THEN 'materialized view' ELSE 'foreign table' END, \
+             WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' \
+             WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'type' ELSE 'index' END, \
              CASE WHEN pg_catalog.row_security_active(c.oid) THEN 'ROW LEVEL SECURITY' \
              WHEN c.relpersistence = 'u' THEN 'UNLOGGED' \
              WHEN c.relpersistence = 't' THEN 'TEMPORARY' ELSE '' END \

@@ -108,7 +108,11 @@ impl Connection {
                     tracing::info!("the lock tables were made");
                 }
                 Err(failure) if failure.kind == Kind::Denied => {
-                    return Err(not_allowed(&failure, server.dialect.migration_path));
+                    return Err(LockError::schema(format!(
+                        "{missing}, and that cannot be changed here ({failure}); apply {} with \
+                         an account that may",
+                        server.dialect.migration_path
+                    )));
                 }
                 Err(failure) if failure.class == Class::Retry || failure.kind == Kind::Missing => {
                     tracing::debug!(%failure, "the tables are made again");
@@ -260,9 +264,16 @@ fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
             continue;
         };
         let other_name = "choose other names with Builder::table_prefix";
+        let has: Vec<_> = found.columns.iter().map(|(name, _)| &**name).collect();
+        let has = has.join(", ");
         if kind != "table" {
+            let columns = if has.is_empty() {
+                String::new()
+            } else {
+                format!(" with the columns {has}")
+            };
             return Verdict::Refuse(format!(
-                "{table} is a {kind} and no lock table; {other_name}"
+                "{table} is no lock table: it is a {kind}{columns}; {other_name}"
             ));
         }
         let column = |name: &str| {
@@ -271,10 +282,8 @@ fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
         };
         let is_there = |(name, _): &(&str, ColumnUse)| column(name).is_some();
         if !columns[..created_with].iter().all(is_there) {
-            let has: Vec<_> = found.columns.iter().map(|(name, _)| &**name).collect();
             return Verdict::Refuse(format!(
-                "the table {table} is no lock table: it has the columns {}; {other_name}",
-                has.join(", ")
+                "the table {table} is no lock table: it has the columns {has}; {other_name}"
             ));
         }
         if !found.storage.is_empty() {

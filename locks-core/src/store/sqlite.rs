@@ -3,7 +3,10 @@
 use sqlx::{
     Sqlite, SqliteConnection,
     error::DatabaseError,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteQueryResult, SqliteSynchronous},
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqliteQueryResult,
+        SqliteSynchronous,
+    },
 };
 
 use super::{
@@ -24,7 +27,9 @@ const DIALECT: Dialect = Dialect {
     name: "SQLite",
     migration: include_str!("../../migrations/sqlite/0001_locks.sql"),
     migration_path: "migrations/sqlite/0001_locks.sql",
+    quote: '"',
     tells: Tells::Number,
+    unlimited: None,
     facts: "SELECT 'version', sqlite_version()",
     settings: |_, _| vec![SETTINGS.into()],
     transaction: |_, _| None,
@@ -153,7 +158,7 @@ fn catalog(names: &TableNames) -> Catalog {
         .map(|table| format!("'{table}'"))
         .join(", ");
     let ours = format!(
-        "FROM sqlite_master m WHERE m.type IN ('table', 'view') AND lower(m.name) IN ({list})"
+        "FROM sqlite_master m WHERE m.type IN ('table', 'view', 'index') AND lower(m.name) IN ({list})"
     );
     let ours_with = |with: &str| ours.replace("WHERE", &format!("{with} WHERE"));
     Catalog {
@@ -219,6 +224,8 @@ impl Engine for Sqlite {
 /// hold up the writers.
 pub(super) fn prepared(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options
+        .locking_mode(SqliteLockingMode::Normal)
+        .pragma("query_only", "0")
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(std::time::Duration::from_secs(5))

@@ -153,6 +153,9 @@ impl Target {
         limit: Duration,
     ) -> Result<(Box<dyn Run>, Facts), Failure> {
         let _ = limit;
+        if let Some(unlimited) = self.dialect().unlimited {
+            run.execute_raw(Sql(unlimited)).await?;
+        }
         let facts = facts(&mut *run, self.dialect()).await?;
         #[cfg(feature = "postgres")]
         if let Some(options) = self.postgres() {
@@ -196,7 +199,7 @@ impl Target {
             }
             chosen => chosen,
         };
-        let names = self.tables.names(schema);
+        let names = self.tables.names(schema, dialect.quote);
         if let Some(warning) = (dialect.relaxed)(&facts) {
             tracing::warn!("{warning}");
         }

@@ -220,16 +220,21 @@ impl LockTable {
             .retain(|_, (_, grant, _)| !dead(&grant.session));
     }
 
-    /// The requests of a session that hold something, and what they hold.
-    pub(crate) fn grants_of(&self, session: &SessionId) -> BTreeMap<Nonce, Vec<LockName>> {
+    /// The requests of these sessions that hold something, and what they hold.
+    pub(crate) fn grants_of(
+        &self,
+        sessions: &BTreeSet<SessionId>,
+    ) -> BTreeMap<RequestId, Vec<LockName>> {
         let mut grants = BTreeMap::<_, Vec<_>>::new();
-        if self.sessions.contains_key(session) {
-            for (name, entry) in &self.held {
-                if let Some(grant) = &entry.grant
-                    && grant.session == *session
-                {
-                    grants.entry(grant.nonce).or_default().push(name.clone());
-                }
+        if sessions.is_empty() {
+            return grants;
+        }
+        for (name, entry) in &self.held {
+            if let Some(grant) = &entry.grant
+                && sessions.contains(&grant.session)
+            {
+                let id = (grant.session.clone(), grant.nonce);
+                grants.entry(id).or_default().push(name.clone());
             }
         }
         grants

@@ -133,7 +133,7 @@ impl Process {
             asking: &self.asking,
             releasing: &self.releasing,
             held: &|_| true,
-            strays_of: Vec::new(),
+            strays_of: BTreeSet::new(),
             dead: &self.dead,
             chores: &NO_CHORES,
             fairness: self.fairness,
