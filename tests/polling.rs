@@ -1,6 +1,6 @@
 //! What waiting costs a server that cannot tell: one look at a time, for however many.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use locks_core::{Expiry, LockManager};
 use locks_tests::{
@@ -14,7 +14,11 @@ use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(20);
 
-on_every_engine!(servers: async a_thousand_waiters_cost_as_much_as_one, async an_idle_process_asks_nothing);
+on_every_engine!(
+    servers: async a_thousand_waiters_cost_as_much_as_one,
+    async an_idle_process_asks_nothing,
+    async a_missing_row_is_looked_for_every_50_ms,
+);
 
 async fn manager(url: &str, task: &str) -> LockManager {
     // Renewals are not what is counted here.
@@ -82,4 +86,26 @@ async fn an_idle_process_asks_nothing(db: Database) {
         relay.counters().requests == before
     })
     .await;
+}
+
+/// The original deletes its row and inserts it again. In between, the driver waits for it.
+async fn a_missing_row_is_looked_for_every_50_ms(db: Database) {
+    let relay = Relay::start(db.server_address());
+    let locks = manager(&db.url_via(relay.address()), "a").await;
+    let guard = locks.acquire("x").await.expect("it is free");
+    guard.release().await.expect("it is held");
+    db.execute("DELETE FROM locks").await;
+    let before = relay.counters().requests;
+    let start = Instant::now();
+    let guard = locks.acquire("x").await.expect("the row is made again");
+    let took = start.elapsed();
+    let requests = relay.counters().requests - before;
+    note(&format!("{}: {requests} requests in {took:?}", db.engine()));
+    assert!(
+        took > Duration::from_secs(2),
+        "the driver did not wait: {took:?}"
+    );
+    // 60 looks in 3 s, and what makes the row and opens a session anew.
+    assert!(requests < 120, "{requests} requests in {took:?}");
+    guard.release().await.expect("it is held");
 }

@@ -10,7 +10,7 @@ use locks_tests::{
     on_every_engine,
     row::wait_until_queued,
     sessions::Session,
-    worker,
+    wait, worker,
 };
 use tokio::task::JoinSet;
 
@@ -71,7 +71,10 @@ async fn a_locked_fence_keeps_one_backend_waiting_at_most(db: Database) {
     let waiting = tokio::spawn(async move { request.await.map(drop) });
     wait_until_queued(&db, "platform", 1).await;
     holder.kill();
-    wait_until_waiting(&db, 1, SOON).await;
+    wait::until(SOON, "the beat row is deleted", async || {
+        Session::of(&db, "holder").await.is_none()
+    })
+    .await;
     let most = most_waiting(&db, FENCE_LOCKED).await;
     assert!(
         !waiting.is_finished(),
@@ -85,5 +88,5 @@ async fn a_locked_fence_keeps_one_backend_waiting_at_most(db: Database) {
         db.engine()
     ));
     granted.expect("no panic").expect("it is granted");
-    assert_eq!(most, 1, "backends that waited for one fence");
+    assert!(most <= 1, "{most} backends waited for one fence");
 }

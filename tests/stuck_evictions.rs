@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use locks_core::{Expiry, LockManager};
 use locks_tests::{
-    backends::{RowLock, wait_until_waiting},
+    backends::RowLock,
     engine::{Database, note},
     journal::{Journal, Tx},
     on_engine, on_every_engine, peer,
@@ -18,8 +18,6 @@ use tokio::task::JoinSet;
 const SOON: Duration = Duration::from_secs(20);
 /// In which a lock of a killed process of this machine is granted.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// After the first eviction waits on the server: the others have begun as far as they may.
-const SETTLED: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_mins(10);
 /// How many transactions a journal can have open.
 const PER_JOURNAL: usize = 4;
@@ -39,6 +37,18 @@ async fn connect(db: &Database, task: &str) -> LockManager {
 
 fn stuck(n: usize) -> String {
     format!("stuck-{n}")
+}
+
+/// Waits until every eviction has begun: the beat rows are deleted, and the fence rows cannot
+/// be.
+async fn wait_until_evicting(db: &Database) {
+    wait::until(SOON, "the beat rows are deleted", async || {
+        let sessions = Session::all(db).await;
+        !sessions
+            .iter()
+            .any(|session| session.task.starts_with("stuck-"))
+    })
+    .await;
 }
 
 /// Kills a process that holds a lock, while evictions are stuck, and says after what time a
@@ -88,8 +98,7 @@ async fn eight_open_fenced_transactions_do_not_hold_up_an_eviction(db: Database)
     for n in 0..STUCK {
         supervised.spawn(observer.release_task(stuck(n)));
     }
-    wait_until_waiting(&db, 1, SOON).await;
-    tokio::time::sleep(SETTLED).await;
+    wait_until_evicting(&db).await;
     let took = kill_a_holder(&db, &observer).await;
     note(&format!(
         "{}: a killed process was evicted after {took:?}, beside {STUCK} stuck evictions",
@@ -135,8 +144,7 @@ async fn thirty_stuck_evictions_do_not_hold_up_one_of_another_namespace(db: Data
     for worker in &mut workers {
         worker.kill();
     }
-    wait_until_waiting(&db, 1, SOON).await;
-    tokio::time::sleep(SETTLED).await;
+    wait_until_evicting(&db).await;
     let took = kill_a_holder(&db, &other).await;
     note(&format!(
         "{}: a killed process was evicted after {took:?}, beside {STUCK} stuck evictions",

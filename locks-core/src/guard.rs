@@ -132,9 +132,10 @@ impl LockGuard {
     /// connection outside any transaction it proves no more than that the lock was
     /// held at that moment.
     ///
-    /// The fence is a shared lock on a row of its own: the guards of a process do not
-    /// stand in each other's way. On a cluster (Galera) it is a write, and up to 64 guards
-    /// of a task have a row each.
+    /// The fence is a shared lock: the guards of a process do not stand in each other's
+    /// way. On a cluster (Galera) it is a write, on a row of the guard's own for up to 64
+    /// guards of a task; the transactions of more that are open at one time may fail with a
+    /// transient error. On SQLite it is a write too, since a file has one writer anyway.
     ///
     /// Acquire first, then begin: under REPEATABLE READ and SERIALIZABLE a transaction
     /// that is older than the lock does not see its fence, and is refused with

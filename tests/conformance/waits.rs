@@ -16,7 +16,7 @@ use locks_tests::{
     wait,
 };
 
-use crate::{SOON, held, pairs, row, soon, task};
+use crate::{SOON, held, pairs, soon, task};
 
 on_every_engine!(
     async a_free_lock_is_had_at_once,

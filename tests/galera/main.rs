@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(20);
 const COMMITTING: Duration = Duration::from_secs(4);
 const ENOUGH_COMMITS: i64 = 50;
 /// How many fenced transactions of one task are open at the same time.
-const OPEN: usize = 100;
+const OPEN: usize = 60;
 
 /// The processes that contend for locks, and for how long they do.
 const PROCESSES: usize = 6;

@@ -140,6 +140,14 @@ impl Observer {
         (evict, dead)
     }
 
+    /// Whether a beat stands still for longer than a session that lives would let it.
+    pub(crate) fn suspects(&self, now: Instant) -> bool {
+        self.seen.values().any(|seen| {
+            let ttl = seen.row.ttl;
+            ttl.is_some_and(|ttl| now.duration_since(seen.since) > ttl / 2)
+        })
+    }
+
     /// After a failed look nothing is known: every window restarts.
     pub(crate) fn blind(&mut self, now: Instant) {
         for seen in self.seen.values_mut() {

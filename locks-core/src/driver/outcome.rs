@@ -74,6 +74,9 @@ impl Namespace {
                 }
                 self.reviewed(config, now);
                 let (evict, dead) = self.observer.see(states, sent, now);
+                if evict.is_empty() && self.observer.suspects(now) {
+                    self.side.push_back(SideJob::Prepare);
+                }
                 for (id, cause) in evict {
                     self.evict(id, cause);
                 }

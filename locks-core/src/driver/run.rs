@@ -34,6 +34,8 @@ use crate::{
 
 /// How long a statement may take on the connection that reads and writes the rows.
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long a side connection stays open without being needed.
+const SIDE_IDLE: Duration = Duration::from_secs(10);
 /// How many side jobs may be under way. None of them waits for another transaction.
 const SIDE_JOBS: usize = 2;
 
@@ -90,6 +92,8 @@ enum Event {
     Side(Link, Arc<str>, SideOutcome),
     Renewed(Link, Renewed),
     Heard(Result<(Listener, Option<Change>), Failure>),
+    /// A side connection was closed.
+    Closed,
 }
 
 /// Whether anybody can ask for anything.
@@ -114,8 +118,8 @@ pub(super) struct Driving {
     /// The connection of the rows, unless a job has it.
     pub(super) link: Option<Link>,
     pub(super) renewals: Renewals,
-    /// Side connections that are free.
-    pub(super) side: Vec<Link>,
+    /// Side connections that are free, and since when.
+    pub(super) side: Vec<(Link, Instant)>,
     side_jobs: usize,
     /// Side jobs for which no connection is free.
     pub(super) side_queue: VecDeque<(Arc<str>, SideJob)>,
@@ -224,6 +228,7 @@ impl Driving {
             self.settle(&name, now);
         }
         self.start_side_jobs();
+        self.close_idle(now);
         let waiting = !self.waiting.is_empty();
         if let Some(listening) = self.signals.listen(waiting, &self.config, now) {
             self.jobs
@@ -338,7 +343,7 @@ impl Driving {
                 }
             }
             Event::Side(link, name, outcome) => {
-                self.side.push(link);
+                self.side.push((link, now));
                 self.side_jobs -= 1;
                 self.agenda.touch(&name);
                 if let (SideOutcome::Left(left), Some(ending)) = (&outcome, &mut self.ending) {
@@ -355,6 +360,7 @@ impl Driving {
                     .done(link, renewed, namespaces, &self.config, now);
                 self.agenda.touch_all(&concerned);
             }
+            Event::Closed => {}
             Event::Heard(heard) => {
                 for change in self.signals.heard(heard, &self.config, now) {
                     self.heard(change, now);
@@ -462,7 +468,7 @@ impl Driving {
     pub(super) fn start_side_jobs(&mut self) {
         while self.side_jobs < SIDE_JOBS && !self.side_queue.is_empty() {
             let mut link = match (self.side.pop(), self.renewals.link(), &self.link) {
-                (Some(link), ..) => link,
+                (Some((link, _)), ..) => link,
                 (None, Some(link), _) | (None, None, Some(link)) => {
                     link.another(SIDE_LIMIT, "evictions")
                 }
@@ -480,6 +486,17 @@ impl Driving {
         }
     }
 
+    /// Closes side connections that were not needed for some time.
+    fn close_idle(&mut self, now: Instant) {
+        let idle = |(_, since): &mut (Link, Instant)| now.duration_since(*since) >= SIDE_IDLE;
+        for (mut link, _) in self.side.extract_if(.., idle) {
+            self.jobs.push(Box::pin(async move {
+                link.close().await;
+                Event::Closed
+            }));
+        }
+    }
+
     /// When something is due next.
     fn wake(&self, now: Instant) -> Instant {
         let ending = self.ending.as_ref().map(|ending| ending.due(now));
@@ -488,6 +505,7 @@ impl Driving {
             .into_iter()
             .chain(self.renewals.due())
             .chain(ending)
+            .chain(self.side.iter().map(|(_, since)| *since + SIDE_IDLE))
             .chain(self.signals.due())
             .min()
             .unwrap_or(now + Duration::from_mins(1))

@@ -127,8 +127,9 @@ impl Driving {
         } else {
             Ok(())
         };
+        let side = self.side.drain(..).map(|(link, _)| link);
         // What is under way may wait for other transactions; its connections are dropped.
-        for mut link in self.link.take().into_iter().chain(self.side.drain(..)) {
+        for mut link in self.link.take().into_iter().chain(side) {
             link.close().await;
         }
         self.renewals.close().await;

@@ -31,6 +31,9 @@ const NEIGHBOURS: Duration = Duration::from_millis(20);
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// When a side job that failed is tried again.
 const LATER: Duration = Duration::from_secs(1);
+/// How long to go on ending the sessions of a task while transactions that are fenced with
+/// them are open.
+const STUCK: Duration = Duration::from_mins(1);
 /// When one is tried again that an open transaction is in the way of: for each that is, but
 /// no later than one that failed. So they ask 20 times a second together, and keep nothing
 /// else waiting.
@@ -62,9 +65,6 @@ impl Namespace {
                 .filter(|id| !self.sessions.contains(id) && !self.dead.contains(id))
                 .collect();
             self.observing = !others.is_empty();
-            if self.observing && self.observer.due().is_none() {
-                self.side.push_back(SideJob::Prepare);
-            }
             self.observer.watch(&others, now);
         }
         if self.observing && config.asks_processes() {
@@ -232,7 +232,7 @@ impl Namespace {
         let held: Vec<_> = evacuated.held.into_iter().filter(|h| !known(h)).collect();
         pending.held.extend(held);
         if let Some(stuck) = evacuated.stuck {
-            if now.duration_since(pending.since) >= PATIENCE {
+            if now.duration_since(pending.since) >= STUCK {
                 if let Some(pending) = self.chores.remove(&chore) {
                     pending.chore.fail(stuck.into());
                 }

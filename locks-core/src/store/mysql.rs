@@ -222,7 +222,7 @@ fn fence(names: &TableNames, facts: &Facts) -> FenceStatement {
 
 fn catalog(names: &TableNames) -> Catalog {
     let plain = names.plain();
-    let [locks, sessions, fences] = &plain;
+    let [locks, sessions, fences] = names.quoted();
     let list = plain
         .each_ref()
         .map(|table| format!("'{table}'"))

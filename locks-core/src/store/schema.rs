@@ -305,7 +305,11 @@ fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
             match column(name) {
                 None => missing.push(format!("the column {name} of {table} is missing")),
                 Some((_, kind)) if !(dialect.fits)(*used, kind) => {
-                    missing.push(format!("the column {name} of {table} is of type {kind}"));
+                    missing.push(format!(
+                        "the column {name} of {table} is {} and has to be {}",
+                        kind.trim(),
+                        wanted(*used)
+                    ));
                 }
                 Some(_) => {}
             }
@@ -315,6 +319,16 @@ fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
         Verdict::Ready
     } else {
         Verdict::Make(missing.join(", "))
+    }
+}
+
+/// The type that a column has to have.
+fn wanted(used: ColumnUse) -> &'static str {
+    match used {
+        ColumnUse::Number => "BIGINT",
+        ColumnUse::Text => "a text of any length and script (on MySQL LONGTEXT in utf8mb4)",
+        ColumnUse::Name => "a text of any script (on MySQL in utf8mb4)",
+        ColumnUse::Any => "there",
     }
 }
 
