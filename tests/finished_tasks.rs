@@ -107,19 +107,20 @@ async fn wait_until_few(db: &Database, what: &str, mut meanwhile: impl AsyncFnMu
     let start = Instant::now();
     let mut conn = db.connect().await;
     loop {
-        let left = Session::all_on(&mut conn).await.len();
-        if left <= HANDFUL {
+        let left = (
+            Session::all_on(&mut conn).await.len(),
+            fences(db).await.len(),
+        );
+        if left.0 <= HANDFUL && left.1 <= HANDFUL {
             break;
         }
         assert!(
             start.elapsed() < ENDED,
-            "{left} sessions are left after {ENDED:?}, {what}"
+            "{left:?} sessions and fences are left after {ENDED:?}, {what}"
         );
         meanwhile().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let left = fences(db).await.len();
-    assert!(left <= HANDFUL, "{left} fences are left, {what}");
 }
 
 async fn finished_jobs_cost_nothing_later(db: Database) {

@@ -50,7 +50,9 @@ pub enum Evidence {
     /// table tells, is evicted at once.
     #[default]
     Process,
-    /// Only time evicts: for machines whose process table cannot be trusted.
+    /// Only time evicts: for machines whose process table cannot be trusted, and for virtual
+    /// machines that are cloned while they run and keep the addresses of their network
+    /// cards.
     Time,
 }
 
@@ -176,12 +178,32 @@ impl Builder {
     /// `postgres:` or `postgresql:`. An `SQLite` file is made where there is none,
     /// unless the URL has a `mode`. Missing tables are made.
     ///
+    /// The oldest versions that work are MySQL 8.0, MariaDB 10.3 and PostgreSQL 12. The
+    /// connections override those settings of the server, the role and the URL that the
+    /// meaning, the durability or the answer of a statement depends on.
+    ///
+    /// # Rights
+    ///
+    /// The account needs these rights, which are checked; it needs more only to make the
+    /// tables.
+    ///
+    /// ```sql
+    /// GRANT SELECT, INSERT, UPDATE ON locks TO account;
+    /// GRANT SELECT, INSERT, UPDATE, DELETE ON lock_sessions TO account;
+    /// GRANT SELECT, INSERT, UPDATE, DELETE ON lock_fences TO account;
+    /// ```
+    ///
+    /// An account whose transactions are fenced needs `SELECT` and `UPDATE` on
+    /// `lock_fences`; on SQLite there are no accounts. Row-level security of PostgreSQL must
+    /// not apply to these tables.
+    ///
     /// # Errors
     ///
     /// [`LockError::InvalidConfig`] for a setting or URL that cannot be,
-    /// [`LockError::Schema`] when tables are missing and may not be made,
-    /// [`LockError::Database`] when the server cannot be reached or refuses. No
-    /// error repeats the URL.
+    /// [`LockError::Schema`] when tables are missing and may not be made, when tables of
+    /// these names are not lock tables, lack a key or a right, or are not durable, and when
+    /// another schema has the lock tables. [`LockError::Database`] when the server cannot be
+    /// reached or refuses. No error repeats the URL.
     ///
     /// # Cancel safety
     ///

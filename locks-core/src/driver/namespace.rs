@@ -82,6 +82,8 @@ pub(super) struct Namespace {
     pub(super) row: Row,
     /// The highest version seen: a new row starts above it.
     pub(super) highest: i64,
+    /// The highest version at which it was told that the row went back in time.
+    pub(super) told_back: i64,
     /// Whether a row was ever there: then its absence may be the original's start.
     pub(super) seen: bool,
     pub(super) missing_since: Option<Instant>,
@@ -147,6 +149,7 @@ impl Namespace {
             name,
             row: Row::Unknown,
             highest: 0,
+            told_back: 0,
             seen: false,
             missing_since: None,
             missing_due: None,

@@ -224,7 +224,8 @@ impl Namespace {
             self.give_up(&LockError::schema(reason), sent);
             return;
         }
-        if row.at.version < self.highest {
+        if row.at.version < self.highest && self.told_back != self.highest {
+            self.told_back = self.highest;
             tracing::warn!(
                 namespace = %self.name, version = row.at.version, seen = self.highest,
                 "the locks row went back in time, as after a restore or a failover"

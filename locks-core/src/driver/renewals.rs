@@ -183,6 +183,11 @@ impl Renewals {
         concerned
     }
 
+    /// When the next tick is due, if there is anything to renew.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        self.due
+    }
+
     /// When the next renewal is due, unless one is under way.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due.filter(|_| self.link.is_some())

@@ -213,12 +213,15 @@ impl Driving {
             }
         }
         self.start_job(now);
+        let tick = self.renewals.next_tick();
         let renewal = self
             .renewals
             .start(&mut self.namespaces, &self.renewed, &self.config, now);
-        if let Some(renewal) = renewal {
-            // A tick may have ended sessions.
+        if self.renewals.next_tick() != tick {
+            // It may have ended sessions.
             self.agenda.touch_all(&self.renewed);
+        }
+        if let Some(renewal) = renewal {
             self.jobs.push(Box::pin(async {
                 let (link, renewed) = renewal.await;
                 Event::Renewed(link, renewed)
