@@ -26,6 +26,7 @@ on_every_engine!(servers:
     async a_refused_wait_times_out,
     async a_grant_comes_in_the_middle_of_the_race,
     async who_stops_in_its_turn_does_not_stop_others,
+    async new_tasks_get_their_sessions_while_the_row_is_contended,
 );
 
 /// In the order in which they have to go.
@@ -159,4 +160,30 @@ async fn who_stops_in_its_turn_does_not_stop_others(db: Database) {
     race.relay.heal();
     let guard = asking.await.expect("no panic").expect("nobody holds it");
     race.finish(guard).await;
+}
+
+/// Each job is a task of its own, so some requests always lack a session while others have
+/// theirs, and the row lock is taken by turns.
+async fn new_tasks_get_their_sessions_while_the_row_is_contended(db: Database) {
+    const MANAGERS: usize = 3;
+    const WORKERS: usize = 4;
+    const JOBS: usize = 40;
+    let mut workers = tokio::task::JoinSet::new();
+    for m in 0..MANAGERS {
+        let manager = connect(db.url(), &format!("manager_{m}")).await;
+        for w in 0..WORKERS {
+            let manager = manager.clone();
+            workers.spawn(async move {
+                for n in 0..JOBS {
+                    let task = manager.with_task_id(&format!("job_{m}_{w}_{n}"));
+                    let task = task.expect("a task id");
+                    let guard = task.acquire(format!("app_task_{m}_{w}")).await;
+                    let guard = guard.expect("no other task wants it");
+                    guard.release().await.expect("it is held");
+                }
+            });
+        }
+    }
+    let done = tokio::time::timeout(Duration::from_mins(1), workers.join_all()).await;
+    assert!(done.is_ok(), "jobs are left after a minute");
 }

@@ -389,9 +389,10 @@ impl Namespace {
             _ => None,
         };
         self.turns.end(at.as_ref());
-        // Sessions are opened before: one that somebody has come to need meanwhile has
-        // to wait.
-        if at.is_some() && self.audit.is_empty() && self.open(config).is_none() {
+        // Sessions are opened before. A request that has come to need one since then has to
+        // wait for the next write.
+        if at.is_some() && self.audit.is_empty() {
+            self.assign_sessions(config);
             let job = self.write(config, now);
             if let Some(job @ Job::Swap(_)) = job {
                 return job;

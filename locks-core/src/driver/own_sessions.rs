@@ -37,7 +37,7 @@ impl Namespace {
     }
 
     /// Gives each request the sessions that are open for it; those that are wanted.
-    fn assign_sessions(&mut self, config: &Config) -> BTreeSet<SessionKey> {
+    pub(super) fn assign_sessions(&mut self, config: &Config) -> BTreeSet<SessionKey> {
         let mut wanted = BTreeSet::new();
         for asking in self.asking.values_mut().filter(|asking| !asking.abandoned) {
             let waits = matches!(asking.mode, Mode::InTurn { .. });
