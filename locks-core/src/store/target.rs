@@ -132,7 +132,24 @@ impl Target {
         let _ = (limit, facts);
         Ok(match &self.engine {
             #[cfg(feature = "sqlite")]
-            Options::Sqlite(options) => Box::new(connected::<sqlx::Sqlite>(options).await?),
+            Options::Sqlite(options) => {
+                // The first connection may make the file. A later one must not: the file that
+                // it misses was deleted, and another process may hold locks in it.
+                let made = facts.is_some();
+                let options = options.clone();
+                let options = if made {
+                    options.create_if_missing(false)
+                } else {
+                    options
+                };
+                match connected::<sqlx::Sqlite>(&options).await {
+                    Ok(connection) => Box::new(connection),
+                    Err(failure) => {
+                        self.file.check()?;
+                        return Err(failure);
+                    }
+                }
+            }
             #[cfg(feature = "mysql")]
             Options::MySql(options) => Box::new(connected::<sqlx::MySql>(options).await?),
             #[cfg(feature = "postgres")]
