@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -219,20 +220,28 @@ impl LockGuard {
     {
         match self.fence(&mut tx).await {
             Ok(()) => {
+                // Of a nested transaction only the savepoint ends.
+                let is_outermost = DB::TransactionManager::get_transaction_depth(&tx) == 1;
                 let Err(error) = tx.commit().await else {
-                    self.fence_ended();
+                    if is_outermost {
+                        self.fence_ended();
+                    }
                     return Ok(());
                 };
                 match <sqlx::Transaction<'_, DB> as Touch>::commit_failed(error) {
                     // A lost answer is not the end of it.
                     Commit::Unknown(error) => Err(error),
                     Commit::Refused(error) => {
-                        self.fence_ended();
+                        if is_outermost {
+                            self.fence_ended();
+                        }
                         Err(error)
                     }
                     // On a cluster an eviction at another node shows here.
                     Commit::Conflict(error) => {
-                        self.fence_ended();
+                        if is_outermost {
+                            self.fence_ended();
+                        }
                         self.confirm(Check::Session).await?;
                         Err(error)
                     }

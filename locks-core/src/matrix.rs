@@ -296,7 +296,7 @@ const fn same(a: &str, b: &str) -> bool {
 
 /// FNV-1a, 64 bits, of both texts with a zero byte after each (offset basis and
 /// prime from the FNV reference).
-const fn hash(asked: &str, held: &str) -> u64 {
+pub(crate) const fn hash(asked: &str, held: &str) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut part = 0;

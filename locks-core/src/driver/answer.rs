@@ -211,9 +211,10 @@ impl Namespace {
         let in_use: BTreeSet<_> = if rows == 1 {
             BTreeSet::new()
         } else {
-            let held = self.held.values().map(|held| &held.tenure.fence.row);
-            let releasing = self.releasing.values().map(|r| &r.tenure.fence.row);
-            held.chain(releasing).cloned().collect()
+            let held = self.held.values().map(|held| &held.tenure);
+            let releasing = self.releasing.values().map(|releasing| &releasing.tenure);
+            let tenures = held.chain(releasing).filter(|t| t.session == *session);
+            tenures.map(|tenure| tenure.fence.row.clone()).collect()
         };
         let key = self.sessions.key_of(session)?.clone();
         let session = self.sessions.get_mut(&key)?;
@@ -223,11 +224,13 @@ impl Namespace {
         let lease = session.lease.clone();
         // The row that was not used for longest, or that will be free next.
         let first = session.next_fence;
-        let row = |number| session.id.fence_row((first + number) % rows);
-        let free = (0..rows).find(|number| !in_use.contains(&*row(*number)));
+        // Where there are several, the first one is nobody's.
+        let (reserved, many) = if rows == 1 { (0, 1) } else { (1, rows - 1) };
+        let row = |number| session.id.fence_row(reserved + (first + number) % many);
+        let free = (0..many).find(|number| !in_use.contains(&*row(*number)));
         let number = free.unwrap_or(0);
         let fence_row = row(number).into();
-        session.next_fence = (first + number + 1) % rows;
+        session.next_fence = (first + number + 1) % many;
         let mut asking = self.asking.remove(&nonce)?;
         let tenure = Arc::new(Tenure {
             session: asking.claim.session.clone(),

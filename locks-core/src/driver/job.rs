@@ -2,7 +2,7 @@
 //!
 //! A job owns what it needs, so that the driver's state is free while it runs.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use super::lease::Moment;
 use crate::{
@@ -13,9 +13,8 @@ use crate::{
 /// How many sessions, or namespaces, one statement may name: far below every engine's
 /// limit for arguments, and few enough that a statement stays short.
 pub(super) const PIECE: usize = 512;
-/// How many sessions one statement inserts: whole pieces first, then smaller ones, so that
-/// only a few statements are ever prepared.
-pub(super) const INSERTS: [usize; 3] = [64, 8, 1];
+/// How many sessions one statement inserts, so that only a few statements are ever prepared.
+pub(super) const INSERTS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
 /// Something for the connection that reads and writes the rows.
 #[derive(Debug)]
@@ -125,17 +124,7 @@ impl Job {
             }
             Self::Open(sessions) => {
                 let at = Moment::now();
-                let open = async |c: &mut Connection| {
-                    let mut rest = &sessions[..];
-                    for size in INSERTS {
-                        while rest.len() >= size {
-                            let (piece, behind) = rest.split_at(size);
-                            c.insert_sessions(piece).await?;
-                            rest = behind;
-                        }
-                    }
-                    Ok(())
-                };
+                let open = async |c: &mut Connection| c.insert_sessions(&sessions).await;
                 let result = link.with(open).await;
                 Outcome::Opened(sessions, at, result)
             }
@@ -158,7 +147,8 @@ impl Job {
                     // In this order, as for every eviction.
                     let mut fences = c.fences_in(namespace).await?;
                     let beating = c.sessions_in(namespace).await?;
-                    fences.retain(|id| !beating.iter().any(|row| row.id == *id));
+                    let ids: BTreeSet<_> = beating.iter().map(|row| &row.id).collect();
+                    fences.retain(|id| !ids.contains(id));
                     Ok((beating, fences))
                 };
                 Outcome::Swept(link.with(sweep).await)

@@ -276,7 +276,7 @@ impl Namespace {
         let mut releasing = Releasing::new(key.0, held, due);
         if releasing.fence == FenceState::ToTouch {
             let row = releasing.tenure.fence.row.to_string();
-            self.side.push_back(SideJob::Touch(row));
+            self.side.push_back(SideJob::Touch(row, vec![key]));
             releasing.fence = FenceState::Touching;
         }
         releasing.replies.extend(reply);
@@ -523,6 +523,6 @@ impl Namespace {
 pub(super) struct Sweep {
     /// When to look; `None`: now.
     pub(super) due: Option<Instant>,
-    /// The beats that the last look showed, and when; empty before a first look.
+    /// The beats that the last look showed, and which look showed each first.
     pub(super) beats: BTreeMap<SessionId, (i64, Instant)>,
 }

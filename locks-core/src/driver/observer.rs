@@ -140,6 +140,11 @@ impl Observer {
         (evict, dead)
     }
 
+    /// Puts the next look off.
+    pub(crate) fn postpone(&mut self, due: Instant) {
+        self.due = self.due.map(|_| due);
+    }
+
     /// Whether a beat stands still for longer than a session that lives would let it.
     pub(crate) fn suspects(&self, now: Instant) -> bool {
         self.seen.values().any(|seen| {

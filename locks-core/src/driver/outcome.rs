@@ -106,8 +106,11 @@ impl Namespace {
             | Outcome::Peeked(Err(failure))
             | Outcome::Adopted(Err(failure))
             | Outcome::Created(Err(failure))
-            | Outcome::Swept(Err(failure))
             | Outcome::DataVersion(Err(failure)) => self.failed(failure, now),
+            Outcome::Swept(Err(failure)) => {
+                self.sweep.due = Some(now + SWEEP_LIMITS[0]);
+                self.failed(failure, now);
+            }
             Outcome::Audited(Err(failure)) => {
                 // What asked for it asks again.
                 let sessions = self
@@ -163,32 +166,30 @@ impl Namespace {
             self.evict(id, Cause::Begun);
         }
         let before = std::mem::take(&mut self.sweep.beats);
+        let first = before.is_empty();
         let mut beats = BTreeMap::new();
-        let mut longest = Duration::ZERO;
         for row in beating {
             // One that never expires is judged by a supervisor alone.
             let Some(ttl) = row.ttl.filter(|_| !self.sessions.contains(&row.id)) else {
                 continue;
             };
-            let stood_still = before.get(&row.id).is_some_and(|(beat, since)| {
-                *beat == row.beat && now.duration_since(*since) >= ttl + ttl / MARGIN
-            });
+            let seen = before.get(&row.id).filter(|(beat, _)| *beat == row.beat);
+            let since = seen.map_or(now, |(_, since)| *since);
             if config.asks_processes() && row.process.is_gone(&config.process) {
                 self.evict(row.id, Cause::Gone);
-            } else if stood_still {
+            } else if now.duration_since(since) >= ttl.saturating_add(ttl / MARGIN) {
                 self.evict(row.id, Cause::Stopped { beat: row.beat });
             } else {
-                longest = longest.max(ttl);
-                beats.insert(row.id, (row.beat, now));
+                beats.insert(row.id, (row.beat, since));
             }
         }
-        let first = before.is_empty() && !beats.is_empty();
-        let pause = if first {
-            longest + longest / MARGIN
+        let [least, most] = SWEEP_LIMITS;
+        let ttl = config.beat_ttl();
+        let pause = if first && !beats.is_empty() {
+            // What others left before we came goes soon.
+            ttl.saturating_add(ttl / MARGIN).min(most)
         } else {
-            beats.clear();
-            let [least, most] = SWEEP_LIMITS;
-            let pause = (config.beat_ttl() * SWEEP).clamp(least, most);
+            let pause = ttl.saturating_mul(SWEEP).clamp(least, most);
             pause.mul_f64(0.9 + fastrand::f64() / 5.0)
         };
         self.sweep.beats = beats;

@@ -350,7 +350,7 @@ impl Driving {
                 self.side_jobs -= 1;
                 self.agenda.touch(&name);
                 if let (SideOutcome::Left(left), Some(ending)) = (&outcome, &mut self.ending) {
-                    ending.left(&name, left);
+                    ending.left(&name, left, now);
                 }
                 if let Some(namespace) = self.namespaces.get_mut(&name) {
                     namespace.side_done(outcome, now);
@@ -502,7 +502,7 @@ impl Driving {
 
     /// When something is due next.
     fn wake(&self, now: Instant) -> Instant {
-        let ending = self.ending.as_ref().map(|ending| ending.due(now));
+        let ending = self.ending.as_ref().map(Ending::due);
         self.agenda
             .next()
             .into_iter()

@@ -24,6 +24,8 @@ pub(super) struct Ending {
     pub(super) deadline: Instant,
     pub(super) replies: Vec<Reply<()>>,
     leaving: Leaving,
+    /// When those that are left are tried again.
+    again_at: Instant,
 }
 
 /// Deleting our own sessions, as the last thing.
@@ -37,9 +39,10 @@ enum Leaving {
 
 impl Ending {
     /// Some sessions of a namespace were deleted, but for these.
-    pub(super) fn left(&mut self, name: &Arc<str>, ids: &[SessionId]) {
+    pub(super) fn left(&mut self, name: &Arc<str>, ids: &[SessionId], now: Instant) {
         if let Leaving::Now(under_way, again) = &mut self.leaving {
             *under_way = under_way.saturating_sub(1);
+            self.again_at = now + LEAVE_AGAIN;
             if !ids.is_empty() {
                 again.push((name.clone(), ids.to_vec()));
             }
@@ -47,9 +50,9 @@ impl Ending {
     }
 
     /// When something is due.
-    pub(super) fn due(&self, now: Instant) -> Instant {
+    pub(super) fn due(&self) -> Instant {
         match &self.leaving {
-            Leaving::Now(0, again) if !again.is_empty() => now + LEAVE_AGAIN,
+            Leaving::Now(0, again) if !again.is_empty() => self.again_at.min(self.deadline),
             _ => self.deadline,
         }
     }
@@ -61,6 +64,7 @@ impl Driving {
             deadline: now + PATIENCE,
             replies: reply.into_iter().collect(),
             leaving: Leaving::NotYet,
+            again_at: now,
         });
     }
 
@@ -93,7 +97,9 @@ impl Driving {
                 let leave = |(name, n): (&Arc<str>, &mut Namespace)| (name.clone(), n.leave());
                 self.namespaces.iter_mut().map(leave).collect()
             }
-            Leaving::Now(0, again) => std::mem::take(again),
+            Leaving::Now(0, again) if again.is_empty() || now >= ending.again_at => {
+                std::mem::take(again)
+            }
             Leaving::Now(..) => return false,
         };
         let pieces = again.iter().flat_map(|(name, ids)| {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time;
 
-use super::{job::PIECE, observer::Cause, plan::ChoreId};
+use super::{job::PIECE, observer::Cause, plan::ChoreId, session::ReleaseKey};
 use crate::{
     report::Holder,
     store::{Class, Connection, Failure, Kind, Link, Liveness, Stamp},
@@ -30,8 +30,9 @@ pub(super) enum SideJob {
     Clear(Option<i64>),
     /// Delete the sessions of one task, or of all.
     Evacuate(ChoreId, Option<Arc<str>>),
-    /// Wait for commits that were fenced with this fence row and are still under way.
-    Touch(String),
+    /// Wait for commits that were fenced with this fence row and are still under way, so
+    /// that these releases can go on.
+    Touch(String, Vec<ReleaseKey>),
     /// Delete sessions of our own that hold nothing.
     Discard(Vec<SessionId>),
     /// The same, as the last thing before the driver ends.
@@ -48,7 +49,7 @@ pub(super) enum SideOutcome {
     /// Which sessions are dead now, and what they held when it began. `Err` besides: some
     /// of them could not be ended yet.
     Evacuated(ChoreId, Result<Evacuated, Failure>),
-    Touched(String, Result<(), Failure>),
+    Touched(String, Vec<ReleaseKey>, Result<(), Failure>),
     Discarded(Vec<SessionId>, Result<(), Failure>),
     /// The sessions that are left.
     Left(Vec<SessionId>),
@@ -85,9 +86,9 @@ impl SideJob {
                     async |c: &mut Connection| evacuate(c, namespace, task.as_deref()).await;
                 SideOutcome::Evacuated(chore, persist(link, evacuate).await)
             }
-            Self::Touch(row) => {
+            Self::Touch(row, keys) => {
                 let result = persist(link, async |c| c.await_fence(&row).await).await;
-                SideOutcome::Touched(row, result)
+                SideOutcome::Touched(row, keys, result)
             }
             Self::Discard(ids) => {
                 let result = persist(link, async |c| discard(c, &ids).await).await;
@@ -139,7 +140,7 @@ async fn clear(
 ) -> Result<Option<Vec<SessionId>>, Failure> {
     // Listed before the row is looked at: a session in the list was there before this row
     // is adopted.
-    let sessions = sessions_in(c, namespace, |_| true).await?;
+    let sessions = sessions_in(c, namespace, |_| true, true).await?;
     let expected = version.map(|version| Stamp {
         version,
         stamp: None,
@@ -166,7 +167,7 @@ async fn evacuate(
     task: Option<&str>,
 ) -> Result<Evacuated, Failure> {
     let of = |t: &str| task.is_none_or(|task| task == t);
-    let mut sessions = sessions_in(c, namespace, of).await?;
+    let mut sessions = sessions_in(c, namespace, of, task.is_none()).await?;
     let mut evacuated = Evacuated::default();
     // Waiters and holders whose beat row is gone are in the row. What is held is noted
     // before: once its session is dead, any process may take it away.
@@ -225,13 +226,18 @@ async fn sessions_in(
     c: &mut Connection,
     namespace: &str,
     wanted: impl Fn(&str) -> bool,
+    wants_all: bool,
 ) -> Result<Vec<SessionId>, Failure> {
     // The fences first: a session that begins in between has its beat row before its
     // fence row, so a fence without one is an eviction that was begun.
     let mut ids = c.fences_in(namespace).await?;
     let beating = c.sessions_in(namespace).await?;
     let tasks: BTreeMap<_, _> = beating.iter().map(|row| (&row.id, &*row.task)).collect();
-    ids.retain(|id| tasks.get(id).is_none_or(|task| wanted(task)));
+    // Of which task it is cannot be told; if it holds anything, the row tells.
+    ids.retain(|id| match tasks.get(id) {
+        Some(task) => wanted(task),
+        None => wants_all,
+    });
     let missing = beating.iter().filter(|row| wanted(&row.task));
     ids.extend(missing.map(|row| row.id.clone()));
     ids.sort();

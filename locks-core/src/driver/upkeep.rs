@@ -31,6 +31,8 @@ const NEIGHBOURS: Duration = Duration::from_millis(20);
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// When a side job that failed is tried again.
 const LATER: Duration = Duration::from_secs(1);
+/// When to try again to end all sessions of a namespace, if an open transaction is in the way.
+const CLEAR_AGAIN: Duration = Duration::from_millis(250);
 /// How long to go on ending the sessions of a task while transactions that are fenced with
 /// them are open.
 const STUCK: Duration = Duration::from_mins(1);
@@ -81,28 +83,23 @@ impl Namespace {
             return Some(Job::Sweep);
         }
         if self.observing && is_due(self.observer.due()) {
-            match &self.row {
-                Row::Known(cached) => {
-                    let sessions: Vec<_> = cached
-                        .table
-                        .session_ids()
-                        .into_iter()
-                        .filter(|id| !self.sessions.contains(id) && !self.dead.contains(id))
-                        .collect();
-                    if sessions.is_empty() {
-                        self.observing = false;
-                    } else {
-                        let at = cached.at.clone();
-                        let witness = self.witness();
-                        return Some(Job::Survey {
-                            at,
-                            sessions,
-                            witness,
-                        });
-                    }
-                }
-                _ => return Some(Job::Read),
+            let Row::Known(cached) = &self.row else {
+                // Where there is no row to look at, once in a while is enough.
+                self.observer.postpone(now + LATER);
+                return Some(Job::Read);
+            };
+            let sessions = cached.table.session_ids().into_iter();
+            let sessions: Vec<_> = sessions
+                .filter(|id| !self.sessions.contains(id) && !self.dead.contains(id))
+                .collect();
+            if !sessions.is_empty() {
+                return Some(Job::Survey {
+                    at: cached.at.clone(),
+                    sessions,
+                    witness: self.witness(),
+                });
             }
+            self.observing = false;
         }
         if is_due(self.poll.due()) {
             self.poll.looked();
@@ -162,8 +159,14 @@ impl Namespace {
             }
             SideOutcome::Cleared(result) => {
                 self.clearing = false;
+                // It ends the pause that the clearing was waited for in.
                 self.backoff.success();
                 match result {
+                    Err(failure) if failure.kind == StoreKind::Locked => {
+                        tracing::debug!(%failure, "a fenced commit keeps the row from being made");
+                        self.forget_row();
+                        self.missing_due = Some(now + CLEAR_AGAIN);
+                    }
                     Ok(Some(dead)) => {
                         // Sessions without a row: it was there a moment ago.
                         self.seen |= !dead.is_empty();
@@ -188,18 +191,16 @@ impl Namespace {
                 }
                 self.failed(failure, now);
             }
-            SideOutcome::Touched(row, Ok(())) => {
-                for releasing in self.releasing.values_mut() {
-                    if *releasing.tenure.fence.row == *row
-                        && releasing.fence == FenceState::Touching
-                    {
+            SideOutcome::Touched(_, keys, Ok(())) => {
+                for key in keys {
+                    if let Some(releasing) = self.releasing.get_mut(&key) {
                         releasing.fence = FenceState::Clear;
                     }
                 }
             }
-            SideOutcome::Touched(row, Err(failure)) => {
+            SideOutcome::Touched(row, keys, Err(failure)) => {
                 tracing::debug!(row, %failure, "a fenced commit is still under way");
-                self.side_failed(SideJob::Touch(row), &failure, now);
+                self.side_failed(SideJob::Touch(row, keys), &failure, now);
             }
             SideOutcome::Discarded(ids, Err(failure)) => {
                 tracing::debug!(%failure, "sessions that hold nothing are left for now");

@@ -52,7 +52,8 @@ pub(super) struct Catalog {
     /// → table, column, for every column that is a unique key by itself
     pub(super) keys: String,
     pub(super) rights: Rights,
-    /// → schema, for every other schema that has the three tables
+    /// → schema and `usable` if the account may lock there, for every other schema that has
+    /// the three tables
     pub(super) elsewhere: Option<String>,
 }
 

@@ -20,8 +20,9 @@ use crate::fence::{fence_connection, sealed::Unfenced};
 
 /// How many fence rows a session has where row locks end at the node: a fence has to write
 /// there, and two writes of one row on two nodes fail. A row is used again when as many
-/// others were used since, which is later than any node lags behind.
-const FENCE_ROWS: usize = 64;
+/// others were used since, which is later than any node lags behind. Guards use all but the
+/// first one.
+const FENCE_ROWS: usize = 65;
 
 const DIALECT: Dialect = Dialect {
     name: "MySQL or MariaDB",
@@ -32,7 +33,7 @@ const DIALECT: Dialect = Dialect {
     unlimited: Some("SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1"),
     facts: "SHOW VARIABLES WHERE Variable_name IN ('version', 'wsrep_on', 'wsrep_provider', \
             'group_replication_single_primary_mode', 'innodb_flush_log_at_trx_commit', \
-            'completion_type', 'wsrep_sync_wait', 'idle_transaction_timeout', \
+            'completion_type', 'wsrep_sync_wait', 'wsrep_dirty_reads', 'alter_algorithm', 'idle_transaction_timeout', \
             'innodb_snapshot_isolation', 'query_cache_type', 'max_statement_time', \
             'max_execution_time', 'innodb_lock_wait_timeout', 'lock_wait_timeout')",
     settings,
@@ -76,6 +77,9 @@ fn settings(limit: Duration, facts: &Facts) -> Vec<String> {
         ("completion_type", "0"),
         // A Galera node answers reads only when it has caught up with the cluster.
         ("wsrep_sync_wait", "1"),
+        ("wsrep_dirty_reads", "0"),
+        // The tables of the original are widened, however that has to be done.
+        ("alter_algorithm", "DEFAULT"),
         // The server ends a transaction that is idle while it holds the row lock.
         ("idle_transaction_timeout", "1"),
         ("innodb_snapshot_isolation", "0"),
@@ -118,6 +122,13 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
     let row = format!("SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = ?");
     let now = "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)";
     let count = "COUNT(*) OVER ()";
+    // A range locks the row behind it as well. On a cluster that is the first one of another
+    // session, which no guard uses.
+    let of_session = if is_cluster(facts) {
+        "session >= ? AND session < ?"
+    } else {
+        "session = ? AND session <> ?"
+    };
     Statements {
         placeholder: |_| "?".into(),
         // Without the variable a process that is stopped would keep the lock.
@@ -167,28 +178,37 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
              WHERE namespace = ?"
         ),
         fences_in: format!(
-            "SELECT session, {count} FROM {fences} WHERE session >= ? AND session < ?"
+            "SELECT session, {count} FROM {fences} \
+             WHERE session >= ? AND session < ? AND session NOT LIKE '%#%'"
         ),
         delete_session: format!("DELETE FROM {sessions} WHERE id = ?"),
         delete_session_at: format!("DELETE FROM {sessions} WHERE id = ? AND beat = ?"),
         delete_sessions: format!("DELETE FROM {sessions} WHERE id IN"),
         try_fences: Some(format!(
-            "SELECT session FROM {fences} WHERE session >= ? AND session < ? FOR UPDATE NOWAIT"
+            "SELECT session FROM {fences} WHERE {of_session} FOR UPDATE NOWAIT"
         )),
-        delete_fences: format!("DELETE FROM {fences} WHERE session >= ? AND session < ?"),
+        delete_fences: format!("DELETE FROM {fences} WHERE {of_session}"),
         try_fence_list: Some(format!("SELECT session FROM {fences} WHERE session IN")),
         delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
-        without_beat: format!(" AND (SELECT COUNT(*) FROM {sessions} WHERE id IN (?, ?)) = ?"),
+        without_beat: format!(
+            " AND NOT EXISTS (SELECT 1 FROM {sessions} WHERE id = ?) \
+             AND (SELECT COUNT(*) FROM {sessions} WHERE id = ?) = ?"
+        ),
         without_row: format!(" AND NOT EXISTS (SELECT 1 FROM {locks} WHERE {locks}.id = ?)"),
         with_unstamped_row: format!(
             " AND EXISTS (SELECT 1 FROM {locks} \
              WHERE {locks}.id = ? AND version = ? AND stamp IS NULL)"
         ),
-        await_fence: Some(if is_cluster(facts) {
-            format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?")
-        } else {
-            format!("SELECT session FROM {fences} WHERE session = ? FOR UPDATE NOWAIT")
-        }),
+        await_fence: [
+            Some(format!(
+                "SELECT session FROM {fences} WHERE session = ? FOR UPDATE NOWAIT"
+            )),
+            is_cluster(facts)
+                .then(|| format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         notify: None,
         data_version: None,
     }

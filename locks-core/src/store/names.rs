@@ -77,9 +77,19 @@ impl TableNames {
     /// The tables as statements name them.
     pub(super) fn quoted(&self) -> [String; 3] {
         self.plain().map(|table| match &self.schema {
-            Some(schema) => format!("{}.{}", self.quote(schema), self.quote(&table)),
-            None => self.quote(&table),
+            Some(schema) => format!("{}.{}", self.quote(schema), self.table(&table)),
+            None => self.table(&table),
         })
+    }
+
+    /// A name with the prefix; quoted only where the prefix demands it, so that what is made
+    /// here is what the migration makes.
+    fn table(&self, name: &str) -> String {
+        if name.starts_with(|c: char| c.is_ascii_digit()) {
+            self.quote(name)
+        } else {
+            name.to_owned()
+        }
     }
 
     fn quote(&self, name: &str) -> String {
@@ -114,7 +124,7 @@ impl TableNames {
             match TABLES.iter().position(|table| *table == word) {
                 Some(table) => renamed.push_str(&self.quoted()[table]),
                 None if word.starts_with("lock_") => {
-                    renamed.push_str(&self.quote(&format!("{}{word}", self.prefix)));
+                    renamed.push_str(&self.table(&format!("{}{word}", self.prefix)));
                 }
                 None => renamed.push_str(word),
             }
@@ -143,14 +153,17 @@ mod tests {
         assert_eq!(
             names("", None).migration(text),
             [
-                "CREATE TABLE \"locks\" (\n    id TEXT, -- of \"locks\"\n    b TEXT\n)",
-                "CREATE INDEX \"lock_sessions_namespace\" ON \"lock_sessions\" (namespace)",
+                "CREATE TABLE locks (\n    id TEXT, -- of locks\n    b TEXT\n)",
+                "CREATE INDEX lock_sessions_namespace ON lock_sessions (namespace)",
             ]
         );
         assert_eq!(
             names("a_", Some("My \"s")).migration(text)[1],
-            "CREATE INDEX \"a_lock_sessions_namespace\" \
-             ON \"My \"\"s\".\"a_lock_sessions\" (namespace)",
+            "CREATE INDEX a_lock_sessions_namespace ON \"My \"\"s\".a_lock_sessions (namespace)",
+        );
+        assert_eq!(
+            names("1e", None).migration(text)[1],
+            "CREATE INDEX \"1elock_sessions_namespace\" ON \"1elock_sessions\" (namespace)",
         );
     }
 

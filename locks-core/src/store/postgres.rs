@@ -211,16 +211,17 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
         try_fence_list: Some(format!("SELECT session FROM {fences} WHERE session IN")),
         delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
         without_beat: format!(
-            " AND (SELECT pg_catalog.count(*) FROM {sessions} WHERE id IN ($3, $4)) = $5"
+            " AND NOT EXISTS (SELECT 1 FROM {sessions} WHERE id = $3) \
+             AND (SELECT pg_catalog.count(*) FROM {sessions} WHERE id = $4) = $5"
         ),
         without_row: format!(" AND NOT EXISTS (SELECT 1 FROM {locks} AS l WHERE l.id = $2)"),
         with_unstamped_row: format!(
             " AND EXISTS (SELECT 1 FROM {locks} AS l \
              WHERE l.id = $2 AND l.version = $3 AND l.stamp IS NULL)"
         ),
-        await_fence: Some(format!(
+        await_fence: vec![format!(
             "SELECT session FROM {fences} WHERE session = $1 FOR UPDATE NOWAIT"
-        )),
+        )],
         // It need not be on the disk: a process that misses it looks before long.
         notify: Some(format!(
             "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), \
@@ -281,12 +282,21 @@ fn catalog(names: &TableNames) -> Catalog {
         rights: Rights::Query(format!(
             "SELECT c.relname::text, r.name \
              {of} CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS r (name) \
-             WHERE {ours} AND NOT pg_catalog.has_table_privilege(c.oid, r.name) \
-             AND NOT (c.relname = '{}' AND r.name = 'DELETE')",
+             WHERE {ours} AND NOT (CASE r.name \
+             WHEN 'DELETE' THEN pg_catalog.has_table_privilege(c.oid, r.name) \
+             ELSE pg_catalog.has_any_column_privilege(c.oid, r.name) END) \
+             AND NOT (c.relname = '{}' AND r.name = 'DELETE') \
+             UNION ALL SELECT 'schema ' || n.nspname, 'USAGE' FROM pg_catalog.pg_namespace n \
+             WHERE n.nspname = '{schema}' \
+             AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')",
             plain[0]
         )),
         elsewhere: Some(format!(
-            "SELECT n.nspname::text {of} WHERE c.relname IN ({list}) \
+            "SELECT n.nspname::text, CASE WHEN pg_catalog.bool_and( \
+             pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+             AND pg_catalog.has_any_column_privilege(c.oid, 'UPDATE')) \
+             THEN 'usable' ELSE '' END \
+             {of} WHERE c.relname IN ({list}) \
              AND c.relkind IN ('r', 'p') AND n.nspname <> '{schema}' \
              AND n.nspname NOT LIKE 'pg\\_%' \
              GROUP BY n.nspname HAVING pg_catalog.count(*) = 3 ORDER BY n.nspname"
@@ -328,12 +338,14 @@ impl Engine for Postgres {
     }
 }
 
-/// Whether a pooler says that it does not pass settings on.
+/// Whether a server that has taken a login without settings refuses them. Poolers and proxies
+/// say so in words of their own; a full server, or one that starts, says something else.
 pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
-    let text = error
-        .as_database_error()
-        .map(|error| error.message().to_lowercase());
-    text.is_some_and(|text| text.contains("startup parameter"))
+    let code = error.as_database_error().map(DatabaseError::code);
+    let code = code.map(Option::unwrap_or_default);
+    code.is_some_and(|code| {
+        !matches!(&*code, "53300" | "57P01" | "57P03") && !code.starts_with("28")
+    })
 }
 
 fence_connection!(Postgres, PgConnection, Unfenced::Original);

@@ -194,7 +194,7 @@ impl Connection {
 
     /// Accounts with different search paths would lock in tables of their own, unnoticed.
     async fn refuse_second_tables(&mut self, server: &Server) -> Result<()> {
-        let schemas = self.elsewhere(server).await?;
+        let schemas = self.elsewhere(server, true).await?;
         if schemas.is_empty() {
             return Ok(());
         }
@@ -207,7 +207,7 @@ impl Connection {
     }
 
     async fn warn_of_second_tables(&mut self, server: &Server) -> Result<()> {
-        let schemas = self.elsewhere(server).await?;
+        let schemas = self.elsewhere(server, false).await?;
         if !schemas.is_empty() {
             tracing::warn!(
                 "the lock tables of schema {:?} are used, and {schemas} has lock tables too; \
@@ -219,14 +219,16 @@ impl Connection {
         Ok(())
     }
 
-    /// Other schemas with lock tables, where the schema was not chosen.
-    async fn elsewhere(&mut self, server: &Server) -> Result<String> {
+    /// Other schemas with lock tables, or with such that this account may use, where the
+    /// schema was not chosen.
+    async fn elsewhere(&mut self, server: &Server, usable: bool) -> Result<String> {
         let sql = (server.dialect.catalog)(&server.names).elsewhere;
         let Some(sql) = sql.filter(|_| !server.schema_is_chosen) else {
             return Ok(String::new());
         };
-        let schemas = self.texts::<1>(&sql).await?.into_iter();
-        let schemas: Vec<_> = schemas.map(|[schema]| format!("{schema:?}")).collect();
+        let schemas = self.texts::<2>(&sql).await?.into_iter();
+        let schemas = schemas.filter(|[_, access]| !usable || access == "usable");
+        let schemas: Vec<_> = schemas.map(|[schema, _]| format!("{schema:?}")).collect();
         Ok(schemas.join(", "))
     }
 
@@ -306,7 +308,7 @@ fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
                 None => missing.push(format!("the column {name} of {table} is missing")),
                 Some((_, kind)) if !(dialect.fits)(*used, kind) => {
                     missing.push(format!(
-                        "the column {name} of {table} is {} and has to be {}",
+                        "the column {name} of {table} is {} and has to be {} (ALTER TABLE)",
                         kind.trim(),
                         wanted(*used)
                     ));

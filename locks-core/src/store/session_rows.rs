@@ -247,10 +247,10 @@ impl Connection {
     /// [`Kind::Locked`] while one is.
     pub(crate) async fn await_fence(&mut self, row: &str) -> Result<(), Failure> {
         let statements = self.statements.clone();
-        match &statements.await_fence {
-            Some(sql) => self.execute(sql, &[Value::Text(row)]).await.map(drop),
-            None => Ok(()),
+        for sql in &statements.await_fence {
+            self.execute(sql, &[Value::Text(row)]).await?;
         }
+        Ok(())
     }
 }
 

@@ -113,14 +113,17 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
         delete_fences: format!("DELETE FROM {fences} WHERE session >= ? AND session < ?"),
         try_fence_list: None,
         delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
-        without_beat: format!(" AND (SELECT COUNT(*) FROM {sessions} WHERE id IN (?, ?)) = ?"),
+        without_beat: format!(
+            " AND NOT EXISTS (SELECT 1 FROM {sessions} WHERE id = ?) \
+             AND (SELECT COUNT(*) FROM {sessions} WHERE id = ?) = ?"
+        ),
         without_row: format!(" AND NOT EXISTS (SELECT 1 FROM {locks} AS l WHERE l.id = ?)"),
         with_unstamped_row: format!(
             " AND EXISTS (SELECT 1 FROM {locks} AS l \
              WHERE l.id = ? AND l.version = ? AND l.stamp IS NULL)"
         ),
         // Every write waits for a transaction that has written.
-        await_fence: None,
+        await_fence: Vec::new(),
         notify: None,
         data_version: Some("PRAGMA data_version"),
     }
@@ -130,14 +133,15 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
 /// not write since another one does or did, has written nothing: a look is enough there.
 /// Should it write later after all, `SQLite` lets it only if nothing was written since.
 ///
-/// Both look for the grant too: a backup that was restored may have the session, and not
+/// Both look for the grant too, among what is held, which stands before the queue: a backup that was restored may have the session, and not
 /// the grant. The look is part of the caller's transaction, since a look of the driver's
 /// could wait for a write of ours, which waits for that very transaction.
 fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
     let [locks, _, fences] = names.quoted();
     let granted = format!(
         "session = ? AND EXISTS \
-         (SELECT 1 FROM {locks} AS l WHERE l.id = ? AND instr(l.metaJson, ?) > 0)"
+         (SELECT 1 FROM {locks} AS l WHERE l.id = ? AND \
+          instr(substr(l.metaJson, 1, instr(l.metaJson, '\"queue\":[')), ?) > 0)"
     );
     let sql = format!("UPDATE {fences} SET touched = touched + 1 WHERE {granted}");
     let reader = format!("SELECT session FROM {fences} WHERE {granted}");

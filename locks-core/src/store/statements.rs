@@ -24,7 +24,8 @@ pub(super) struct Statements {
     /// A condition behind `swap`, for a list of sessions that must have their rows; the
     /// number of sessions follows as the last argument.
     pub(super) alive: Condition,
-    /// A condition behind `swap`, for a list of sessions that must not have a fence row.
+    /// A condition behind `swap`, for a list of sessions; how many of them must have a
+    /// fence row follows.
     pub(super) dead: Condition,
     /// new version, stamp, id, version: only where the row has no stamp
     pub(super) adopt: String,
@@ -62,16 +63,17 @@ pub(super) struct Statements {
     pub(super) try_fence_list: Option<String>,
     /// (list of fence rows follows)
     pub(super) delete_fence_list: String,
-    /// A condition behind `delete_fences`: session → no beat row has this id
+    /// A condition behind `delete_fences`: session, other session, number → the first has
+    /// no beat row, and the other one has this number
     pub(super) without_beat: String,
     /// A condition behind `delete_session`: namespace → there is no locks row
     pub(super) without_row: String,
     /// A condition behind `delete_session`: namespace, version → the locks row is of
     /// this version and has no stamp
     pub(super) with_unstamped_row: String,
-    /// fence row: waits for open transactions that are fenced with it, and fails at once
-    /// where the engine can. `None`: every write of the engine waits for them.
-    pub(super) await_fence: Option<String>,
+    /// fence row: they fail while an open transaction is fenced with it. None: every write
+    /// of the engine waits for such transactions.
+    pub(super) await_fence: Vec<String>,
 
     /// namespace and version, where the engine can wake other processes
     pub(super) notify: Option<String>,
