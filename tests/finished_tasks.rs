@@ -22,7 +22,7 @@ const AT_ONCE: usize = 50;
 /// The jobs whose CPU time is measured run one after the other.
 const MEASURED: usize = 100;
 /// Late jobs may cost so much more than early ones.
-const SLACK: Duration = Duration::from_micros(300);
+const SLACK: Duration = Duration::from_micros(600);
 const TTL: Duration = Duration::from_secs(2);
 /// In which the sessions of finished jobs have ended: a few ttls.
 const ENDED: Duration = Duration::from_secs(10);

@@ -13,6 +13,14 @@ use crate::{
     table::{LockTable, SessionId},
 };
 
+/// The pauses after a list of fences met a lock.
+const LIST_PAUSES: [Duration; 4] = [
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+];
+
 /// Something that other transactions may be in the way of. None of these waits for one on
 /// the server: it fails, and is tried again later.
 #[derive(Clone, Debug, PartialEq)]
@@ -203,13 +211,9 @@ async fn end(
     let (mut dead, mut stuck) = (Vec::new(), None);
     for piece in ids.chunks(PIECE) {
         c.delete_sessions(piece).await?;
-        match c.delete_all_fences(piece).await {
-            Ok(()) => {
-                dead.extend_from_slice(piece);
-                continue;
-            }
-            Err(failure) if failure.kind == Kind::Locked => {}
-            Err(failure) => return Err(failure),
+        if delete_all_fences(c, piece).await? {
+            dead.extend_from_slice(piece);
+            continue;
         }
         for id in piece {
             match c.delete_fences(id).await {
@@ -220,6 +224,19 @@ async fn end(
         }
     }
     Ok((dead, stuck))
+}
+
+/// Deletes the fences of all these sessions at once; whether no transaction was in the way. A
+/// list may meet rows that it does not name, such as one that is just being inserted, so it is
+/// tried more than once before the sessions are taken one by one.
+async fn delete_all_fences(c: &mut Connection, ids: &[SessionId]) -> Result<bool, Failure> {
+    for pause in LIST_PAUSES {
+        match c.delete_all_fences(ids).await {
+            Err(failure) if failure.kind == Kind::Locked => time::sleep(pause).await,
+            result => return result.map(|()| true),
+        }
+    }
+    Ok(false)
 }
 
 async fn sessions_in(
