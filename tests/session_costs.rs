@@ -9,6 +9,7 @@ use locks_tests::{
     journal::{Journal, Tx},
     on_engine, on_every_engine,
     relay::Relay,
+    row::wait_until_queued,
     sessions::Session,
     wait,
 };
@@ -134,6 +135,8 @@ async fn two_rows_before_the_first_grant_and_none_later(db: Database) {
         .await
         .expect_err("it is held");
     assert!(refused.is_timeout());
+    // Else the release may be written together with the end of the wait.
+    wait_until_queued(&db, "platform", 0).await;
     guard.release().await.expect("it is ours");
     assert_eq!(written(&db).await, writes([("update locks", 3)]));
     locks.close().await.expect("it closes");
@@ -176,11 +179,15 @@ async fn a_fence_is_touched_by_fenced_commits_only(db: Database) {
         let tx = journal.begin_entry("entry").await.expect("it begins");
         on_engine!(Tx, tx, tx => guard.commit(tx).await).expect("it is held");
     }
-    assert_eq!(written(&db).await, writes([("update lock_fences", 3)]));
-    // Once more, to wait for commits that may be under way.
+    // A shared lock writes nothing. A file has one writer anyway.
+    let expected = match db.engine() {
+        Engine::Sqlite => writes([("update lock_fences", 3)]),
+        Engine::MySql | Engine::Postgres => Writes::new(),
+    };
+    assert_eq!(written(&db).await, expected);
+    // Every commit is known to have ended, so the release waits for none.
     guard.release().await.expect("it is ours");
-    let expected = [("update lock_fences", 1), ("update locks", 1)];
-    assert_eq!(written(&db).await, writes(expected));
+    assert_eq!(written(&db).await, writes([("update locks", 1)]));
 }
 
 async fn what_never_expires_has_a_session_that_does_not_beat(db: Database) {

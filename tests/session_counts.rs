@@ -11,7 +11,7 @@ use locks_core::{Expiry, LockGuard, LockManager};
 use locks_tests::engine::{Database, Engine, note, run_async};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-const TTL: Duration = Duration::from_secs(8);
+const TTL: Duration = Duration::from_secs(12);
 /// For how many ttls the locks are watched once all are held.
 const WATCHED: u32 = 3;
 /// How many requests are pending at the same time.

@@ -105,8 +105,10 @@ async fn start_over(theirs: &mut Original, writes: i64) -> i64 {
 async fn adopt_twice(s: &mut Scene, then: impl AsyncFnOnce(&mut Original)) -> LockGuard {
     const WRITES: i64 = 40;
     let old = start_over(&mut s.theirs, WRITES).await;
-    // The write that names this version is the adoption; the numbers of ours are far away.
+    // Two statements name this version; the numbers of ours are far away. The first one ends
+    // our old session if the row is still of this version, the second one is the adoption.
     let named = When::Containing(old.to_le_bytes().to_vec());
+    s.relay.arm(named.clone(), How::Delay(Duration::ZERO));
     s.relay.arm(named, How::Stall);
     let asking = s.ask_and_stall().await;
     let answer = timeout(SETTLED, asking).await.expect("in time");
