@@ -28,6 +28,7 @@ on_every_engine!(
     async other_requests_do_not_hold_up_a_commit,
     async what_a_loss_says,
 );
+on_every_engine!(servers: async a_release_waits_for_the_transaction_around_a_nested_one);
 
 async fn connect(db: &Database, task: &str) -> LockManager {
     let builder = LockManager::builder()
@@ -308,4 +309,33 @@ async fn what_a_loss_says(db: Database) {
     let text = LockError::Lost(lost).to_string();
     assert!(text.starts_with("lost x, y: "), "{text}");
     drop(next);
+}
+
+/// Commits a nested transaction through the guard: the release waits for the outer one.
+macro_rules! nested {
+    ($engine:ty, $guard:expr, $other:expr, $url:expr) => {{
+        let pool = Pool::<$engine>::connect($url).await.expect("it connects");
+        let mut outer = pool.begin().await.expect("it begins");
+        let inner = outer.begin().await.expect("a savepoint");
+        $guard.commit(inner).await.expect("it is held");
+        let release = tokio::spawn($guard.release());
+        let refused = $other.wait("x").timeout(Duration::from_secs(1)).await;
+        let refused = refused.expect_err("the outer transaction is open");
+        assert!(refused.is_timeout(), "{refused}");
+        assert!(!release.is_finished());
+        outer.commit().await.expect("it was fenced in time");
+        let released = tokio::time::timeout(SOON, release).await.expect("in time");
+        released.expect("no panic").expect("it was held");
+        pool.close().await;
+    }};
+}
+
+async fn a_release_waits_for_the_transaction_around_a_nested_one(db: Database) {
+    let locks = connect(&db, "a").await;
+    let other = connect(&db, "b").await;
+    let guard = locks.acquire("x").await.expect("it is free");
+    match db.engine() {
+        Engine::MySql => nested!(MySql, guard, other, db.url()),
+        _ => nested!(Postgres, guard, other, db.url()),
+    }
 }

@@ -279,3 +279,132 @@ fn session_row(cells: Vec<Cell>) -> Option<SessionRow> {
         beat: beat.int()?,
     })
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+    use crate::{
+        store::{
+            connection::{Proof, Stamp},
+            target::Target,
+        },
+        table::LockTable,
+    };
+
+    /// A database in memory with the sessions `a` and `w`.
+    async fn database() -> (Connection, SessionId, SessionId) {
+        let target = Target::parse("sqlite::memory:").unwrap();
+        let mut c = target.open(Duration::from_secs(5)).await.unwrap();
+        c.ensure_tables(&target.server()).await.unwrap();
+        let ids = ["a", "w"].map(|task| SessionId(format!("ns/{task}").into()));
+        let new = ids.clone().map(|id| NewSession {
+            id,
+            namespace: "ns".into(),
+            task: "t".into(),
+            process: Identity {
+                host: "".into(),
+                process: "".into(),
+            },
+            ttl: Some(Duration::from_secs(1)),
+        });
+        c.insert_sessions(&new).await.unwrap();
+        let [a, w] = ids;
+        (c, a, w)
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(test);
+    }
+
+    #[test]
+    fn a_fence_is_deleted_only_without_its_beat_and_with_the_witness() {
+        run(async {
+            let (mut c, a, w) = database().await;
+            // Both there, then the witness alone gone: the session lives.
+            assert!(!c.delete_fences_of_dead(&a, Some(&w)).await.unwrap());
+            c.delete_session(&w).await.unwrap();
+            assert!(!c.delete_fences_of_dead(&a, Some(&w)).await.unwrap());
+            // Both gone: nothing shows that rows can be seen.
+            c.delete_session(&a).await.unwrap();
+            assert!(!c.delete_fences_of_dead(&a, Some(&w)).await.unwrap());
+
+            let (mut c, a, w) = database().await;
+            c.delete_session(&a).await.unwrap();
+            assert!(c.delete_fences_of_dead(&a, Some(&w)).await.unwrap());
+            assert_eq!(c.fences_in("ns").await.unwrap(), [w]);
+        });
+    }
+
+    #[test]
+    fn a_session_is_dead_only_if_the_answer_shows_the_witness() {
+        run(async {
+            let (mut c, a, w) = database().await;
+            let ids = std::slice::from_ref(&a);
+            let beats = c.liveness(ids, Some(&w)).await.unwrap();
+            assert!(matches!(beats[..], [(_, Liveness::Beating(_))]));
+            c.delete_session(&a).await.unwrap();
+            let evicting = c.liveness(ids, Some(&w)).await.unwrap();
+            assert!(matches!(evicting[..], [(_, Liveness::Fenced)]));
+            c.delete_fences(&a).await.unwrap();
+            let dead = c.liveness(ids, Some(&w)).await.unwrap();
+            assert!(matches!(dead[..], [(_, Liveness::Dead)]));
+            c.delete_fences(&w).await.unwrap();
+            assert!(c.liveness(ids, Some(&w)).await.is_err());
+        });
+    }
+
+    #[test]
+    fn a_write_takes_from_the_dead_only_if_they_are_and_the_witness_is_not() {
+        run(async {
+            let (mut c, a, w) = database().await;
+            assert!(c.create("ns", 1, "s0").await.unwrap());
+            let mut at = c.peek("ns").await.unwrap().unwrap();
+            let columns = LockTable::default().columns();
+            let mut wrote = async |c: &mut Connection, witness: Option<&SessionId>| {
+                let proof = Proof {
+                    alive: Vec::new(),
+                    dead: vec![a.clone()],
+                    witness: witness.cloned(),
+                };
+                let to = Stamp {
+                    version: at.version + 1,
+                    stamp: Some(format!("s{}", at.version)),
+                };
+                let wrote = c.swap("ns", &at, &to, &columns, &proof).await.unwrap();
+                if wrote {
+                    at = to;
+                }
+                wrote
+            };
+            assert!(!wrote(&mut c, Some(&w)).await, "it lives");
+            assert!(!wrote(&mut c, None).await, "it lives");
+            c.delete_fences(&w).await.unwrap();
+            assert!(
+                !wrote(&mut c, Some(&w)).await,
+                "it lives, the witness does not"
+            );
+            c.delete_fences(&a).await.unwrap();
+            assert!(!wrote(&mut c, Some(&w)).await, "the witness is gone");
+            assert!(wrote(&mut c, None).await);
+
+            let (mut c, a, w) = database().await;
+            assert!(c.create("ns", 1, "s0").await.unwrap());
+            let at = c.peek("ns").await.unwrap().unwrap();
+            c.delete_fences(&a).await.unwrap();
+            let proof = Proof {
+                alive: vec![w.clone()],
+                dead: vec![a],
+                witness: Some(w),
+            };
+            let to = Stamp {
+                version: at.version + 7,
+                stamp: Some("s1".into()),
+            };
+            assert!(c.swap("ns", &at, &to, &columns, &proof).await.unwrap());
+            assert_eq!(c.peek("ns").await.unwrap(), Some(to));
+        });
+    }
+}
