@@ -1,6 +1,6 @@
 //! The tables: checked, made or widened.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time;
@@ -15,6 +15,8 @@ use super::{
 };
 use crate::error::{LockError, Result};
 
+/// How long tables are looked at again before they are refused.
+const SETTLED: Duration = Duration::from_millis(400);
 /// How often the tables may be made before something else must be wrong.
 const ATTEMPTS: usize = 30;
 
@@ -80,11 +82,18 @@ impl Connection {
             .with_max_times(ATTEMPTS)
             .with_jitter()
             .build();
+        let start = Instant::now();
         let mut last = None;
         let mut made = 0;
         for pause in pauses {
             let missing = match self.look(server).await {
                 Ok(Verdict::Ready) => return self.check_rights(server).await,
+                // While another process widens a table, its keys or columns can be missing from
+                // the catalog for a moment.
+                Ok(Verdict::Refuse(_)) if start.elapsed() < SETTLED => {
+                    time::sleep(pause).await;
+                    continue;
+                }
                 Ok(Verdict::Refuse(reason)) => return Err(LockError::schema(reason)),
                 Ok(Verdict::Make(missing)) => missing,
                 Err(failure) if failure.class == Class::Retry => {
