@@ -280,7 +280,8 @@ fn session_row(cells: Vec<Cell>) -> Option<SessionRow> {
     })
 }
 
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
