@@ -314,7 +314,10 @@ async fn what_a_loss_says(db: Database) {
 /// Commits a nested transaction through the guard: the release waits for the outer one.
 macro_rules! nested {
     ($engine:ty, $guard:expr, $other:expr, $url:expr) => {{
-        let pool = Pool::<$engine>::connect($url).await.expect("it connects");
+        let pool: Pool<$engine> = pool_options(Engine::of_url($url))
+            .connect($url)
+            .await
+            .expect("it connects");
         let mut outer = pool.begin().await.expect("it begins");
         let inner = outer.begin().await.expect("a savepoint");
         $guard.commit(inner).await.expect("it is held");
@@ -334,8 +337,9 @@ async fn a_release_waits_for_the_transaction_around_a_nested_one(db: Database) {
     let locks = connect(&db, "a").await;
     let other = connect(&db, "b").await;
     let guard = locks.acquire("x").await.expect("it is free");
-    match db.engine() {
-        Engine::MySql => nested!(MySql, guard, other, db.url()),
-        _ => nested!(Postgres, guard, other, db.url()),
+    if db.engine() == Engine::MySql {
+        nested!(MySql, guard, other, db.url());
+    } else {
+        nested!(Postgres, guard, other, db.url());
     }
 }
