@@ -240,7 +240,7 @@ impl Namespace {
                 statement: self.fence.clone(),
                 row: fence_row,
                 namespace: self.name.clone(),
-                mark: LockTable::mark_of(nonce).into(),
+                mark: LockTable::marker_of(nonce).into(),
             },
             lost: watch::Sender::new(None),
             names: asking.claim.names.clone(),

@@ -6,14 +6,14 @@ use super::request::{Mode, Reply};
 use crate::{
     guard::LockGuard,
     report::Blocker,
-    table::{Claim, RequestId, SessionId},
+    table::{Request as TableRequest, RequestId, SessionId},
 };
 
 /// A request that has no answer yet.
 #[derive(Debug)]
 pub(super) struct Asking {
     /// What is asked for, under the session that will hold it.
-    pub(super) claim: Claim,
+    pub(super) claim: TableRequest,
     /// The session that waits. It always beats, while the one that holds may never
     /// expire.
     pub(super) queue_session: SessionId,

@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, time::Instant};
 
 use super::lease::Moment;
 use crate::{
-    store::{Connection, Failure, Link, Liveness, NewSession, Proof, Row, SessionRow, Stamp},
+    store::{
+        Connection, Failure, Liveness, LocksRow, NewSession, Preconditions, Reconnecting,
+        RowVersion, SessionRow,
+    },
     table::{LockTable, SessionId},
 };
 
@@ -41,7 +44,7 @@ pub(super) enum Job {
     /// Look whether these sessions live, as far as the row knows them. They were in the
     /// row of the write `at`.
     Survey {
-        at: Stamp,
+        at: RowVersion,
         sessions: Vec<SessionId>,
         /// A session of our own.
         witness: Option<SessionId>,
@@ -59,10 +62,10 @@ pub(super) enum Job {
 /// The row of the write `at` is replaced by `table`, which makes it the write `to`.
 #[derive(Debug)]
 pub(super) struct Swap {
-    pub(super) at: Stamp,
-    pub(super) to: Stamp,
+    pub(super) at: RowVersion,
+    pub(super) to: RowVersion,
     pub(super) table: LockTable,
-    pub(super) proof: Proof,
+    pub(super) proof: Preconditions,
 }
 
 /// What came of a job, and when it was sent.
@@ -74,10 +77,10 @@ pub(super) struct Done {
 
 #[derive(Debug)]
 pub(super) enum Outcome {
-    Read(Result<Option<Row>, Failure>),
-    ReadLocked(Result<Option<Row>, Failure>),
+    Read(Result<Option<LocksRow>, Failure>),
+    ReadLocked(Result<Option<LocksRow>, Failure>),
     Unlocked(Result<(), Failure>),
-    Peeked(Result<Option<Stamp>, Failure>),
+    Peeked(Result<Option<RowVersion>, Failure>),
     Swapped(Box<Swap>, Result<bool, Failure>),
     Adopted(Result<bool, Failure>),
     Created(Result<bool, Failure>),
@@ -92,7 +95,7 @@ pub(super) enum Outcome {
 }
 
 impl Job {
-    pub(super) async fn run(self, link: &mut Link, namespace: &str) -> Done {
+    pub(super) async fn run(self, link: &mut Reconnecting, namespace: &str) -> Done {
         let sent = Instant::now();
         let outcome = match self {
             Self::Read => Outcome::Read(link.with(async |c| c.read(namespace).await).await),
@@ -100,12 +103,15 @@ impl Job {
                 Outcome::ReadLocked(link.with(async |c| c.read_locked(namespace).await).await)
             }
             Self::Unlock => Outcome::Unlocked(link.with(async |c| c.unlock().await).await),
-            Self::Peek => Outcome::Peeked(link.with(async |c| c.peek(namespace).await).await),
+            Self::Peek => {
+                Outcome::Peeked(link.with(async |c| c.read_version(namespace).await).await)
+            }
             Self::Swap(mut swap) => {
                 let columns = swap.table.columns();
                 let Swap { at, to, proof, .. } = &*swap;
-                let work =
-                    async |c: &mut Connection| c.swap(namespace, at, to, &columns, proof).await;
+                let work = async |c: &mut Connection| {
+                    c.compare_and_set(namespace, at, to, &columns, proof).await
+                };
                 let result = link.with(work).await;
                 Outcome::Swapped(swap, result)
             }
@@ -169,7 +175,7 @@ impl Job {
 #[derive(Debug, Default)]
 pub(super) struct Surveyed {
     /// The row as it is now, where it has moved.
-    pub(super) row: Option<Row>,
+    pub(super) row: Option<LocksRow>,
     pub(super) states: Vec<(SessionId, Liveness)>,
 }
 
@@ -179,11 +185,11 @@ pub(super) struct Surveyed {
 async fn survey(
     c: &mut Connection,
     namespace: &str,
-    at: &Stamp,
+    at: &RowVersion,
     sessions: &[SessionId],
     witness: Option<&SessionId>,
 ) -> Result<Surveyed, Failure> {
-    if c.peek(namespace).await?.as_ref() == Some(at) {
+    if c.read_version(namespace).await?.as_ref() == Some(at) {
         let states = liveness(c, sessions, witness).await?;
         return Ok(Surveyed { row: None, states });
     }

@@ -35,8 +35,8 @@ use super::{
 use crate::{
     error::LockError,
     name::LockName,
-    store::{FenceStatement, Stamp},
-    table::{Claim, LockTable, Nonce, SessionId},
+    store::{FenceStatement, RowVersion},
+    table::{LockTable, Nonce, Request as TableRequest, SessionId},
 };
 
 /// How long to wait for the other half of the original's delete-and-insert.
@@ -69,7 +69,7 @@ pub(super) enum Row {
 /// A row, as it was at some moment at least.
 #[derive(Debug)]
 pub(super) struct Cached {
-    pub(super) at: Stamp,
+    pub(super) at: RowVersion,
     pub(super) table: LockTable,
     pub(super) proven: Instant,
 }
@@ -90,7 +90,7 @@ pub(super) struct Namespace {
     /// When to look for it again.
     pub(super) missing_due: Option<Instant>,
     /// A write that may yet arrive, by the version it was for.
-    pub(super) unsettled: Option<Stamp>,
+    pub(super) unsettled: Option<RowVersion>,
     /// The row is new to us: it may hold what we do not know of.
     pub(super) strays: bool,
     pub(super) sessions: OwnSessions,
@@ -109,7 +109,7 @@ pub(super) struct Namespace {
     pub(super) observer: Observer,
     /// A write that found its row in another state than this, or one of these sessions
     /// of ours gone, or one of the dead alive.
-    pub(super) in_vain: Option<(Stamp, Vec<SessionId>)>,
+    pub(super) in_vain: Option<(RowVersion, Vec<SessionId>)>,
     /// Sessions of ours that are in doubt.
     pub(super) audit: BTreeSet<SessionId>,
     pub(super) sweep: Sweep,
@@ -193,7 +193,7 @@ impl Namespace {
     pub(super) fn ask(&mut self, request: Request, config: &Config) {
         let hold = self.session_id(&request.seat.task, config.holding());
         let queue = self.session_id(&request.seat.task, Kind::Expiring);
-        let claim = Claim {
+        let claim = TableRequest {
             session: hold,
             nonce: request.nonce,
             task: request.seat.task.clone(),
@@ -461,7 +461,7 @@ impl Namespace {
     }
 
     /// Which write the row was of, seen while renewing.
-    pub(super) fn seen_at(&mut self, at: Option<&Stamp>) {
+    pub(super) fn seen_at(&mut self, at: Option<&RowVersion>) {
         if let Row::Known(cached) = &self.row
             && at != Some(&cached.at)
         {

@@ -103,8 +103,8 @@ impl Observer {
                     self.seen.remove(&id);
                     dead.push(id);
                 }
-                Liveness::Fenced => evict.push((id, Cause::Begun)),
-                Liveness::Beating(row) => {
+                Liveness::Evicting => evict.push((id, Cause::Begun)),
+                Liveness::Alive(row) => {
                     let ttl = row.ttl;
                     let seen = self.seen.entry(id.clone()).or_insert_with(|| Seen {
                         row: row.clone(),
@@ -116,7 +116,7 @@ impl Observer {
                     // round trip to a database that is far away is none.
                     let paused = sent.saturating_duration_since(seen.last) > ttl / 2;
                     let stalled = took > (ttl / 2).max(fastest * SLOW);
-                    if paused || stalled || seen.row.beat != row.beat {
+                    if paused || stalled || seen.row.heartbeat != row.heartbeat {
                         seen.since = now;
                     }
                     seen.last = now;
@@ -126,7 +126,7 @@ impl Observer {
                         evict.push((
                             id,
                             Cause::Stopped {
-                                beat: seen.row.beat,
+                                beat: seen.row.heartbeat,
                             },
                         ));
                     } else {
@@ -184,9 +184,9 @@ mod tests {
                 process: "".into(),
             },
             ttl,
-            beat,
+            heartbeat: beat,
         };
-        (id, Liveness::Beating(row))
+        (id, Liveness::Alive(row))
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
         let id = SessionId("b".into());
         let (evict, dead) = observer.see(vec![(id.clone(), Liveness::Dead)], now, now);
         assert!(evict.is_empty() && dead == [id.clone()]);
-        let (evict, dead) = observer.see(vec![(id.clone(), Liveness::Fenced)], now, now);
+        let (evict, dead) = observer.see(vec![(id.clone(), Liveness::Evicting)], now, now);
         assert!(evict == [(id, Cause::Begun)] && dead.is_empty());
     }
 }

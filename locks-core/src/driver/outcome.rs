@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::LockError,
-    store::{Class, Failure, Liveness, Row as StoredRow, SessionRow, Stamp},
+    store::{Class, Failure, Liveness, LocksRow, RowVersion, SessionRow},
     table::{LockTable, SessionId},
 };
 
@@ -42,7 +42,7 @@ impl Namespace {
                     None => self.missing(now),
                 }
             }
-            Outcome::ReadLocked(Err(failure)) if failure.is_hopeless() => {
+            Outcome::ReadLocked(Err(failure)) if failure.is_permanent() => {
                 tracing::debug!(%failure, "the row's lock is not to be had; racing for it");
                 self.turns.refused();
                 self.row = Row::Unknown;
@@ -131,7 +131,7 @@ impl Namespace {
     fn audited(&mut self, states: Vec<(SessionId, Liveness)>) {
         let asked: BTreeSet<_> = states.iter().map(|(id, _)| id.clone()).collect();
         for (id, state) in states {
-            if !matches!(state, Liveness::Beating(_)) {
+            if !matches!(state, Liveness::Alive(_)) {
                 self.session_ended(&id, "its session was evicted");
             }
         }
@@ -173,14 +173,21 @@ impl Namespace {
             let Some(ttl) = row.ttl.filter(|_| !self.sessions.contains(&row.id)) else {
                 continue;
             };
-            let seen = before.get(&row.id).filter(|(beat, _)| *beat == row.beat);
+            let seen = before
+                .get(&row.id)
+                .filter(|(beat, _)| *beat == row.heartbeat);
             let since = seen.map_or(now, |(_, since)| *since);
             if config.asks_processes() && row.process.is_gone(&config.process) {
                 self.evict(row.id, Cause::Gone);
             } else if now.duration_since(since) >= ttl.saturating_add(ttl / MARGIN) {
-                self.evict(row.id, Cause::Stopped { beat: row.beat });
+                self.evict(
+                    row.id,
+                    Cause::Stopped {
+                        beat: row.heartbeat,
+                    },
+                );
             } else {
-                beats.insert(row.id, (row.beat, since));
+                beats.insert(row.id, (row.heartbeat, since));
             }
         }
         let [least, most] = SWEEP_LIMITS;
@@ -211,32 +218,32 @@ impl Namespace {
         self.turns.looked();
     }
 
-    fn read(&mut self, row: StoredRow, sent: Instant) {
+    fn read(&mut self, row: LocksRow, sent: Instant) {
         self.looked();
         self.seen = true;
         self.missing_since = None;
-        if row.at.version > LAST_VERSION {
+        if row.version.version > LAST_VERSION {
             let reason = format!(
                 "the version of the locks row is {}: no further write is possible; \
                  stop all processes that lock and delete the row",
-                row.at.version
+                row.version.version
             );
             self.row = Row::Unknown;
             self.give_up(&LockError::schema(reason), sent);
             return;
         }
-        if row.at.version < self.highest && self.told_back != self.highest {
+        if row.version.version < self.highest && self.told_back != self.highest {
             self.told_back = self.highest;
             tracing::warn!(
-                namespace = %self.name, version = row.at.version, seen = self.highest,
+                namespace = %self.name, version = row.version.version, seen = self.highest,
                 "the locks row went back in time, as after a restore or a failover"
             );
         }
-        self.highest = self.highest.max(row.at.version);
-        if row.at.stamp.is_none() {
+        self.highest = self.highest.max(row.version.version);
+        if row.version.stamp.is_none() {
             let reason = "the lock table was started anew, as the original's releaseAll does";
             self.lose_all(reason);
-            let version = row.at.version;
+            let version = row.version.version;
             self.row = Row::Unstamped {
                 version,
                 cleared: false,
@@ -247,7 +254,7 @@ impl Namespace {
             Ok(table) => {
                 // Nobody else wrote, and yet we could not: a session of ours is gone.
                 if let Some((at, sessions)) = self.in_vain.take()
-                    && at == row.at
+                    && at == row.version
                 {
                     self.audit.extend(sessions);
                     // One that was taken for dead may not be: it is looked for again.
@@ -257,7 +264,7 @@ impl Namespace {
                     }
                 }
                 self.row = Row::Known(Cached {
-                    at: row.at,
+                    at: row.version,
                     table,
                     proven: sent,
                 });
@@ -325,7 +332,7 @@ impl Namespace {
         }
     }
 
-    fn peeked(&mut self, at: Option<&Stamp>, sent: Instant) {
+    fn peeked(&mut self, at: Option<&RowVersion>, sent: Instant) {
         self.looked();
         match &mut self.row {
             Row::Known(cached) if at == Some(&cached.at) => {
@@ -389,7 +396,7 @@ impl Namespace {
                 self.in_vain = Some((at, ours.collect()));
             }
             Err(failure) => {
-                if failure.class == Class::Unknown {
+                if failure.class == Class::Indeterminate {
                     tracing::warn!(
                         namespace = %self.name, %failure,
                         "a write has no answer: whether it happened will be looked up"
@@ -408,7 +415,7 @@ impl Namespace {
 
     /// The database did not do what it was asked.
     pub(super) fn failed(&mut self, failure: Failure, now: Instant) {
-        let hopeless = failure.is_hopeless();
+        let hopeless = failure.is_permanent();
         tracing::warn!(namespace = %self.name, %failure, "trying again");
         self.row = Row::Unknown;
         self.dirty = true;
@@ -420,7 +427,7 @@ impl Namespace {
         self.trouble = Some(error);
     }
 
-    /// Tells everybody who waits that it cannot be done.
+    /// ChangeSource everybody who waits that it cannot be done.
     fn give_up(&mut self, error: &LockError, now: Instant) {
         self.backoff.failure(now);
         self.needs_fresh = false;

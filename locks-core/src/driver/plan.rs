@@ -16,7 +16,7 @@ use crate::{
     error::LockError,
     name::LockName,
     report::{Blocker, Holder},
-    table::{LockTable, Nonce, Order, RequestId, SessionId, Waiting},
+    table::{LockTable, Nonce, Order, QueuedRequest, RequestId, SessionId},
 };
 
 /// How long a write may be put off that nobody waits for: a release by drop, or a
@@ -69,7 +69,7 @@ pub(super) enum Phase {
     },
 }
 
-/// Tells one chore from another.
+/// ChangeSource one chore from another.
 pub(super) type ChoreId = u64;
 
 /// What to do: the table that was handed in is already the one to write.
@@ -155,7 +155,7 @@ impl Plan {
         }
         if !self.abandoned.is_empty() {
             // Once for all of them: there may be thousands.
-            let gone = |waiting: &Waiting| {
+            let gone = |waiting: &QueuedRequest| {
                 let asking = due.asking.get(&waiting.nonce).filter(|a| a.abandoned);
                 asking.is_some_and(|a| a.sessions().any(|session| session == waiting.session))
             };
@@ -219,7 +219,7 @@ impl Plan {
                 && *old != asking.queue_session
                 && !asking.abandoned
             {
-                self.changed |= table.move_waiter(&(old.clone(), *nonce), &asking.queue_session);
+                self.changed |= table.move_request(&(old.clone(), *nonce), &asking.queue_session);
             }
         }
         if !due.dead.is_empty() {
@@ -236,8 +236,8 @@ impl Plan {
             self.changed |= !holders.is_empty();
             self.changed |= table.dequeue_where(|w| due.dead.contains(&w.session)) > 0;
         }
-        table.forget_disowned(|session| due.dead.contains(session));
-        self.disowned = table.disowned().cloned().collect();
+        table.forget_stolen(|session| due.dead.contains(session));
+        self.disowned = table.stolen().cloned().collect();
         self.disowned.dedup();
     }
 
@@ -352,7 +352,7 @@ impl Plan {
     ) {
         let nonce = asking.claim.nonce;
         let names = || asking.claim.names.to_vec();
-        let refusal = if let Some(cycle) = table.circle(&asking.claim) {
+        let refusal = if let Some(cycle) = table.cycle(&asking.claim) {
             Some(LockError::Deadlock {
                 names: names(),
                 cycle,

@@ -7,7 +7,7 @@ use std::{
 
 use super::{lease::Moment, session::SessionKey};
 use crate::{
-    store::{Class, Connection, Failure, Link, Liveness, Stamp},
+    store::{Class, Connection, Failure, Liveness, Reconnecting, RowVersion},
     table::SessionId,
 };
 
@@ -41,12 +41,12 @@ pub(super) enum Renewed {
     },
     Rows {
         namespaces: Vec<Arc<str>>,
-        result: Result<BTreeMap<String, Stamp>, Failure>,
+        result: Result<BTreeMap<String, RowVersion>, Failure>,
     },
 }
 
 impl Renewal {
-    pub(super) async fn run(self, link: &mut Link) -> Renewed {
+    pub(super) async fn run(self, link: &mut Reconnecting) -> Renewed {
         match self {
             Self::Open => Renewed::Opened(link.with(async |_| Ok(())).await),
             Self::Sessions(sessions) => {
@@ -60,7 +60,9 @@ impl Renewal {
                 }
             }
             Self::Rows(namespaces) => {
-                let result = link.with(async |c| c.peek_many(&namespaces).await).await;
+                let result = link
+                    .with(async |c| c.read_versions(&namespaces).await)
+                    .await;
                 Renewed::Rows {
                     namespaces,
                     result: result.map(|rows| rows.into_iter().collect()),
@@ -77,7 +79,7 @@ async fn renew(c: &mut Connection, ids: &[SessionId]) -> Result<BTreeSet<Session
         return Ok(BTreeSet::new());
     }
     let states = c.liveness(ids, None).await?.into_iter();
-    let gone = states.filter(|(_, state)| !matches!(state, Liveness::Beating(_)));
+    let gone = states.filter(|(_, state)| !matches!(state, Liveness::Alive(_)));
     let gone: BTreeSet<_> = gone.map(|(id, _)| id).collect();
     // Those that the answer does not have are those that were not renewed, or the answer
     // is not believed.
@@ -86,5 +88,5 @@ async fn renew(c: &mut Connection, ids: &[SessionId]) -> Result<BTreeSet<Session
         return Ok(gone);
     }
     let text = format!("{renewed} sessions were renewed and {found} were found");
-    Err(Failure::unfit(Class::Retry, text))
+    Err(Failure::inconsistent(Class::NotApplied, text))
 }

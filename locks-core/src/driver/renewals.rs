@@ -18,13 +18,13 @@ use super::{
     namespace::Namespace,
     renewal::{Renewal, Renewed, RenewedSession},
 };
-use crate::store::Link;
+use crate::store::Reconnecting;
 
 /// When to renew, and with what.
 #[derive(Debug)]
 pub(super) struct Renewals {
     /// The connection, unless a renewal is under way.
-    link: Option<Link>,
+    link: Option<Reconnecting>,
     due: Option<Instant>,
     /// What is left of this tick.
     pieces: VecDeque<Renewal>,
@@ -33,7 +33,7 @@ pub(super) struct Renewals {
 type Namespaces = BTreeMap<Arc<str>, Namespace>;
 
 impl Renewals {
-    pub(super) fn new(link: Link) -> Self {
+    pub(super) fn new(link: Reconnecting) -> Self {
         Self {
             link: Some(link),
             due: None,
@@ -49,7 +49,7 @@ impl Renewals {
         concerned: &BTreeSet<Arc<str>>,
         config: &Config,
         now: Instant,
-    ) -> Option<impl Future<Output = (Link, Renewed)> + use<>> {
+    ) -> Option<impl Future<Output = (Reconnecting, Renewed)> + use<>> {
         self.link.as_ref()?;
         if self.pieces.is_empty() {
             if concerned.is_empty() {
@@ -113,7 +113,7 @@ impl Renewals {
     /// Takes in what came of a renewal; the namespaces for which something follows.
     pub(super) fn done(
         &mut self,
-        link: Link,
+        link: Reconnecting,
         renewed: Renewed,
         namespaces: &mut Namespaces,
         config: &Config,
@@ -194,7 +194,7 @@ impl Renewals {
     }
 
     /// The connection, to make others like it.
-    pub(super) fn link(&self) -> Option<&Link> {
+    pub(super) fn link(&self) -> Option<&Reconnecting> {
         self.link.as_ref()
     }
 

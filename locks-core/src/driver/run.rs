@@ -29,7 +29,7 @@ use crate::{
     error::LockError,
     guard::LockGuard,
     manager::LockManager,
-    store::{Change, Failure, FenceStatement, Link, Listener, Target},
+    store::{Change, Failure, FenceStatement, Listener, Reconnecting, Target},
 };
 
 /// How long a statement may take on the connection that reads and writes the rows.
@@ -67,7 +67,7 @@ async fn serve(
     inbox: mpsc::UnboundedReceiver<Command>,
     reply: Reply<LockManager>,
 ) {
-    let mut link = Link::new(target, LIMIT, "rows");
+    let mut link = Reconnecting::new(target, LIMIT, "rows");
     if let Err(error) = link.ensure_tables().await {
         drop(reply.send(Err(error)));
         return;
@@ -88,9 +88,9 @@ async fn serve(
 
 /// Something that ended.
 enum Event {
-    Done(Link, Arc<str>, Done),
-    Side(Link, Arc<str>, SideOutcome),
-    Renewed(Link, Renewed),
+    Done(Reconnecting, Arc<str>, Done),
+    Side(Reconnecting, Arc<str>, SideOutcome),
+    Renewed(Reconnecting, Renewed),
     Heard(Result<(Listener, Option<Change>), Failure>),
     /// A side connection was closed.
     Closed,
@@ -116,10 +116,10 @@ pub(super) struct Driving {
     /// The namespaces in which a request waits.
     waiting: BTreeSet<Arc<str>>,
     /// The connection of the rows, unless a job has it.
-    pub(super) link: Option<Link>,
+    pub(super) link: Option<Reconnecting>,
     pub(super) renewals: Renewals,
     /// Side connections that are free, and since when.
-    pub(super) side: Vec<(Link, Instant)>,
+    pub(super) side: Vec<(Reconnecting, Instant)>,
     side_jobs: usize,
     /// Side jobs for which no connection is free.
     pub(super) side_queue: VecDeque<(Arc<str>, SideJob)>,
@@ -134,7 +134,12 @@ pub(super) struct Driving {
 }
 
 impl Driving {
-    fn new(config: Config, link: Link, driver: Weak<Driver>, flushed: Arc<Flushed>) -> Self {
+    fn new(
+        config: Config,
+        link: Reconnecting,
+        driver: Weak<Driver>,
+        flushed: Arc<Flushed>,
+    ) -> Self {
         let limit = (config.beat_ttl() / 3).min(LIMIT);
         Self {
             handles: Handles::There,
@@ -144,13 +149,13 @@ impl Driving {
             agenda: Agenda::default(),
             renewed: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            renewals: Renewals::new(link.another(limit, "renewals")),
+            renewals: Renewals::new(link.sibling(limit, "renewals")),
             side: Vec::new(),
             side_jobs: 0,
             side_queue: VecDeque::new(),
             signals: Signals::new(&link, &config),
-            locks_rows: link.locks_rows(),
-            fence: link.fence(),
+            locks_rows: link.has_row_lock(),
+            fence: link.fence_statement(),
             link: Some(link),
             jobs: FuturesUnordered::new(),
             ending: None,
@@ -473,7 +478,7 @@ impl Driving {
             let mut link = match (self.side.pop(), self.renewals.link(), &self.link) {
                 (Some((link, _)), ..) => link,
                 (None, Some(link), _) | (None, None, Some(link)) => {
-                    link.another(SIDE_LIMIT, "evictions")
+                    link.sibling(SIDE_LIMIT, "evictions")
                 }
                 // Both are busy: it begins when one of them is back.
                 (None, None, None) => return,
@@ -491,7 +496,8 @@ impl Driving {
 
     /// Closes side connections that were not needed for some time.
     fn close_idle(&mut self, now: Instant) {
-        let idle = |(_, since): &mut (Link, Instant)| now.duration_since(*since) >= SIDE_IDLE;
+        let idle =
+            |(_, since): &mut (Reconnecting, Instant)| now.duration_since(*since) >= SIDE_IDLE;
         for (mut link, _) in self.side.extract_if(.., idle) {
             self.jobs.push(Box::pin(async move {
                 link.close().await;

@@ -9,7 +9,7 @@ use tokio::time;
 use super::{job::PIECE, observer::Cause, plan::ChoreId, session::ReleaseKey};
 use crate::{
     report::Holder,
-    store::{Class, Connection, Failure, Kind, Link, Liveness, Stamp},
+    store::{Class, Connection, Failure, Kind, Liveness, Reconnecting, RowVersion},
     table::{LockTable, SessionId},
 };
 
@@ -77,7 +77,7 @@ pub(super) struct Evacuated {
 pub(super) const SIDE_LIMIT: Duration = Duration::from_secs(5);
 
 impl SideJob {
-    pub(super) async fn run(self, link: &mut Link, namespace: &str) -> SideOutcome {
+    pub(super) async fn run(self, link: &mut Reconnecting, namespace: &str) -> SideOutcome {
         match self {
             Self::Prepare => SideOutcome::Prepared(link.with(async |_| Ok(())).await),
             Self::Evict { id, cause, witness } => {
@@ -149,11 +149,11 @@ async fn clear(
     // Listed before the row is looked at: a session in the list was there before this row
     // is adopted.
     let sessions = sessions_in(c, namespace, |_| true, true).await?;
-    let expected = version.map(|version| Stamp {
+    let expected = version.map(|version| RowVersion {
         version,
         stamp: None,
     });
-    if c.peek(namespace).await? != expected {
+    if c.read_version(namespace).await? != expected {
         return Ok(None);
     }
     for id in &sessions {
@@ -161,7 +161,7 @@ async fn clear(
             c.delete_fences(id).await?;
             continue;
         }
-        let moved = c.peek(namespace).await? != expected;
+        let moved = c.read_version(namespace).await? != expected;
         if moved || !evict(c, id, Cause::Begun, None).await? {
             return Ok(None);
         }
@@ -264,7 +264,7 @@ async fn sessions_in(
 
 /// Tries again what can be repeated, with growing pauses, before it is given back.
 async fn persist<T>(
-    link: &mut Link,
+    link: &mut Reconnecting,
     work: impl AsyncFn(&mut Connection) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let pauses = ExponentialBuilder::default()
@@ -277,7 +277,7 @@ async fn persist<T>(
         match link.with(&work).await {
             // A lock is waited for elsewhere, so that it keeps nothing else waiting.
             Err(failure) if failure.kind == Kind::Locked => return Err(failure),
-            Err(failure) if failure.class != Class::Hopeless => {
+            Err(failure) if failure.class != Class::Permanent => {
                 tracing::debug!(%failure, "asking again");
                 time::sleep(pause).await;
             }

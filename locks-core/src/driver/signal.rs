@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::LocalBoxFuture;
 
 use super::Config;
-use crate::store::{Change, Failure, Link, Listener, Tells};
+use crate::store::{Change, ChangeSource, Failure, Listener, Reconnecting};
 
 /// What tells of changes beside looking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ type Listening = LocalBoxFuture<'static, Result<(Listener, Option<Change>), Fail
 #[derive(Debug)]
 pub(super) struct Signals {
     /// For further connections; `None` where the engine tells nothing.
-    source: Option<Link>,
+    source: Option<Reconnecting>,
     state: State,
 }
 
@@ -58,12 +58,13 @@ enum State {
 }
 
 impl Signals {
-    pub(super) fn new(link: &Link, config: &Config) -> Self {
-        let tells = link.tells();
-        if tells == Tells::Number {
+    pub(super) fn new(link: &Reconnecting, config: &Config) -> Self {
+        let tells = link.change_source();
+        if tells == ChangeSource::DataVersion {
             config.signal.0.set(Signal::DataVersion);
         }
-        let source = (tells == Tells::Notifications).then(|| link.another(PAUSE, "notifications"));
+        let source =
+            (tells == ChangeSource::Notifications).then(|| link.sibling(PAUSE, "notifications"));
         Self {
             source,
             state: State::Off,

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::store::Stamp;
+use crate::store::RowVersion;
 
 /// How many conflicts in a row show that racing does not work.
 const CONFLICTS: u32 = 2;
@@ -25,7 +25,7 @@ const LONGEST: Duration = Duration::from_millis(5);
 pub(super) struct Turns {
     state: State,
     /// What our last write made.
-    wrote: Option<Stamp>,
+    wrote: Option<RowVersion>,
     /// How often nobody wrote between two writes of ours.
     alone: u32,
     /// When our last write had its answer, unless the row was looked at since: once is
@@ -86,7 +86,7 @@ impl Turns {
 
     /// The lock is being given back; the row was found to be of the write `found`. Turns
     /// go on while others write in between.
-    pub(super) fn end(&mut self, found: Option<&Stamp>) {
+    pub(super) fn end(&mut self, found: Option<&RowVersion>) {
         self.state = if found.is_some() && found == self.wrote.as_ref() {
             // Should that be over too early, one more conflict tells.
             State::Racing(CONFLICTS - 1)
@@ -101,7 +101,7 @@ impl Turns {
     }
 
     /// Our write replaced the write `from` and made `at`.
-    pub(super) fn wrote(&mut self, from: &Stamp, at: &Stamp, now: Instant) {
+    pub(super) fn wrote(&mut self, from: &RowVersion, at: &RowVersion, now: Instant) {
         self.alone = match self.wrote.replace(at.clone()) {
             Some(last) if last != *from => 0,
             _ => self.alone.saturating_add(1),
@@ -137,9 +137,9 @@ impl Turns {
 mod tests {
     use super::*;
 
-    fn at(version: i64) -> Stamp {
+    fn at(version: i64) -> RowVersion {
         let stamp = Some(version.to_string());
-        Stamp { version, stamp }
+        RowVersion { version, stamp }
     }
 
     /// We write on top of the write `from`.

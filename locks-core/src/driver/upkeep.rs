@@ -22,7 +22,7 @@ use crate::{
     error::LockError,
     report::{Blocker, Holder},
     store::{Failure, Kind as StoreKind},
-    table::{Claim, Order, SessionId, Waiting},
+    table::{Order, QueuedRequest, Request as TableRequest, SessionId},
 };
 
 /// How often the processes of this machine are asked for.
@@ -358,9 +358,9 @@ impl Namespace {
     }
 
     /// What blocks a waiter as far as is known now; else what did at first.
-    fn blockers_now(&self, claim: &Claim, first: &[Blocker]) -> Vec<Blocker> {
+    fn blockers_now(&self, claim: &TableRequest, first: &[Blocker]) -> Vec<Blocker> {
         if let Row::Known(cached) = &self.row {
-            let id = |w: &Waiting| w.nonce == claim.nonce;
+            let id = |w: &QueuedRequest| w.nonce == claim.nonce;
             let place = cached.table.queue().iter().position(id);
             let order = place.map_or(Order::Barging, Order::Behind);
             let now = cached.table.blockers(claim, order);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     random::unique,
-    store::{Proof, Stamp},
+    store::{Preconditions, RowVersion},
     table::{LockTable, SessionId},
 };
 
@@ -67,7 +67,7 @@ impl Namespace {
         let unready = |a: &Asking| !a.ready && !a.abandoned;
         self.dirty |= plan.cut || dead.len() == PIECE || self.asking.values().any(unready);
         if write {
-            let proof = Proof {
+            let proof = Preconditions {
                 alive: self.must_live(&plan),
                 dead: dead.into_iter().collect(),
                 witness: self.witness(),
@@ -76,7 +76,7 @@ impl Namespace {
             return Some(Job::Swap(Box::new(Swap {
                 proof,
                 at: cached.at,
-                to: Stamp {
+                to: RowVersion {
                     version: next_version,
                     stamp: Some(stamp()),
                 },

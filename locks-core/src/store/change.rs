@@ -2,11 +2,12 @@
 
 /// How a change becomes known beside looking at the row.
 #[allow(dead_code, reason = "which of them are made depends on the engines")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tells {
-    Nothing,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ChangeSource {
+    #[default]
+    None,
     /// A number, nearly free to ask for, that changes when others write.
-    Number,
+    DataVersion,
     /// Notifications, on a connection of their own.
     Notifications,
 }

@@ -9,9 +9,9 @@ use tokio::time;
 
 use super::{
     change::Change,
+    executor::{Argument, ColumnType, Executor, Sql, Value},
     failure::{Class, Failure, Kind},
     file::FileIdentity,
-    run::{Cell, Run, Shape, Sql, Value},
     statements::{Condition, Statements},
     target::Server,
 };
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A connection of our own: never an application's.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    run: Box<dyn Run>,
+    executor: Box<dyn Executor>,
     limit: Duration,
     file: FileIdentity,
     pub(super) statements: Arc<Statements>,
@@ -42,22 +42,22 @@ pub(crate) struct Connection {
 
 /// Which write a row is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct RowVersion {
     pub(crate) version: i64,
     /// `None`: the original made this row, and nobody has adopted it.
     pub(crate) stamp: Option<String>,
 }
 
 /// A row as it was read.
-#[derive(Clone, Debug)]
-pub(crate) struct Row {
-    pub(crate) at: Stamp,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LocksRow {
+    pub(crate) version: RowVersion,
     pub(crate) data_json: Option<String>,
     pub(crate) meta_json: Option<String>,
 }
 
 /// A session that is to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewSession {
     pub(crate) id: SessionId,
     pub(crate) namespace: Arc<str>,
@@ -67,18 +67,18 @@ pub(crate) struct NewSession {
 }
 
 /// A session's beat row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SessionRow {
     pub(crate) id: SessionId,
     pub(crate) task: String,
     pub(crate) process: Identity,
     pub(crate) ttl: Option<Duration>,
-    pub(crate) beat: i64,
+    pub(crate) heartbeat: i64,
 }
 
 /// What must be so for a write to be made, beside the row being as it was.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Proof {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Preconditions {
     /// Sessions that the write grants to or queues for: all of them live.
     pub(crate) alive: Vec<SessionId>,
     /// Sessions whose locks the write takes away: none of them has a fence row.
@@ -88,25 +88,25 @@ pub(crate) struct Proof {
 }
 
 /// What is left of a session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
     /// It beats, or did.
-    Beating(SessionRow),
+    Alive(SessionRow),
     /// Its beat row is gone and its fence row is not: somebody evicts it.
-    Fenced,
+    Evicting,
     /// Both are gone: it is dead for good.
     Dead,
 }
 
 impl Connection {
     pub(super) async fn open(
-        run: Box<dyn Run>,
+        executor: Box<dyn Executor>,
         limit: Duration,
         file: FileIdentity,
         server: &Server,
     ) -> Result<Self, Failure> {
         let mut this = Self {
-            run,
+            executor,
             limit,
             file,
             statements: server.statements.clone(),
@@ -121,19 +121,22 @@ impl Connection {
     }
 
     /// The row of a namespace.
-    pub(crate) async fn read(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
+    pub(crate) async fn read(&mut self, namespace: &str) -> Result<Option<LocksRow>, Failure> {
         let sql = self.statements.clone();
         self.read_by(&sql.read, namespace).await
     }
 
     /// The row of a namespace under its lock, for which others wait until the next
-    /// [`swap`](Self::swap) or [`unlock`](Self::unlock). After any failure before that
+    /// [`compare_and_set`](Self::swap) or [`unlock`](Self::unlock). After any failure before that
     /// the connection is not to be used again.
     ///
     /// # Panics
     ///
     /// Where the engine has no such lock.
-    pub(crate) async fn read_locked(&mut self, namespace: &str) -> Result<Option<Row>, Failure> {
+    pub(crate) async fn read_locked(
+        &mut self,
+        namespace: &str,
+    ) -> Result<Option<LocksRow>, Failure> {
         let statements = self.statements.clone();
         let lock = statements.lock.as_ref().expect("BUG: no such lock");
         let begin = self.transaction.as_deref().unwrap_or(lock.begin);
@@ -160,13 +163,18 @@ impl Connection {
         self.locked
     }
 
-    async fn read_by(&mut self, sql: &str, namespace: &str) -> Result<Option<Row>, Failure> {
-        const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Text];
-        let rows = self.fetch(sql, &[Value::Text(namespace)], SHAPE).await?;
+    async fn read_by(&mut self, sql: &str, namespace: &str) -> Result<Option<LocksRow>, Failure> {
+        const TYPES: &[ColumnType] = &[
+            ColumnType::Text,
+            ColumnType::Int,
+            ColumnType::Text,
+            ColumnType::Text,
+        ];
+        let rows = self.fetch(sql, &[Argument::Text(namespace)], TYPES).await?;
         Ok(only(rows, namespace)?.map(|cells| {
             let [data, version, stamp, meta] = columns(cells);
-            Row {
-                at: at(version, stamp),
+            LocksRow {
+                version: row_version(version, stamp),
                 data_json: data.text(),
                 meta_json: meta.text(),
             }
@@ -174,61 +182,77 @@ impl Connection {
     }
 
     /// Which write the row of a namespace is of, without its texts.
-    pub(crate) async fn peek(&mut self, namespace: &str) -> Result<Option<Stamp>, Failure> {
-        const SHAPE: &[Shape] = &[Shape::Int, Shape::Text];
+    pub(crate) async fn read_version(
+        &mut self,
+        namespace: &str,
+    ) -> Result<Option<RowVersion>, Failure> {
+        const TYPES: &[ColumnType] = &[ColumnType::Int, ColumnType::Text];
         let sql = self.statements.clone();
         let rows = self
-            .fetch(&sql.peek, &[Value::Text(namespace)], SHAPE)
+            .fetch(&sql.read_version, &[Argument::Text(namespace)], TYPES)
             .await?;
         Ok(only(rows, namespace)?.map(|cells| {
             let [version, stamp] = columns(cells);
-            at(version, stamp)
+            row_version(version, stamp)
         }))
     }
 
     /// The same for many namespaces: those that have a row.
-    pub(crate) async fn peek_many(
+    pub(crate) async fn read_versions(
         &mut self,
         namespaces: &[Arc<str>],
-    ) -> Result<Vec<(String, Stamp)>, Failure> {
-        const SHAPE: &[Shape] = &[Shape::Text, Shape::Int, Shape::Text, Shape::Int];
+    ) -> Result<Vec<(String, RowVersion)>, Failure> {
+        const TYPES: &[ColumnType] = &[
+            ColumnType::Text,
+            ColumnType::Int,
+            ColumnType::Text,
+            ColumnType::Int,
+        ];
         let (list, args) = self.list(0, namespaces.iter().map(|name| &**name));
-        let sql = format!("{} {list}", self.statements.peek_many);
-        let rows = self.fetch_all(&sql, &args, SHAPE).await?;
+        let sql = format!("{} {list}", self.statements.read_versions);
+        let rows = self.fetch_all(&sql, &args, TYPES).await?;
         let row = |cells| {
             let [name, version, stamp] = columns(cells);
-            Some((name.text()?, at(version, stamp)))
+            Some((name.text()?, row_version(version, stamp)))
         };
         Ok(rows.into_iter().filter_map(row).collect())
     }
 
-    /// Replaces the row if it is still of the write `at` and `proof` holds; whether it
+    /// Replaces the row if it is still of the write `at` and `preconditions` holds; whether it
     /// was so.
-    pub(crate) async fn swap(
+    pub(crate) async fn compare_and_set(
         &mut self,
         namespace: &str,
-        at: &Stamp,
-        new: &Stamp,
+        at: &RowVersion,
+        new: &RowVersion,
         columns: &Columns,
-        proof: &Proof,
+        preconditions: &Preconditions,
     ) -> Result<bool, Failure> {
         let mut args = vec![
-            Value::Text(&columns.data_json),
-            Value::Text(&columns.meta_json),
-            Value::Text(new.stamp.as_deref().unwrap_or_default()),
-            Value::Int(new.version),
-            Value::Text(namespace),
-            Value::Int(at.version),
-            Value::Text(at.stamp.as_deref().unwrap_or_default()),
+            Argument::Text(&columns.data_json),
+            Argument::Text(&columns.meta_json),
+            Argument::Text(new.stamp.as_deref().unwrap_or_default()),
+            Argument::Int(new.version),
+            Argument::Text(namespace),
+            Argument::Int(at.version),
+            Argument::Text(at.stamp.as_deref().unwrap_or_default()),
         ];
         let statements = self.statements.clone();
-        let mut sql = statements.swap.clone();
-        let witness = proof.witness.as_slice();
+        let mut sql = statements.compare_and_set.clone();
+        let witness = preconditions.witness.as_slice();
         // That none of the dead is found proves something if the witness is.
-        let witness = if proof.dead.is_empty() { &[] } else { witness };
+        let witness = if preconditions.dead.is_empty() {
+            &[]
+        } else {
+            witness
+        };
         let demands: [(&Condition, &[SessionId], usize); 3] = [
-            (&statements.alive, &proof.alive, proof.alive.len()),
-            (&statements.dead, &proof.dead, 0),
+            (
+                &statements.alive,
+                &preconditions.alive,
+                preconditions.alive.len(),
+            ),
+            (&statements.dead, &preconditions.dead, 0),
             (&statements.dead, witness, witness.len()),
         ];
         for (condition, sessions, number) in demands {
@@ -237,7 +261,7 @@ impl Connection {
             }
             let (list, ids) = self.list(args.len(), sessions.iter().map(|id| &*id.0));
             args.extend(ids);
-            args.push(Value::Int(i64::try_from(number).unwrap_or(i64::MAX)));
+            args.push(Argument::Int(i64::try_from(number).unwrap_or(i64::MAX)));
             let number = (statements.placeholder)(args.len());
             let Condition { before, after } = condition;
             sql = format!("{sql}{before}{list}{after}{number}");
@@ -256,7 +280,7 @@ impl Connection {
     async fn commit(&mut self, sql: &str) -> Result<(), Failure> {
         self.raw(sql).await.map_err(|mut failure| {
             if failure.kind != Kind::Conflict {
-                failure.class = Class::Unknown;
+                failure.class = Class::Indeterminate;
             }
             failure
         })
@@ -272,10 +296,10 @@ impl Connection {
         stamp: &str,
     ) -> Result<bool, Failure> {
         let args = [
-            Value::Int(least.max(version.saturating_add(1))),
-            Value::Text(stamp),
-            Value::Text(namespace),
-            Value::Int(version),
+            Argument::Int(least.max(version.saturating_add(1))),
+            Argument::Text(stamp),
+            Argument::Text(namespace),
+            Argument::Int(version),
         ];
         let sql = self.statements.clone();
         Ok(self.execute(&sql.adopt, &args).await? == 1)
@@ -289,9 +313,9 @@ impl Connection {
         stamp: &str,
     ) -> Result<bool, Failure> {
         let args = [
-            Value::Text(namespace),
-            Value::Int(least),
-            Value::Text(stamp),
+            Argument::Text(namespace),
+            Argument::Int(least),
+            Argument::Text(stamp),
         ];
         let sql = self.statements.clone();
         match self.execute(&sql.create, &args).await {
@@ -301,7 +325,7 @@ impl Connection {
         }
     }
 
-    /// Tells others that the row of a namespace is of this version now, where the engine
+    /// ChangeSource others that the row of a namespace is of this version now, where the engine
     /// can.
     pub(crate) async fn notify(&mut self, namespace: &str, version: i64) -> Result<(), Failure> {
         let statements = self.statements.clone();
@@ -309,7 +333,9 @@ impl Connection {
             return Ok(());
         };
         let told = Change::text(namespace, version);
-        self.fetch(sql, &[Value::Text(&told)], &[]).await.map(drop)
+        self.fetch(sql, &[Argument::Text(&told)], &[])
+            .await
+            .map(drop)
     }
 
     /// A number that changes when other connections write, where asking is nearly
@@ -318,7 +344,7 @@ impl Connection {
         let Some(sql) = self.statements.data_version else {
             return Ok(None);
         };
-        let rows = self.fetch(sql, &[], &[Shape::Int]).await?;
+        let rows = self.fetch(sql, &[], &[ColumnType::Int]).await?;
         let first = rows.into_iter().next();
         Ok(first.and_then(|cells| columns::<1>(cells)[0].clone().int()))
     }
@@ -326,25 +352,30 @@ impl Connection {
     /// Says good-bye to the server; what it answers does not matter any more.
     pub(crate) async fn close(self) {
         let limit = self.limit;
-        drop(time::timeout(limit, self.run.close()).await);
+        drop(time::timeout(limit, self.executor.close()).await);
     }
 
     pub(super) async fn raw(&mut self, sql: &str) -> Result<(), Failure> {
-        self.ask(async |run| run.execute_raw(Sql(sql)).await).await
+        self.ask(async |executor| executor.execute_raw(Sql(sql)).await)
+            .await
     }
 
-    pub(super) async fn execute(&mut self, sql: &str, args: &[Value<'_>]) -> Result<u64, Failure> {
-        self.transact(async |run| run.execute(Sql(sql), args).await)
+    pub(super) async fn execute(
+        &mut self,
+        sql: &str,
+        args: &[Argument<'_>],
+    ) -> Result<u64, Failure> {
+        self.transact(async |executor| executor.execute(Sql(sql), args).await)
             .await
     }
 
     pub(super) async fn fetch(
         &mut self,
         sql: &str,
-        args: &[Value<'_>],
-        shape: &[Shape],
-    ) -> Result<Vec<Vec<Cell>>, Failure> {
-        self.transact(async |run| run.fetch(Sql(sql), args, shape).await)
+        args: &[Argument<'_>],
+        types: &[ColumnType],
+    ) -> Result<Vec<Vec<Value>>, Failure> {
+        self.transact(async |executor| executor.fetch(Sql(sql), args, types).await)
             .await
     }
 
@@ -353,16 +384,16 @@ impl Connection {
     pub(super) async fn fetch_all(
         &mut self,
         sql: &str,
-        args: &[Value<'_>],
-        shape: &[Shape],
-    ) -> Result<Vec<Vec<Cell>>, Failure> {
-        let mut rows = self.fetch(sql, args, shape).await?;
+        args: &[Argument<'_>],
+        types: &[ColumnType],
+    ) -> Result<Vec<Vec<Value>>, Failure> {
+        let mut rows = self.fetch(sql, args, types).await?;
         let found = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         for row in &mut rows {
-            let number = row.pop().and_then(Cell::int);
+            let number = row.pop().and_then(Value::int);
             if number != Some(found) {
                 let text = format!("the server counted {number:?} rows and sent {found}");
-                return Err(Failure::unfit(Class::Retry, text));
+                return Err(Failure::inconsistent(Class::NotApplied, text));
             }
         }
         Ok(rows)
@@ -371,7 +402,7 @@ impl Connection {
     /// Runs a statement, in a transaction of its own where that is how settings are made.
     async fn transact<T>(
         &mut self,
-        statement: impl AsyncFn(&mut dyn Run) -> Result<T, Failure>,
+        statement: impl AsyncFn(&mut dyn Executor) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let begin = self.transaction.clone().filter(|_| !self.locked);
         let Some(begin) = begin else {
@@ -395,12 +426,12 @@ impl Connection {
     /// Runs a statement within the limit, again and again where somebody else writes.
     async fn ask<T>(
         &mut self,
-        statement: impl AsyncFn(&mut dyn Run) -> Result<T, Failure>,
+        statement: impl AsyncFn(&mut dyn Executor) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         self.file.check()?;
         let start = Instant::now();
         loop {
-            let result = within(self.limit, statement(&mut *self.run)).await;
+            let result = within(self.limit, statement(&mut *self.executor)).await;
             match result {
                 Err(busy) if busy.kind == Kind::Busy && start.elapsed() < self.limit => {
                     // That is no lock's write.
@@ -414,7 +445,11 @@ impl Connection {
     }
 
     /// `sql` with a list of the ids behind it.
-    pub(super) fn listed<'a>(&self, sql: &str, ids: &'a [SessionId]) -> (String, Vec<Value<'a>>) {
+    pub(super) fn listed<'a>(
+        &self,
+        sql: &str,
+        ids: &'a [SessionId],
+    ) -> (String, Vec<Argument<'a>>) {
         let (list, args) = self.list(0, ids.iter().map(|id| &*id.0));
         (format!("{sql} {list}"), args)
     }
@@ -426,8 +461,8 @@ impl Connection {
         &self,
         behind: usize,
         ids: impl Iterator<Item = &'a str>,
-    ) -> (String, Vec<Value<'a>>) {
-        let mut args: Vec<_> = ids.map(Value::Text).collect();
+    ) -> (String, Vec<Argument<'a>>) {
+        let mut args: Vec<_> = ids.map(Argument::Text).collect();
         let last = args.last().copied();
         let fill = args.len().next_power_of_two() - args.len();
         args.extend(std::iter::repeat_n(last, fill).flatten());
@@ -438,10 +473,10 @@ impl Connection {
 }
 
 /// The one row of a namespace, or none.
-fn only(rows: Vec<Vec<Cell>>, namespace: &str) -> Result<Option<Vec<Cell>>, Failure> {
+fn only(rows: Vec<Vec<Value>>, namespace: &str) -> Result<Option<Vec<Value>>, Failure> {
     if rows.len() > 1 {
-        return Err(Failure::unfit(
-            Class::Hopeless,
+        return Err(Failure::inconsistent(
+            Class::Permanent,
             format!(
                 "the locks table has {} rows for {namespace:?}: its primary key is missing; \
                  stop all processes that lock, keep one of the rows, and add the key",
@@ -464,15 +499,15 @@ async fn within<T>(
     }
 }
 
-/// The cells of a row, whose number the statement's shape fixes.
-pub(super) fn columns<const N: usize>(cells: Vec<Cell>) -> [Cell; N] {
+/// The cells of a row, whose number the statement's types fixes.
+pub(super) fn columns<const N: usize>(cells: Vec<Value>) -> [Value; N] {
     cells
         .try_into()
-        .expect("BUG: a row has as many cells as its shape")
+        .expect("BUG: a row has as many cells as its types")
 }
 
-fn at(version: Cell, stamp: Cell) -> Stamp {
-    Stamp {
+fn row_version(version: Value, stamp: Value) -> RowVersion {
+    RowVersion {
         version: version.int().unwrap_or_default(),
         stamp: stamp.text(),
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    change::Tells,
+    change::ChangeSource,
     names::TableNames,
     statements::{FenceStatement, Statements},
 };
@@ -19,7 +19,7 @@ pub(super) struct Dialect {
     /// Where users find the migration.
     pub(super) migration_path: &'static str,
     /// How the engine tells of changes.
-    pub(super) tells: Tells,
+    pub(super) change_source: ChangeSource,
     /// What the first connection runs before anything is asked, so that no setting cuts the
     /// answers off.
     pub(super) unlimited: Option<&'static str>,

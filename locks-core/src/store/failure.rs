@@ -8,13 +8,13 @@ use crate::error::LockError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Not applied; the connection is good. Try again.
-    Retry,
+    NotApplied,
     /// Not applied, because this server cannot write now. Connect again.
-    WrongNode,
+    ReadOnly,
     /// It may have been applied, may yet be, or not. Connect again and look.
-    Unknown,
+    Indeterminate,
     /// Not applied, and never will be until somebody mends something.
-    Hopeless,
+    Permanent,
 }
 
 /// A statement that failed.
@@ -41,7 +41,7 @@ pub(crate) enum Kind {
     /// Another transaction changed or deleted what this one saw.
     Conflict,
     /// The tables are not what they have to be, or an answer contradicts itself.
-    Unfit,
+    Inconsistent,
     Other,
 }
 
@@ -54,34 +54,49 @@ impl Failure {
         }
     }
 
+    /// A failure that no database reported.
+    #[cfg(test)]
+    #[allow(
+        dead_code,
+        reason = "tests of other modules choose which failures they need"
+    )]
+    pub(crate) fn simulated(class: Class, kind: Kind) -> Self {
+        let text = format!("simulated failure: {class:?}, {kind:?}");
+        Self::new(class, kind, sqlx::Error::Protocol(text))
+    }
+
     /// No answer within the time a statement has.
     pub(super) fn no_answer(limit: Duration) -> Self {
         let text = format!("no answer from the database within {limit:?}");
         let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
-        Self::new(Class::Unknown, Kind::Other, sqlx::Error::Io(error))
+        Self::new(Class::Indeterminate, Kind::Other, sqlx::Error::Io(error))
     }
 
     /// An answer that cannot be: rows are missing from it, or there are too many.
-    pub(crate) fn unfit(class: Class, text: impl Into<String>) -> Self {
-        Self::new(class, Kind::Unfit, sqlx::Error::Protocol(text.into()))
+    pub(crate) fn inconsistent(class: Class, text: impl Into<String>) -> Self {
+        Self::new(
+            class,
+            Kind::Inconsistent,
+            sqlx::Error::Protocol(text.into()),
+        )
     }
 
     /// The database file is not the one that was opened.
     pub(super) fn replaced() -> Self {
         let text = "the database file was deleted or replaced while it was open";
         let error = std::io::Error::new(std::io::ErrorKind::NotFound, text);
-        Self::new(Class::Hopeless, Kind::Other, sqlx::Error::Io(error))
+        Self::new(Class::Permanent, Kind::Other, sqlx::Error::Io(error))
     }
 
     /// Whether the connection can be used on.
     pub(super) fn keeps_connection(&self) -> bool {
-        matches!(self.class, Class::Retry | Class::Hopeless)
+        matches!(self.class, Class::NotApplied | Class::Permanent)
     }
 
     /// The same, when nothing had been asked yet.
     pub(super) fn not_applied(mut self) -> Self {
-        if self.class == Class::Unknown {
-            self.class = Class::WrongNode;
+        if self.class == Class::Indeterminate {
+            self.class = Class::ReadOnly;
         }
         self
     }
@@ -94,8 +109,8 @@ impl Failure {
         }
     }
 
-    pub(crate) fn is_hopeless(&self) -> bool {
-        self.class == Class::Hopeless
+    pub(crate) fn is_permanent(&self) -> bool {
+        self.class == Class::Permanent
     }
 }
 
@@ -110,13 +125,13 @@ impl From<Failure> for LockError {
         if failure.kind == Kind::Missing {
             return super::schema::missing(&failure);
         }
-        if let (Kind::Unfit, Class::Hopeless, sqlx::Error::Protocol(text)) =
+        if let (Kind::Inconsistent, Class::Permanent, sqlx::Error::Protocol(text)) =
             (failure.kind, failure.class, &*failure.source)
         {
             return Self::schema(text.clone());
         }
         Self::Database {
-            transient: !failure.is_hopeless(),
+            transient: !failure.is_permanent(),
             source: failure.source,
         }
     }

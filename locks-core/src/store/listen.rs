@@ -17,7 +17,7 @@ impl Listener {
     pub(crate) async fn open(target: Target) -> Result<(Self, Option<Change>), Failure> {
         use sqlx::postgres::{PgListener, PgPoolOptions};
 
-        let failed = super::run::failure::<sqlx::Postgres>;
+        let failed = super::executor::failure::<sqlx::Postgres>;
         let Some(options) = target.postgres() else {
             return Err(Failure::no_answer(Duration::ZERO));
         };
@@ -39,7 +39,7 @@ impl Listener {
     pub(crate) async fn next(mut self, limit: Duration) -> Result<(Self, Option<Change>), Failure> {
         match tokio::time::timeout(limit, self.inner.try_recv()).await {
             Ok(Ok(told)) => Ok((self, told.and_then(|told| Change::parse(told.payload())))),
-            Ok(Err(error)) => Err(super::run::failure::<sqlx::Postgres>(error)),
+            Ok(Err(error)) => Err(super::executor::failure::<sqlx::Postgres>(error)),
             Err(_) => Ok((self, None)),
         }
     }

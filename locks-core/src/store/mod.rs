@@ -6,16 +6,16 @@
 mod change;
 mod connection;
 mod dialect;
+mod executor;
 mod failure;
 mod file;
-mod link;
 mod listen;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod names;
 #[cfg(feature = "postgres")]
 mod postgres;
-mod run;
+mod reconnecting;
 mod schema;
 mod session_rows;
 #[cfg(feature = "sqlite")]
@@ -25,12 +25,14 @@ mod target;
 
 pub use self::target::IntoConnectOptions;
 pub(crate) use self::{
-    change::{Change, Tells},
-    connection::{Connection, Liveness, NewSession, Proof, Row, SessionRow, Stamp},
+    change::{Change, ChangeSource},
+    connection::{
+        Connection, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow,
+    },
     failure::{Class, Failure, Kind},
-    link::Link,
     listen::Listener,
     names::TableChoice,
+    reconnecting::Reconnecting,
     statements::{Fence, FenceStatement},
     target::{Target, sealed},
 };
@@ -39,8 +41,8 @@ pub(crate) use self::{
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub(crate) mod fencing {
     pub(in crate::store) use super::{
+        executor::{Sql, failure},
         failure::Kind,
-        run::{Sql, failure},
         statements::FenceKind,
     };
 }

@@ -9,11 +9,11 @@ use sqlx::{
 };
 
 use super::{
-    change::Tells,
+    change::ChangeSource,
     dialect::{Catalog, ColumnUse, Dialect, Facts, Rights, share},
+    executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
-    run::Engine,
     statements::{Condition, FenceKind, FenceStatement, Lock, Statements},
 };
 use crate::fence::{fence_connection, sealed::Unfenced};
@@ -29,7 +29,7 @@ const DIALECT: Dialect = Dialect {
     migration: include_str!("../../migrations/mysql/0001_locks.sql"),
     migration_path: "migrations/mysql/0001_locks.sql",
     quote: '`',
-    tells: Tells::Nothing,
+    change_source: ChangeSource::None,
     unlimited: Some("SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1"),
     facts: "SHOW VARIABLES WHERE Variable_name IN ('version', 'wsrep_on', 'wsrep_provider', \
             'group_replication_single_primary_mode', 'innodb_flush_log_at_trx_commit', \
@@ -140,9 +140,9 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
             rollback: "ROLLBACK AND NO CHAIN NO RELEASE",
         }),
         read: row,
-        peek: format!("SELECT version, stamp FROM {locks} WHERE id = ?"),
-        peek_many: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
-        swap: format!(
+        read_version: format!("SELECT version, stamp FROM {locks} WHERE id = ?"),
+        read_versions: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
+        compare_and_set: format!(
             "UPDATE {locks} SET dataJson = ?, metaJson = ?, stamp = ?, version = ? \
              WHERE id = ? AND version = ? AND stamp = ?"
         ),
@@ -310,14 +310,14 @@ impl Engine for MySql {
             // Deadlock, lock wait, lock at once, record changed, interrupted, statement
             // time, too many connections, user limit, node not ready; TiDB's write conflicts.
             1213 | 1205 | 3572 | 1020 | 1317 | 1969 | 3024 | 1040 | 1203 | 1047 | 8002 | 8005
-            | 8022 | 8028 | 9007 => Class::Retry,
+            | 8022 | 8028 | 9007 => Class::NotApplied,
             // Read-only, read-only transaction, option prevents.
-            1290 | 1792 | 1836 => Class::WrongNode,
+            1290 | 1792 | 1836 => Class::ReadOnly,
             // Denied, missing or unfit tables, values out of range, duplicates, unknown
             // variables.
             1044 | 1045 | 1049 | 1054 | 1060 | 1050 | 1061 | 1062 | 1064 | 1142 | 1143 | 1146
-            | 1193 | 1227 | 1264 | 1366 | 1406 | 1698 => Class::Hopeless,
-            _ => Class::Unknown,
+            | 1193 | 1227 | 1264 | 1366 | 1406 | 1698 => Class::Permanent,
+            _ => Class::Indeterminate,
         };
         let kind = match number {
             1146 | 1054 => Kind::Missing,

@@ -9,11 +9,11 @@ use sqlx::{
 };
 
 use super::{
-    change::Tells,
+    change::ChangeSource,
     dialect::{Catalog, ColumnUse, Dialect, Facts, Rights, share},
+    executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
-    run::Engine,
     statements::{Condition, FenceKind, FenceStatement, Lock, Statements},
 };
 use crate::fence::{fence_connection, sealed::Unfenced};
@@ -30,7 +30,7 @@ const DIALECT: Dialect = Dialect {
     migration: include_str!("../../migrations/postgres/0001_locks.sql"),
     migration_path: "migrations/postgres/0001_locks.sql",
     quote: '"',
-    tells: Tells::Notifications,
+    change_source: ChangeSource::Notifications,
     unlimited: None,
     facts: "SELECT name::text, setting::text FROM pg_catalog.pg_settings WHERE name IN \
             ('synchronous_commit', 'idle_session_timeout', 'transaction_timeout', \
@@ -151,9 +151,9 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
             rollback: "ROLLBACK",
         }),
         read: row,
-        peek: format!("SELECT version, stamp FROM {locks} WHERE id = $1"),
-        peek_many: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
-        swap: format!(
+        read_version: format!("SELECT version, stamp FROM {locks} WHERE id = $1"),
+        read_versions: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
+        compare_and_set: format!(
             "UPDATE {locks} SET dataJson = $1, metaJson = $2, stamp = $3, version = $4 \
              WHERE id = $5 AND version = $6 AND stamp = $7"
         ),
@@ -315,16 +315,16 @@ impl Engine for Postgres {
         let code = error.code().unwrap_or_default();
         // https://www.postgresql.org/docs/current/errcodes-appendix.html
         let class = match &*code {
-            "40001" | "40P01" | "55P03" | "57014" | "53300" | "57P03" => Class::Retry,
-            "25006" => Class::WrongNode,
-            "22003" | "23505" => Class::Hopeless,
+            "40001" | "40P01" | "55P03" | "57014" | "53300" | "57P03" => Class::NotApplied,
+            "25006" => Class::ReadOnly,
+            "22003" | "23505" => Class::Permanent,
             code if ["42", "28", "3D", "3F", "22"]
                 .iter()
                 .any(|class| code.starts_with(class)) =>
             {
-                Class::Hopeless
+                Class::Permanent
             }
-            _ => Class::Unknown,
+            _ => Class::Indeterminate,
         };
         let kind = match &*code {
             "42P01" | "42703" => Kind::Missing,

@@ -8,9 +8,9 @@ use tokio::time;
 use super::{
     connection::Connection,
     dialect::{ColumnUse, Dialect, Rights},
+    executor::{ColumnType, Value},
     failure::{Class, Failure, Kind},
     names::TableNames,
-    run::{Cell, Shape},
     target::Server,
 };
 use crate::error::{LockError, Result};
@@ -96,7 +96,7 @@ impl Connection {
                 }
                 Ok(Verdict::Refuse(reason)) => return Err(LockError::schema(reason)),
                 Ok(Verdict::Make(missing)) => missing,
-                Err(failure) if failure.class == Class::Retry => {
+                Err(failure) if failure.class == Class::NotApplied => {
                     last = Some(failure);
                     time::sleep(pause).await;
                     continue;
@@ -123,7 +123,9 @@ impl Connection {
                         server.dialect.migration_path
                     )));
                 }
-                Err(failure) if failure.class == Class::Retry || failure.kind == Kind::Missing => {
+                Err(failure)
+                    if failure.class == Class::NotApplied || failure.kind == Kind::Missing =>
+                {
                     tracing::debug!(%failure, "the tables are made again");
                     last = Some(failure);
                 }
@@ -177,12 +179,12 @@ impl Connection {
                 for statement in statements {
                     match self.raw(&statement).await {
                         // A server that takes no writes now says nothing of rights.
-                        Err(failure) if failure.class == Class::WrongNode => return Ok(()),
+                        Err(failure) if failure.class == Class::ReadOnly => return Ok(()),
                         Err(failure) if failure.kind == Kind::Denied => {
                             let verb = statement.split(' ').next().unwrap_or_default();
                             missing.push(format!("{verb} ({failure})"));
                         }
-                        Err(failure) if failure.class == Class::Retry => {}
+                        Err(failure) if failure.class == Class::NotApplied => {}
                         result => result?,
                     }
                 }
@@ -243,10 +245,10 @@ impl Connection {
 
     /// A query of texts; one that is NULL is empty.
     async fn texts<const N: usize>(&mut self, sql: &str) -> Result<Vec<[String; N]>, Failure> {
-        let rows = self.fetch(sql, &[], &[Shape::Text; N]).await?;
-        let row = |cells: Vec<Cell>| {
+        let rows = self.fetch(sql, &[], &[ColumnType::Text; N]).await?;
+        let row = |cells: Vec<Value>| {
             let mut cells = cells.into_iter();
-            std::array::from_fn(|_| cells.next().and_then(Cell::text).unwrap_or_default())
+            std::array::from_fn(|_| cells.next().and_then(Value::text).unwrap_or_default())
         };
         Ok(rows.into_iter().map(row).collect())
     }

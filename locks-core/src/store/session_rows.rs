@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     connection::{Connection, Liveness, NewSession, SessionRow, columns},
+    executor::{Argument, ColumnType, Value},
     failure::{Class, Failure},
-    run::{Cell, Shape, Value},
 };
 use crate::{process::Identity, table::SessionId};
 
@@ -29,12 +29,12 @@ impl Connection {
         for (new, ttl) in new.iter().zip(&ttls) {
             let first = args.len() + 1;
             args.extend([
-                Value::Text(&new.id.0),
-                Value::Text(&new.namespace),
-                Value::Text(&new.task),
-                Value::Text(&new.process.host),
-                Value::Text(&new.process.process),
-                Value::OptionalInt(*ttl),
+                Argument::Text(&new.id.0),
+                Argument::Text(&new.namespace),
+                Argument::Text(&new.task),
+                Argument::Text(&new.process.host),
+                Argument::Text(&new.process.process),
+                Argument::OptionalInt(*ttl),
             ]);
             let names: Vec<_> = (first..first + 6).map(placeholder).collect();
             rows.push(format!(
@@ -51,7 +51,7 @@ impl Connection {
             .iter()
             .flat_map(|new| each.clone().map(|number| new.id.fence_row(number)))
             .collect();
-        let args: Vec<_> = fences.iter().map(|row| Value::Text(row)).collect();
+        let args: Vec<_> = fences.iter().map(|row| Argument::Text(row)).collect();
         let rows: Vec<_> = (1..=args.len())
             .map(|number| format!("({}, 0)", placeholder(number)))
             .collect();
@@ -77,9 +77,9 @@ impl Connection {
         sessions: &[SessionId],
         witness: Option<&SessionId>,
     ) -> Result<Vec<(SessionId, Liveness)>, Failure> {
-        const SHAPE: [Shape; 8] = {
+        const TYPES: [ColumnType; 8] = {
             let [a, b, c, d, e, f] = SESSION;
-            [Shape::Text, a, b, c, d, e, f, Shape::Int]
+            [ColumnType::Text, a, b, c, d, e, f, ColumnType::Int]
         };
         if sessions.is_empty() {
             return Ok(Vec::new());
@@ -88,21 +88,21 @@ impl Connection {
         let statements = self.statements.clone();
         let (sql, args) = self.listed(&statements.liveness, &asked);
         let mut found = BTreeMap::new();
-        for mut cells in self.fetch_all(&sql, &args, &SHAPE).await? {
+        for mut cells in self.fetch_all(&sql, &args, &TYPES).await? {
             let fence = cells.remove(0).text().unwrap_or_default();
             found.insert(fence, session_row(cells));
         }
         if let Some(witness) = witness
             && !found.contains_key(&*witness.0)
         {
-            return Err(Failure::unfit(
-                Class::Retry,
+            return Err(Failure::inconsistent(
+                Class::NotApplied,
                 "the answer does not show this process's own session",
             ));
         }
         let state = |id: &SessionId| match found.get(&*id.0) {
-            Some(Some(row)) => Liveness::Beating(row.clone()),
-            Some(None) => Liveness::Fenced,
+            Some(Some(row)) => Liveness::Alive(row.clone()),
+            Some(None) => Liveness::Evicting,
             None => Liveness::Dead,
         };
         Ok(sessions.iter().map(|id| (id.clone(), state(id))).collect())
@@ -113,24 +113,24 @@ impl Connection {
         &mut self,
         namespace: &str,
     ) -> Result<Vec<SessionRow>, Failure> {
-        const SHAPE: [Shape; 7] = {
+        const TYPES: [ColumnType; 7] = {
             let [a, b, c, d, e, f] = SESSION;
-            [a, b, c, d, e, f, Shape::Int]
+            [a, b, c, d, e, f, ColumnType::Int]
         };
         let sql = self.statements.clone();
-        let args = [Value::Text(namespace)];
-        let rows = self.fetch_all(&sql.sessions_in, &args, &SHAPE).await?;
+        let args = [Argument::Text(namespace)];
+        let rows = self.fetch_all(&sql.sessions_in, &args, &TYPES).await?;
         Ok(rows.into_iter().filter_map(session_row).collect())
     }
 
     /// Every session of a namespace that has a fence row, once.
     pub(crate) async fn fences_in(&mut self, namespace: &str) -> Result<Vec<SessionId>, Failure> {
         let (start, end) = SessionId::range_of(namespace);
-        let args = [Value::Text(&start), Value::Text(&end)];
+        let args = [Argument::Text(&start), Argument::Text(&end)];
         let sql = self.statements.clone();
-        let shape = &[Shape::Text, Shape::Int];
-        let rows = self.fetch_all(&sql.fences_in, &args, shape).await?;
-        let texts = rows.into_iter().flatten().filter_map(Cell::text);
+        let types = &[ColumnType::Text, ColumnType::Int];
+        let rows = self.fetch_all(&sql.fences_in, &args, types).await?;
+        let texts = rows.into_iter().flatten().filter_map(Value::text);
         let ids: BTreeSet<_> = texts.map(|row| SessionId::of_fence_row(&row)).collect();
         Ok(ids.into_iter().collect())
     }
@@ -138,7 +138,7 @@ impl Connection {
     /// Deletes a beat row.
     pub(crate) async fn delete_session(&mut self, id: &SessionId) -> Result<(), Failure> {
         let sql = self.statements.clone();
-        self.execute(&sql.delete_session, &[Value::Text(&id.0)])
+        self.execute(&sql.delete_session, &[Argument::Text(&id.0)])
             .await
             .map(drop)
     }
@@ -150,7 +150,7 @@ impl Connection {
         beat: i64,
     ) -> Result<bool, Failure> {
         let sql = self.statements.clone();
-        let args = [Value::Text(&id.0), Value::Int(beat)];
+        let args = [Argument::Text(&id.0), Argument::Int(beat)];
         Ok(self.execute(&sql.delete_session_at, &args).await? == 1)
     }
 
@@ -163,11 +163,11 @@ impl Connection {
         unstamped: Option<i64>,
     ) -> Result<bool, Failure> {
         let statements = self.statements.clone();
-        let mut args = vec![Value::Text(&id.0), Value::Text(namespace)];
+        let mut args = vec![Argument::Text(&id.0), Argument::Text(namespace)];
         let condition = match unstamped {
             None => &statements.without_row,
             Some(version) => {
-                args.push(Value::Int(version));
+                args.push(Argument::Int(version));
                 &statements.with_unstamped_row
             }
         };
@@ -186,7 +186,7 @@ impl Connection {
     /// transaction is fenced with one of them.
     pub(crate) async fn delete_fences(&mut self, id: &SessionId) -> Result<(), Failure> {
         let (start, end) = id.fence_range();
-        let args = [Value::Text(&start), Value::Text(&end)];
+        let args = [Argument::Text(&start), Argument::Text(&end)];
         self.try_fences(&args).await?;
         let sql = self.statements.clone();
         self.execute(&sql.delete_fences, &args).await.map(drop)
@@ -204,7 +204,7 @@ impl Connection {
             let (list, args) = self.list(0, keys.iter().map(String::as_str));
             if let Some(sql) = &statements.try_fence_list {
                 let sql = format!("{sql} {list} FOR UPDATE NOWAIT");
-                self.fetch(&sql, &args, &[Shape::Text]).await?;
+                self.fetch(&sql, &args, &[ColumnType::Text]).await?;
             }
             let sql = format!("{} {list}", statements.delete_fence_list);
             self.execute(&sql, &args).await?;
@@ -222,11 +222,11 @@ impl Connection {
         let (start, end) = id.fence_range();
         let other = witness.unwrap_or(id);
         let args = [
-            Value::Text(&start),
-            Value::Text(&end),
-            Value::Text(&id.0),
-            Value::Text(&other.0),
-            Value::Int(i64::from(witness.is_some())),
+            Argument::Text(&start),
+            Argument::Text(&end),
+            Argument::Text(&id.0),
+            Argument::Text(&other.0),
+            Argument::Int(i64::from(witness.is_some())),
         ];
         self.try_fences(&args[..2]).await?;
         let statements = self.statements.clone();
@@ -235,10 +235,10 @@ impl Connection {
     }
 
     /// Fails while an open transaction is fenced with a row of this range.
-    async fn try_fences(&mut self, range: &[Value<'_>]) -> Result<(), Failure> {
+    async fn try_fences(&mut self, range: &[Argument<'_>]) -> Result<(), Failure> {
         let statements = self.statements.clone();
         match &statements.try_fences {
-            Some(sql) => self.fetch(sql, range, &[Shape::Text]).await.map(drop),
+            Some(sql) => self.fetch(sql, range, &[ColumnType::Text]).await.map(drop),
             None => Ok(()),
         }
     }
@@ -248,25 +248,25 @@ impl Connection {
     pub(crate) async fn await_fence(&mut self, row: &str) -> Result<(), Failure> {
         let statements = self.statements.clone();
         for sql in &statements.await_fence {
-            self.execute(sql, &[Value::Text(row)]).await?;
+            self.execute(sql, &[Argument::Text(row)]).await?;
         }
         Ok(())
     }
 }
 
 /// How a beat row is read.
-const SESSION: [Shape; 6] = [
-    Shape::Text,
-    Shape::Text,
-    Shape::Text,
-    Shape::Text,
-    Shape::Int,
-    Shape::Int,
+const SESSION: [ColumnType; 6] = [
+    ColumnType::Text,
+    ColumnType::Text,
+    ColumnType::Text,
+    ColumnType::Text,
+    ColumnType::Int,
+    ColumnType::Int,
 ];
 
 /// A beat row; nothing where it is not there.
-fn session_row(cells: Vec<Cell>) -> Option<SessionRow> {
-    let [id, task, host, process, ttl, beat] = columns(cells);
+fn session_row(cells: Vec<Value>) -> Option<SessionRow> {
+    let [id, task, host, process, ttl, heartbeat] = columns(cells);
     let ttl = ttl.int().and_then(|ms| u64::try_from(ms).ok());
     Some(SessionRow {
         id: SessionId(id.text()?.into()),
@@ -276,7 +276,7 @@ fn session_row(cells: Vec<Cell>) -> Option<SessionRow> {
             process: process.text()?.into(),
         },
         ttl: ttl.map(Duration::from_millis),
-        beat: beat.int()?,
+        heartbeat: heartbeat.int()?,
     })
 }
 
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::{
         store::{
-            connection::{Proof, Stamp},
+            connection::{Preconditions, RowVersion},
             target::Target,
         },
         table::LockTable,
@@ -345,10 +345,10 @@ mod tests {
             let (mut c, a, w) = database().await;
             let ids = std::slice::from_ref(&a);
             let beats = c.liveness(ids, Some(&w)).await.unwrap();
-            assert!(matches!(beats[..], [(_, Liveness::Beating(_))]));
+            assert!(matches!(beats[..], [(_, Liveness::Alive(_))]));
             c.delete_session(&a).await.unwrap();
             let evicting = c.liveness(ids, Some(&w)).await.unwrap();
-            assert!(matches!(evicting[..], [(_, Liveness::Fenced)]));
+            assert!(matches!(evicting[..], [(_, Liveness::Evicting)]));
             c.delete_fences(&a).await.unwrap();
             let dead = c.liveness(ids, Some(&w)).await.unwrap();
             assert!(matches!(dead[..], [(_, Liveness::Dead)]));
@@ -362,19 +362,22 @@ mod tests {
         run(async {
             let (mut c, a, w) = database().await;
             assert!(c.create("ns", 1, "s0").await.unwrap());
-            let mut at = c.peek("ns").await.unwrap().unwrap();
+            let mut at = c.read_version("ns").await.unwrap().unwrap();
             let columns = LockTable::default().columns();
             let mut wrote = async |c: &mut Connection, witness: Option<&SessionId>| {
-                let proof = Proof {
+                let preconditions = Preconditions {
                     alive: Vec::new(),
                     dead: vec![a.clone()],
                     witness: witness.cloned(),
                 };
-                let to = Stamp {
+                let to = RowVersion {
                     version: at.version + 1,
                     stamp: Some(format!("s{}", at.version)),
                 };
-                let wrote = c.swap("ns", &at, &to, &columns, &proof).await.unwrap();
+                let wrote = c
+                    .compare_and_set("ns", &at, &to, &columns, &preconditions)
+                    .await
+                    .unwrap();
                 if wrote {
                     at = to;
                 }
@@ -393,19 +396,23 @@ mod tests {
 
             let (mut c, a, w) = database().await;
             assert!(c.create("ns", 1, "s0").await.unwrap());
-            let at = c.peek("ns").await.unwrap().unwrap();
+            let at = c.read_version("ns").await.unwrap().unwrap();
             c.delete_fences(&a).await.unwrap();
-            let proof = Proof {
+            let preconditions = Preconditions {
                 alive: vec![w.clone()],
                 dead: vec![a],
                 witness: Some(w),
             };
-            let to = Stamp {
+            let to = RowVersion {
                 version: at.version + 7,
                 stamp: Some("s1".into()),
             };
-            assert!(c.swap("ns", &at, &to, &columns, &proof).await.unwrap());
-            assert_eq!(c.peek("ns").await.unwrap(), Some(to));
+            assert!(
+                c.compare_and_set("ns", &at, &to, &columns, &preconditions)
+                    .await
+                    .unwrap()
+            );
+            assert_eq!(c.read_version("ns").await.unwrap(), Some(to));
         });
     }
 }

@@ -10,11 +10,11 @@ use sqlx::{
 };
 
 use super::{
-    change::Tells,
+    change::ChangeSource,
     dialect::{Catalog, Dialect, Facts, Rights},
+    executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
-    run::Engine,
     statements::{Condition, FenceKind, FenceStatement, Statements},
 };
 use crate::fence::{fence_connection, sealed::Unfenced};
@@ -28,7 +28,7 @@ const DIALECT: Dialect = Dialect {
     migration: include_str!("../../migrations/sqlite/0001_locks.sql"),
     migration_path: "migrations/sqlite/0001_locks.sql",
     quote: '"',
-    tells: Tells::Number,
+    change_source: ChangeSource::DataVersion,
     unlimited: None,
     facts: "SELECT 'version', sqlite_version()",
     settings: |_, _| vec![SETTINGS.into()],
@@ -64,9 +64,9 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
         placeholder: |_| "?".into(),
         read: format!("SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = ?"),
         lock: None,
-        peek: format!("SELECT version, stamp FROM {locks} WHERE id = ?"),
-        peek_many: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
-        swap: format!(
+        read_version: format!("SELECT version, stamp FROM {locks} WHERE id = ?"),
+        read_versions: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
+        compare_and_set: format!(
             "UPDATE {locks} SET dataJson = ?, metaJson = ?, stamp = ?, version = ? \
              WHERE id = ? AND version = ? AND stamp = ?"
         ),
@@ -198,13 +198,13 @@ impl Engine for Sqlite {
         // The low byte is the primary code (https://sqlite.org/rescode.html).
         let class = match code & 0xff {
             // Busy, locked: also between the connections of one process.
-            5 | 6 => Class::Retry,
+            5 | 6 => Class::NotApplied,
             // Not writable now, or for good.
-            8 => Class::WrongNode,
+            8 => Class::ReadOnly,
             // Error, denied, corrupt, cannot open, too big, constraint, mismatch, not a
             // database.
-            1 | 3 | 11 | 14 | 18 | 19 | 20 | 26 => Class::Hopeless,
-            _ => Class::Unknown,
+            1 | 3 | 11 | 14 | 18 | 19 | 20 | 26 => Class::Permanent,
+            _ => Class::Indeterminate,
         };
         let text = error.message();
         let kind = if code & 0xff == 1 && text.starts_with("no such") {

@@ -16,15 +16,15 @@ pub(super) struct Statements {
     /// transaction that is idle while it holds it.
     pub(super) lock: Option<Lock>,
     /// id → version, stamp
-    pub(super) peek: String,
+    pub(super) read_version: String,
     /// (list of ids follows) → id, version, stamp, number of rows
-    pub(super) peek_many: String,
+    pub(super) read_versions: String,
     /// dataJson, metaJson, new stamp, new version, id, version, stamp
-    pub(super) swap: String,
-    /// A condition behind `swap`, for a list of sessions that must have their rows; the
+    pub(super) compare_and_set: String,
+    /// A condition behind `compare_and_set`, for a list of sessions that must have their rows; the
     /// number of sessions follows as the last argument.
     pub(super) alive: Condition,
-    /// A condition behind `swap`, for a list of sessions; how many of them must have a
+    /// A condition behind `compare_and_set`, for a list of sessions; how many of them must have a
     /// fence row follows.
     pub(super) dead: Condition,
     /// new version, stamp, id, version: only where the row has no stamp

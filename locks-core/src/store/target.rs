@@ -16,13 +16,13 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time;
 
 use super::{
-    change::Tells,
+    change::ChangeSource,
     connection::Connection,
     dialect::{Dialect, Facts},
+    executor::{ColumnType, Engine, Executor, On, Sql, failure},
     failure::{Class, Failure},
     file::FileIdentity,
     names::{TableChoice, TableNames},
-    run::{Engine, On, Run, Shape, Sql, failure},
     statements::{FenceStatement, Statements},
 };
 use crate::error::{LockError, Result};
@@ -88,7 +88,8 @@ impl Target {
 
     /// The same address with other names for the tables.
     pub(crate) fn with_tables(mut self, tables: TableChoice) -> Result<Self> {
-        if tables.schema().is_some() && self.dialect().tells != Tells::Notifications {
+        if tables.schema().is_some() && self.dialect().change_source != ChangeSource::Notifications
+        {
             return Err(LockError::config(
                 "schema",
                 format!("{} has no schemas: use a table prefix", self.dialect().name),
@@ -128,7 +129,7 @@ impl Target {
         &self,
         limit: Duration,
         facts: Option<&Facts>,
-    ) -> Result<Box<dyn Run>, Failure> {
+    ) -> Result<Box<dyn Executor>, Failure> {
         let _ = (limit, facts);
         Ok(match &self.engine {
             #[cfg(feature = "sqlite")]
@@ -166,9 +167,9 @@ impl Target {
     /// Asks the server what has to be known of it, on the first connection.
     async fn learn(
         &self,
-        mut run: Box<dyn Run>,
+        mut run: Box<dyn Executor>,
         limit: Duration,
-    ) -> Result<(Box<dyn Run>, Facts), Failure> {
+    ) -> Result<(Box<dyn Executor>, Facts), Failure> {
         let _ = limit;
         if let Some(unlimited) = self.dialect().unlimited {
             run.execute_raw(Sql(unlimited)).await?;
@@ -205,11 +206,11 @@ impl Target {
     fn describe(&self, facts: Facts) -> Result<Server, Failure> {
         let dialect = self.dialect();
         let schema = match self.tables.schema() {
-            None if dialect.tells == Tells::Notifications => {
+            None if dialect.change_source == ChangeSource::Notifications => {
                 let first = facts.get("schema").filter(|schema| !schema.is_empty());
                 Some(first.ok_or_else(|| {
-                    Failure::unfit(
-                        Class::Hopeless,
+                    Failure::inconsistent(
+                        Class::Permanent,
                         "no schema of the search_path exists: name one with Builder::schema",
                     )
                 })?)
@@ -273,11 +274,11 @@ impl fmt::Debug for Target {
 }
 
 /// What the server says of itself.
-async fn facts(run: &mut dyn Run, dialect: &Dialect) -> Result<Facts, Failure> {
+async fn facts(run: &mut dyn Executor, dialect: &Dialect) -> Result<Facts, Failure> {
     let mut facts = Facts::default();
-    let shape = [Shape::Text, Shape::Text];
-    for cells in run.fetch(Sql(dialect.facts), &[], &shape).await? {
-        let mut cells = cells.into_iter().filter_map(super::run::Cell::text);
+    let types = [ColumnType::Text, ColumnType::Text];
+    for cells in run.fetch(Sql(dialect.facts), &[], &types).await? {
+        let mut cells = cells.into_iter().filter_map(super::executor::Value::text);
         if let (Some(name), Some(value)) = (cells.next(), cells.next()) {
             facts.insert(name.to_lowercase(), value);
         }

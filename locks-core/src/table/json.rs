@@ -25,8 +25,8 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
-    Entry, Grant, LockTable, Nonce, SessionId, Waiting,
-    parts::{Frame, Part},
+    Entry, Grant, LockTable, Nonce, QueuedRequest, SessionId,
+    text_cache::{Base, Part},
 };
 use crate::{
     matrix::{ConflictMatrix, Fingerprint},
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// A row that does not parse. It is reported, never overwritten.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{column} of the locks row cannot be read ({reason}); it was left as it is")]
 pub(crate) struct Unreadable {
     column: &'static str,
@@ -42,7 +42,7 @@ pub(crate) struct Unreadable {
 }
 
 /// The two columns as they are to be written.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Columns {
     pub(crate) data_json: String,
     pub(crate) meta_json: String,
@@ -157,7 +157,7 @@ impl LockTable {
                 };
                 table.insert(name, entry, *matrix);
             } else {
-                table.disowned.insert(name, (task.clone(), grant, *matrix));
+                table.stolen.insert(name, (task.clone(), grant, *matrix));
             }
         }
         for (name, task) in tasks {
@@ -170,7 +170,7 @@ impl LockTable {
         }
         for queued in meta.queue {
             let (id, task, matrix) = session(queued.session)?;
-            table.queue.push(Waiting {
+            table.queue.push(QueuedRequest {
                 session: id.clone(),
                 nonce: Nonce(queued.nonce),
                 task: task.clone(),
@@ -186,7 +186,7 @@ impl LockTable {
 
     /// A text that `metaJson` has while this request stands in it, and only then: no other
     /// number is as large as a nonce.
-    pub(crate) fn mark_of(nonce: Nonce) -> String {
+    pub(crate) fn marker_of(nonce: Nonce) -> String {
         format!(",{},", nonce.0)
     }
 
@@ -199,9 +199,9 @@ impl LockTable {
             .collect();
         let mut start = Vec::new();
         write(&mut start, &sessions);
-        let frame = self.frame(listed.into_keys().cloned().collect());
-        let places: BTreeMap<_, _> = frame.sessions.iter().cloned().zip(0_usize..).collect();
-        let (token, since) = (frame.token, frame.since);
+        let base = self.base(listed.into_keys().cloned().collect());
+        let places: BTreeMap<_, _> = base.sessions.iter().cloned().zip(0_usize..).collect();
+        let (token, since) = (base.token, base.since);
         let held = |grant: &Grant| {
             let (session, nonce) = (places[&grant.session], grant.nonce.0);
             let token = grant.token.wrapping_sub(token);
@@ -223,18 +223,18 @@ impl LockTable {
         });
         let mut end = Vec::new();
         write(&mut end, &queue.collect::<Vec<_>>());
-        let mut disowned = Part::default();
-        for (name, (_, grant, _)) in &self.disowned {
-            entry(&mut disowned.meta, name, &held(grant));
+        let mut stolen = Part::default();
+        for (name, (_, grant, _)) in &self.stolen {
+            entry(&mut stolen.meta, name, &held(grant));
         }
 
-        let parts = self.parts.all(frame, &self.held, |part, name, lock| {
+        let parts = self.text_cache.all(base, &self.held, |part, name, lock| {
             entry(&mut part.data, name, &*lock.task);
             if let Some(grant) = &lock.grant {
                 entry(&mut part.meta, name, &held(grant));
             }
         });
-        let parts: Vec<_> = parts.chain([&disowned]).collect();
+        let parts: Vec<_> = parts.chain([&stolen]).collect();
         let data = parts.iter().map(|part| &*part.data);
         let meta = parts.iter().map(|part| &*part.meta);
         let format = format!(r#"{{"format":{FORMAT},"sessions":"#);
@@ -249,20 +249,20 @@ impl LockTable {
 
     /// What numbers are counted from, and the places of these sessions: as before, if it
     /// is still true, since everything has to be written anew when it changes.
-    fn frame(&self, sessions: Vec<SessionId>) -> Frame {
-        if let Some(frame) = self
-            .parts
-            .frame()
-            .filter(|frame| frame.sessions == sessions)
+    fn base(&self, sessions: Vec<SessionId>) -> Base {
+        if let Some(base) = self
+            .text_cache
+            .base()
+            .filter(|base| base.sessions == sessions)
         {
-            return frame.clone();
+            return base.clone();
         }
         let grants = || self.held.values().filter_map(|entry| entry.grant.as_ref());
         let tokens = grants().map(|grant| grant.token);
         let times = grants().map(|grant| grant.since);
         let token = tokens.chain(self.queue.iter().map(|w| w.ticket)).min();
         let since = times.chain(self.queue.iter().map(|w| w.since)).min();
-        Frame {
+        Base {
             token: token.unwrap_or(0),
             since: since.unwrap_or(0),
             sessions,
@@ -273,10 +273,10 @@ impl LockTable {
     fn listed_sessions(&self) -> BTreeMap<&SessionId, (&Arc<str>, Fingerprint)> {
         let holding = self.sessions.iter();
         let holding = holding.map(|(id, used)| (id, (&used.task, used.matrix)));
-        let disowned = self.disowned.values();
-        let disowned = disowned.map(|(task, grant, matrix)| (&grant.session, (task, *matrix)));
+        let stolen = self.stolen.values();
+        let stolen = stolen.map(|(task, grant, matrix)| (&grant.session, (task, *matrix)));
         let waiting = self.queue.iter().map(|w| (&w.session, (&w.task, w.matrix)));
-        holding.chain(disowned).chain(waiting).collect()
+        holding.chain(stolen).chain(waiting).collect()
     }
 }
 

@@ -3,14 +3,14 @@
 //! Everything here is a function of values: no I/O, no clock, no randomness.
 //!
 //! ```text
-//!   dataJson ─┐                        ┌─ blockers(claim)   order.rs
-//!             ├─▶ LockTable ──────────▶├─ circle(claim)     wait_for.rs
+//!   dataJson ─┐                        ┌─ blockers(request)   order.rs
+//!             ├─▶ LockTable ──────────▶├─ cycle(request)     wait_for.rs
 //!   metaJson ─┘   json.rs              └─ grant, release, enqueue, …
 //! ```
 
 mod json;
 mod order;
-mod parts;
+mod text_cache;
 mod wait_for;
 
 use std::{
@@ -26,7 +26,7 @@ use crate::{
     scope::ScopePath,
 };
 
-use self::parts::Parts;
+use self::text_cache::TextCache;
 pub(crate) use self::{json::Columns, order::Order};
 
 /// The id of a session: one per driver, namespace and task id, never used again.
@@ -85,11 +85,11 @@ pub(crate) struct Nonce(pub(crate) u64);
 pub(crate) type RequestId = (SessionId, Nonce);
 
 /// All that is held and awaited in a namespace.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LockTable {
     held: BTreeMap<LockName, Entry>,
     /// In order of arrival.
-    queue: Vec<Waiting>,
+    queue: Vec<QueuedRequest>,
     /// How many locks each session of ours holds, so that those of another matrix
     /// are found without a look at every lock.
     sessions: BTreeMap<SessionId, SessionUse>,
@@ -98,19 +98,19 @@ pub(crate) struct LockTable {
     /// Locks of ours that somebody took out of `dataJson` without asking: nothing is
     /// granted before the sessions they belong to are dead, since a commit that was
     /// fenced while they held may still be under way.
-    disowned: BTreeMap<LockName, (Arc<str>, Grant, Fingerprint)>,
+    stolen: BTreeMap<LockName, (Arc<str>, Grant, Fingerprint)>,
     /// The texts of `held`.
-    parts: Parts,
+    text_cache: TextCache,
 }
 
 /// A held lock: ours with a grant, the original's without.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) task: Arc<str>,
     pub(crate) grant: Option<Grant>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) session: SessionId,
     pub(crate) nonce: Nonce,
@@ -123,8 +123,8 @@ pub(crate) struct Grant {
 }
 
 /// A request in the queue.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Waiting {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QueuedRequest {
     pub(crate) session: SessionId,
     pub(crate) nonce: Nonce,
     pub(crate) task: Arc<str>,
@@ -136,7 +136,7 @@ pub(crate) struct Waiting {
     pub(crate) path: ScopePath,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct SessionUse {
     task: Arc<str>,
     matrix: Fingerprint,
@@ -145,7 +145,7 @@ struct SessionUse {
 
 /// What somebody asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Claim {
+pub(crate) struct Request {
     pub(crate) session: SessionId,
     pub(crate) nonce: Nonce,
     pub(crate) task: Arc<str>,
@@ -155,8 +155,37 @@ pub(crate) struct Claim {
     pub(crate) since: i64,
 }
 
+impl PartialEq for Request {
+    /// Two matrices are equal if their fingerprints are.
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |request: &Self| {
+            let Self {
+                session,
+                nonce,
+                task,
+                names,
+                matrix,
+                path,
+                since,
+            } = request.clone();
+            (
+                session,
+                nonce,
+                task,
+                names,
+                matrix.fingerprint(),
+                path,
+                since,
+            )
+        };
+        parts(self) == parts(other)
+    }
+}
+
+impl Eq for Request {}
+
 impl LockTable {
-    pub(crate) fn queue(&self) -> &[Waiting] {
+    pub(crate) fn queue(&self) -> &[QueuedRequest] {
         &self.queue
     }
 
@@ -178,7 +207,7 @@ impl LockTable {
     }
 
     /// The place in the queue of a request.
-    pub(crate) fn place(&self, id: &RequestId) -> Option<usize> {
+    pub(crate) fn position(&self, id: &RequestId) -> Option<usize> {
         self.queue
             .iter()
             .position(|w| w.session == id.0 && w.nonce == id.1)
@@ -201,23 +230,22 @@ impl LockTable {
         let wanted = |t: &str| task.is_none_or(|task| task == t);
         let holding = self.sessions.iter().filter(|(_, used)| wanted(&used.task));
         let waiting = self.queue.iter().filter(|w| wanted(&w.task));
-        let disowned = self.disowned.values().filter(|(task, ..)| wanted(task));
+        let stolen = self.stolen.values().filter(|(task, ..)| wanted(task));
         holding
             .map(|(id, _)| id.clone())
             .chain(waiting.map(|w| w.session.clone()))
-            .chain(disowned.map(|(_, grant, _)| grant.session.clone()))
+            .chain(stolen.map(|(_, grant, _)| grant.session.clone()))
             .collect()
     }
 
     /// The sessions whose locks somebody took without asking.
-    pub(crate) fn disowned(&self) -> impl Iterator<Item = &SessionId> {
-        self.disowned.values().map(|(_, grant, _)| &grant.session)
+    pub(crate) fn stolen(&self) -> impl Iterator<Item = &SessionId> {
+        self.stolen.values().map(|(_, grant, _)| &grant.session)
     }
 
     /// Forgets what dead sessions were robbed of.
-    pub(crate) fn forget_disowned(&mut self, dead: impl Fn(&SessionId) -> bool) {
-        self.disowned
-            .retain(|_, (_, grant, _)| !dead(&grant.session));
+    pub(crate) fn forget_stolen(&mut self, dead: impl Fn(&SessionId) -> bool) {
+        self.stolen.retain(|_, (_, grant, _)| !dead(&grant.session));
     }
 
     /// The requests of these sessions that hold something, and what they hold.
@@ -240,29 +268,29 @@ impl LockTable {
         grants
     }
 
-    /// Grants `claim`, which is known to be free of conflicts, and takes it off
+    /// Grants `request`, which is known to be free of conflicts, and takes it off
     /// the queue where it stands there.
-    pub(crate) fn grant(&mut self, claim: &Claim, token: i64) {
-        for name in &*claim.names {
+    pub(crate) fn grant(&mut self, request: &Request, token: i64) {
+        for name in &*request.names {
             let grant = Grant {
-                session: claim.session.clone(),
-                nonce: claim.nonce,
+                session: request.session.clone(),
+                nonce: request.nonce,
                 token,
-                since: claim.since,
-                scope: claim.path.innermost(),
+                since: request.since,
+                scope: request.path.innermost(),
             };
             let entry = Entry {
-                task: claim.task.clone(),
+                task: request.task.clone(),
                 grant: Some(grant),
             };
-            self.insert(name.clone(), entry, claim.matrix.fingerprint());
+            self.insert(name.clone(), entry, request.matrix.fingerprint());
         }
     }
 
     /// Adds an entry and keeps the counts.
     fn insert(&mut self, name: LockName, entry: Entry, matrix: Fingerprint) {
         self.remove(&name);
-        self.parts.touch(&name);
+        self.text_cache.touch(&name);
         match &entry.grant {
             None => self.foreign += 1,
             Some(grant) => {
@@ -282,7 +310,7 @@ impl LockTable {
     /// Removes an entry and keeps the counts.
     fn remove(&mut self, name: &LockName) -> Option<Entry> {
         let entry = self.held.remove(name)?;
-        self.parts.touch(name);
+        self.text_cache.touch(name);
         match &entry.grant {
             None => self.foreign -= 1,
             Some(grant) => {
@@ -326,24 +354,24 @@ impl LockTable {
         names.into_iter().filter_map(take).collect()
     }
 
-    /// Puts `claim` into the queue, behind everybody with a lower or equal ticket.
-    pub(crate) fn enqueue(&mut self, claim: &Claim, session: &SessionId, ticket: i64) {
+    /// Puts `request` into the queue, behind everybody with a lower or equal ticket.
+    pub(crate) fn enqueue(&mut self, request: &Request, session: &SessionId, ticket: i64) {
         let at = self.queue.partition_point(|w| w.ticket <= ticket);
-        let waiting = Waiting {
+        let waiting = QueuedRequest {
             session: session.clone(),
-            nonce: claim.nonce,
-            task: claim.task.clone(),
-            names: claim.names.clone(),
-            matrix: claim.matrix.fingerprint(),
+            nonce: request.nonce,
+            task: request.task.clone(),
+            names: request.names.clone(),
+            matrix: request.matrix.fingerprint(),
             ticket,
-            since: claim.since,
-            path: claim.path.clone(),
+            since: request.since,
+            path: request.path.clone(),
         };
         self.queue.insert(at, waiting);
     }
 
     /// Removes every waiter that `gone` fits; how many.
-    pub(crate) fn dequeue_where(&mut self, gone: impl Fn(&Waiting) -> bool) -> usize {
+    pub(crate) fn dequeue_where(&mut self, gone: impl Fn(&QueuedRequest) -> bool) -> usize {
         let before = self.queue.len();
         self.queue.retain(|waiting| !gone(waiting));
         before - self.queue.len()
@@ -351,7 +379,7 @@ impl LockTable {
 
     /// Takes one waiter off the queue; whether it stood there.
     pub(crate) fn dequeue(&mut self, id: &RequestId) -> bool {
-        match self.place(id) {
+        match self.position(id) {
             Some(place) => {
                 self.queue.remove(place);
                 true
@@ -361,8 +389,8 @@ impl LockTable {
     }
 
     /// Lets a waiter of a lost session go on under another one, in its place.
-    pub(crate) fn move_waiter(&mut self, id: &RequestId, to: &SessionId) -> bool {
-        match self.place(id) {
+    pub(crate) fn move_request(&mut self, id: &RequestId, to: &SessionId) -> bool {
+        match self.position(id) {
             Some(place) => {
                 self.queue[place].session = to.clone();
                 true
@@ -387,7 +415,7 @@ pub(crate) fn holder(name: &LockName, entry: &Entry) -> Holder {
     }
 }
 
-impl Waiting {
+impl QueuedRequest {
     pub(crate) fn report(&self) -> Waiter {
         Waiter {
             names: self.names.to_vec(),

@@ -15,7 +15,7 @@ use std::{
     ops::Bound::{Included, Unbounded},
 };
 
-use super::{Claim, Entry, LockTable, SessionId, Waiting, holder};
+use super::{Entry, LockTable, QueuedRequest, Request, SessionId, holder};
 use crate::{
     matrix::{ConflictMatrix, Fingerprint, Pattern},
     name::LockName,
@@ -25,7 +25,7 @@ use crate::{
 
 /// How many earlier waiters are told of as blockers: the first ones. In a long queue all
 /// of them, for everybody, would be more than the memory holds.
-const TOLD: usize = 20;
+const REPORTED: usize = 20;
 
 /// Whether a request minds those who came earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,34 +37,34 @@ pub(crate) enum Order {
 }
 
 /// What stands in the way of a request, as places in the table.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Obstacle<'t> {
     Holder(&'t LockName, &'t Entry),
-    Waiter(&'t Waiting),
+    Waiter(&'t QueuedRequest),
 }
 
 /// A request seen from the rules: one that is new, or one of the queue.
-#[derive(Clone, Copy)]
-pub(super) struct Asked<'t> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RequestView<'t> {
     pub(super) session: &'t SessionId,
     pub(super) names: &'t [LockName],
     pub(super) matrix: Fingerprint,
     pub(super) path: &'t ScopePath,
 }
 
-impl<'t> From<&'t Claim> for Asked<'t> {
-    fn from(claim: &'t Claim) -> Self {
+impl<'t> From<&'t Request> for RequestView<'t> {
+    fn from(request: &'t Request) -> Self {
         Self {
-            session: &claim.session,
-            names: &claim.names,
-            matrix: claim.matrix.fingerprint(),
-            path: &claim.path,
+            session: &request.session,
+            names: &request.names,
+            matrix: request.matrix.fingerprint(),
+            path: &request.path,
         }
     }
 }
 
-impl<'t> From<&'t Waiting> for Asked<'t> {
-    fn from(waiting: &'t Waiting) -> Self {
+impl<'t> From<&'t QueuedRequest> for RequestView<'t> {
+    fn from(waiting: &'t QueuedRequest) -> Self {
         Self {
             session: &waiting.session,
             names: &waiting.names,
@@ -75,42 +75,53 @@ impl<'t> From<&'t Waiting> for Asked<'t> {
 }
 
 impl LockTable {
-    /// Whether `claim` may be granted.
-    pub(crate) fn is_free(&self, claim: &Claim, order: Order) -> bool {
-        let asked = Asked::from(claim);
+    /// Whether `request` may be granted.
+    pub(crate) fn is_free(&self, request: &Request, order: Order) -> bool {
+        let asked = RequestView::from(request);
         // What refuses nearly everybody who is refused.
-        let held = || claim.names.iter().any(|name| self.held.contains_key(name));
+        let held = || {
+            request
+                .names
+                .iter()
+                .any(|name| self.held.contains_key(name))
+        };
         !held()
-            && self.holders_against(asked, &claim.matrix).is_empty()
+            && self.holders_against(asked, &request.matrix).is_empty()
             && match order {
                 Order::Barging => true,
                 Order::Behind(place) => {
-                    let mut waiters = self.waiters_against(asked, &claim.matrix, place, usize::MAX);
+                    let mut waiters =
+                        self.waiters_against(asked, &request.matrix, place, usize::MAX);
                     waiters.next().is_none()
                 }
             }
     }
 
-    /// What refuses `claim`; nothing when it may be granted.
-    pub(crate) fn blockers(&self, claim: &Claim, order: Order) -> Vec<Blocker> {
-        self.told(claim.into(), &claim.matrix, order)
+    /// What refuses `request`; nothing when it may be granted.
+    pub(crate) fn blockers(&self, request: &Request, order: Order) -> Vec<Blocker> {
+        self.reported(request.into(), &request.matrix, order)
     }
 
     /// What refuses the waiter at this place.
     pub(crate) fn blockers_of(&self, place: usize, matrix: &ConflictMatrix) -> Vec<Blocker> {
-        self.told((&self.queue[place]).into(), matrix, Order::Behind(place))
+        self.reported((&self.queue[place]).into(), matrix, Order::Behind(place))
     }
 
-    fn told(&self, asked: Asked<'_>, matrix: &ConflictMatrix, order: Order) -> Vec<Blocker> {
+    fn reported(
+        &self,
+        asked: RequestView<'_>,
+        matrix: &ConflictMatrix,
+        order: Order,
+    ) -> Vec<Blocker> {
         let mut obstacles = self.holders_against(asked, matrix);
         if let Order::Behind(place) = order {
             let looked_at = if obstacles.is_empty() {
                 usize::MAX
             } else {
-                TOLD
+                REPORTED
             };
             let waiters = self.waiters_against(asked, matrix, place, looked_at);
-            obstacles.extend(waiters.take(TOLD).map(Obstacle::Waiter));
+            obstacles.extend(waiters.take(REPORTED).map(Obstacle::Waiter));
         }
         let tell = |obstacle| self.tell(obstacle, asked.matrix);
         obstacles.iter().map(tell).collect()
@@ -118,11 +129,11 @@ impl LockTable {
 
     /// Whether the job that asks holds anything already. Then others, who wait in its
     /// way, may be passed by those who wait for it.
-    pub(crate) fn is_nested(&self, claim: &Claim) -> bool {
-        self.holds(claim.into())
+    pub(crate) fn is_nested(&self, request: &Request) -> bool {
+        self.holds(request.into())
     }
 
-    fn holds(&self, asked: Asked<'_>) -> bool {
+    fn holds(&self, asked: RequestView<'_>) -> bool {
         self.held.values().any(|entry| is_own(entry, asked))
     }
 
@@ -135,11 +146,10 @@ impl LockTable {
             Obstacle::Waiter(waiting) if waiting.matrix == matrix => {
                 Blocker::Waiter(waiting.report())
             }
-            Obstacle::Holder(_, Entry { task, .. }) | Obstacle::Waiter(Waiting { task, .. }) => {
-                Blocker::Matrix {
-                    task_id: task.clone(),
-                }
-            }
+            Obstacle::Holder(_, Entry { task, .. })
+            | Obstacle::Waiter(QueuedRequest { task, .. }) => Blocker::Matrix {
+                task_id: task.clone(),
+            },
         }
     }
 
@@ -155,7 +165,7 @@ impl LockTable {
     /// The holders that refuse `asked`: by name, by rule, or by another matrix.
     pub(super) fn holders_against(
         &self,
-        asked: Asked<'_>,
+        asked: RequestView<'_>,
         matrix: &ConflictMatrix,
     ) -> Vec<Obstacle<'_>> {
         let alien = self.alien_to(asked.matrix);
@@ -213,11 +223,11 @@ impl LockTable {
     /// `looked_at` of those that conflict with it are looked at.
     fn waiters_against<'t>(
         &'t self,
-        asked: Asked<'t>,
+        asked: RequestView<'t>,
         matrix: &'t ConflictMatrix,
         place: usize,
         looked_at: usize,
-    ) -> impl Iterator<Item = &'t Waiting> + 't {
+    ) -> impl Iterator<Item = &'t QueuedRequest> + 't {
         let earlier = self.queue[..place.min(self.queue.len())].iter().enumerate();
         let mut search = None;
         earlier
@@ -238,7 +248,7 @@ impl LockTable {
 struct Reach<'t> {
     table: &'t LockTable,
     matrix: &'t ConflictMatrix,
-    asked: Asked<'t>,
+    asked: RequestView<'t>,
     /// Whether the requester holds anything at all.
     holds: bool,
     /// What is known of the waiter at each place.
@@ -246,7 +256,7 @@ struct Reach<'t> {
 }
 
 impl<'t> Reach<'t> {
-    fn new(table: &'t LockTable, matrix: &'t ConflictMatrix, asked: Asked<'t>) -> Self {
+    fn new(table: &'t LockTable, matrix: &'t ConflictMatrix, asked: RequestView<'t>) -> Self {
         let holds = table.holds(asked);
         let places = if holds { table.queue.len() } else { 0 };
         Self {
@@ -277,7 +287,7 @@ impl<'t> Reach<'t> {
                 self.known[place] = Some(true);
                 return true;
             }
-            let after = |(other, w): (usize, &Waiting)| {
+            let after = |(other, w): (usize, &QueuedRequest)| {
                 let ahead = other < at && meets(self.matrix, waiting.into(), w.into());
                 let nested = || {
                     holders
@@ -305,7 +315,7 @@ impl<'t> Reach<'t> {
 
 /// Whether the entry is held by the requester's own scope, an ancestor of it, or outside
 /// any scope by its session: a guard that was made before the first scope was opened.
-fn is_own(entry: &Entry, asked: Asked<'_>) -> bool {
+fn is_own(entry: &Entry, asked: RequestView<'_>) -> bool {
     entry.grant.as_ref().is_some_and(|grant| match grant.scope {
         Some(scope) => asked.path.contains(scope),
         None => grant.session == *asked.session,
@@ -315,14 +325,14 @@ fn is_own(entry: &Entry, asked: Asked<'_>) -> bool {
 /// Whether the entry may be held by the job that waits: as above, and outside any scope by
 /// the same task, since what never expires is held under another session than its task
 /// waits under.
-fn may_be_waiters(entry: &Entry, waiting: &Waiting) -> bool {
+fn may_be_waiters(entry: &Entry, waiting: &QueuedRequest) -> bool {
     let grant = entry.grant.as_ref();
     is_own(entry, waiting.into())
         || (grant.is_some_and(|grant| grant.scope.is_none()) && entry.task == waiting.task)
 }
 
 /// Whether two requests conflict in either direction.
-fn meets(matrix: &ConflictMatrix, a: Asked<'_>, b: Asked<'_>) -> bool {
+fn meets(matrix: &ConflictMatrix, a: RequestView<'_>, b: RequestView<'_>) -> bool {
     a.matrix != b.matrix
         || a.matrix != matrix.fingerprint()
         || a.names.iter().any(|a| {

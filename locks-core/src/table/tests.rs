@@ -7,8 +7,8 @@
 //! "original holds x"         as the original writes it
 //! ```
 
-mod circle;
 mod conflict;
+mod cycle;
 mod json;
 mod order;
 mod random;
@@ -18,7 +18,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{Claim, Entry, LockTable, Nonce, Order, SessionId};
+use super::{Entry, LockTable, Nonce, Order, Request, SessionId};
 use crate::{matrix::ConflictMatrix, name::LockName, report::Blocker};
 
 /// What a line of a story says.
@@ -28,36 +28,36 @@ enum Line {
     Asks,
 }
 
-/// The table after a story, with the claims of those who wait, in order.
+/// The table after a story, with the requests of those who wait, in order.
 pub(crate) fn told(story: &[&str]) -> LockTable {
     let mut table = LockTable::default();
     for line in story {
-        let (claim, says) = parse(line);
+        let (request, says) = parse(line);
         match says {
-            Line::Holds if &*claim.task == "original" => {
-                for name in &*claim.names {
-                    let (task, grant) = (claim.task.clone(), None);
+            Line::Holds if &*request.task == "original" => {
+                for name in &*request.names {
+                    let (task, grant) = (request.task.clone(), None);
                     table.insert(
                         name.clone(),
                         Entry { task, grant },
-                        claim.matrix.fingerprint(),
+                        request.matrix.fingerprint(),
                     );
                 }
             }
-            Line::Holds => table.grant(&claim, 1 + len(&table)),
-            Line::Waits => table.enqueue(&claim, &claim.session, 1 + len(&table)),
+            Line::Holds => table.grant(&request, 1 + len(&table)),
+            Line::Waits => table.enqueue(&request, &request.session, 1 + len(&table)),
             Line::Asks => panic!("who asks is not in the table: {line}"),
         }
     }
     table
 }
 
-/// The claim in a line.
-pub(crate) fn claim(line: &str) -> Claim {
+/// The request in a line.
+pub(crate) fn request(line: &str) -> Request {
     parse(line).0
 }
 
-fn parse(line: &str) -> (Claim, Line) {
+fn parse(line: &str) -> (Request, Line) {
     static NONCE: AtomicU64 = AtomicU64::new(1);
     let mut words = line.split(' ');
     let who = words.next().expect("somebody");
@@ -75,7 +75,7 @@ fn parse(line: &str) -> (Claim, Line) {
     } else {
         ConflictMatrix::platform()
     };
-    let claim = Claim {
+    let request = Request {
         session: SessionId(format!("ns/{who}").into()),
         nonce: Nonce(NONCE.fetch_add(1, Ordering::Relaxed)),
         task: who.into(),
@@ -84,7 +84,7 @@ fn parse(line: &str) -> (Claim, Line) {
         path: path.into(),
         since: 1_700_000_000_000_000,
     };
-    (claim, says)
+    (request, says)
 }
 
 fn len(table: &LockTable) -> i64 {
@@ -94,10 +94,10 @@ fn len(table: &LockTable) -> i64 {
 /// What refuses somebody who asks last of all, as texts without times.
 pub(crate) fn refused(story: &[&str], asks: &str) -> Vec<String> {
     let table = told(story);
-    let claim = claim(asks);
+    let request = request(asks);
     let order = Order::Behind(table.queue.len());
-    let blockers = table.blockers(&claim, order);
-    assert_eq!(blockers.is_empty(), table.is_free(&claim, order));
+    let blockers = table.blockers(&request, order);
+    assert_eq!(blockers.is_empty(), table.is_free(&request, order));
     texts(&blockers)
 }
 

@@ -22,7 +22,7 @@ use crate::{
         session::{Held, Keeper, ReleaseKey, Tenure},
     },
     store::{Fence, FenceStatement},
-    table::Claim,
+    table::Request as TableRequest,
 };
 
 /// The row: a table and its version.
@@ -76,7 +76,7 @@ impl Process {
         self.next.set(self.next.get() + 1);
         let nonce = Nonce(self.next.get());
         let task: Arc<str> = (*self.hold.0).into();
-        let claim = Claim {
+        let claim = TableRequest {
             session: self.hold.clone(),
             nonce,
             task: task.clone(),
@@ -178,7 +178,7 @@ impl Process {
     }
 }
 
-fn held(claim: Claim, token: i64) -> Held {
+fn held(claim: TableRequest, token: i64) -> Held {
     let tenure = Tenure {
         session: claim.session,
         lease: Arc::new(Lease::until(Moment::NEVER)),

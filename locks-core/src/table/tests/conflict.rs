@@ -1,6 +1,6 @@
 //! The conflict rule: against holders as written, against waiters both ways.
 
-use super::{claim, refused, told};
+use super::{refused, request, told};
 use crate::{
     matrix::tests::{NAMES, REFUSED},
     report::Blocker,
@@ -63,7 +63,7 @@ fn one_conflict_of_several_names_refuses_all_of_them() {
 
 #[test]
 fn names_of_one_request_do_not_conflict_with_each_other() {
-    let both = claim("a asks box_update app_task_1 app_backup_1");
+    let both = request("a asks box_update app_task_1 app_backup_1");
     let mut table = told(&[]);
     assert!(table.is_free(&both, Order::Behind(0)));
     table.grant(&both, 7);
@@ -129,11 +129,11 @@ fn another_matrix_conflicts_with_everything_until_it_is_gone() {
     for (story, asks, expected) in cases {
         assert_eq!(refused(story, asks), *expected, "{story:?}, {asks}");
     }
-    let alien = claim("e! asks x");
+    let alien = request("e! asks x");
     let mut table = told(&[]);
     table.grant(&alien, 1);
     table.release(&(alien.session.clone(), alien.nonce), &alien.names);
-    assert!(table.is_free(&claim("a asks y"), Order::Behind(0)));
+    assert!(table.is_free(&request("a asks y"), Order::Behind(0)));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn the_original_s_locks_are_judged_by_the_platform_s_matrix() {
 #[test]
 fn a_blocker_says_since_when_and_with_which_token() {
     let table = told(&["h holds x", "original holds y", "w waits z"]);
-    let blockers = table.blockers(&claim("a asks x y z"), Order::Behind(1));
+    let blockers = table.blockers(&request("a asks x y z"), Order::Behind(1));
     let [
         Blocker::Holder(ours),
         Blocker::Holder(foreign),
@@ -178,7 +178,7 @@ fn a_blocker_says_since_when_and_with_which_token() {
 #[test]
 fn whoever_barges_minds_holders_only() {
     let table = told(&["h holds x", "w waits x y"]);
-    assert!(table.is_free(&claim("a asks y"), Order::Barging));
-    assert!(!table.is_free(&claim("a asks y"), Order::Behind(1)));
-    assert!(!table.is_free(&claim("a asks x"), Order::Barging));
+    assert!(table.is_free(&request("a asks y"), Order::Barging));
+    assert!(!table.is_free(&request("a asks y"), Order::Behind(1)));
+    assert!(!table.is_free(&request("a asks x"), Order::Barging));
 }

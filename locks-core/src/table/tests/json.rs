@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{claim, told};
+use super::{request, told};
 use crate::{
     matrix::ConflictMatrix,
     table::{LockTable, Order},
@@ -75,17 +75,17 @@ fn an_entry_counts_only_while_the_original_s_column_agrees() {
     assert!(changed.entry("z").unwrap().grant.is_some());
     // What it took is remembered, also through our next write, until the session is dead.
     assert_eq!(again(&changed), changed);
-    let robbed = |table: &LockTable| table.disowned().map(|id| id.0.to_string()).next();
+    let robbed = |table: &LockTable| table.stolen().map(|id| id.0.to_string()).next();
     assert_eq!(robbed(&changed).as_deref(), Some("ns/a"));
-    changed.forget_disowned(|session| &*session.0 == "ns/b");
+    changed.forget_stolen(|session| &*session.0 == "ns/b");
     assert!(robbed(&changed).is_some());
-    changed.forget_disowned(|session| &*session.0 == "ns/a");
+    changed.forget_stolen(|session| &*session.0 == "ns/a");
     assert_eq!(robbed(&changed), None);
 }
 
 #[test]
 fn a_foreign_lock_is_released_by_nobody_of_ours() {
-    let ours = claim("a asks x");
+    let ours = request("a asks x");
     let mut table = told(&[]);
     table.grant(&ours, 5);
     let taken = LockTable::parse(Some(r#"{"x":"b"}"#), Some(&meta_json(&table)));
@@ -138,7 +138,7 @@ fn what_cannot_be_read_is_an_error_that_says_which_column() {
 fn a_new_row_s_columns_are_empty_and_readable() {
     let table = LockTable::parse(Some("{}"), Some("{}")).expect("as it is created");
     assert_eq!(table, LockTable::default());
-    assert!(table.is_free(&claim("a asks x"), Order::Behind(0)));
+    assert!(table.is_free(&request("a asks x"), Order::Behind(0)));
 }
 
 proptest! {
@@ -153,13 +153,13 @@ proptest! {
         let mut table = LockTable::default();
         for (name, (who, depth)) in &held {
             let scope = if *depth == 0 { String::new() } else { format!(":{depth}") };
-            let mut claim = claim(&format!("{who}{scope} asks x"));
-            claim.names = super::names(&[name]);
-            table.grant(&claim, 1);
+            let mut request = request(&format!("{who}{scope} asks x"));
+            request.names = super::names(&[name]);
+            table.grant(&request, 1);
         }
         for (who, names) in &queue {
-            let claim = claim(&format!("{who} asks {}", names.join(" ")));
-            table.enqueue(&claim, &claim.session, 2);
+            let request = request(&format!("{who} asks {}", names.join(" ")));
+            table.enqueue(&request, &request.session, 2);
         }
         prop_assert_eq!(&again(&table), &table);
         // Somebody writes as the original does: what is left is consistent as well.
@@ -172,7 +172,7 @@ proptest! {
         prop_assert_eq!(&again(&changed), &changed);
     }
 
-    /// Parts of the texts are kept from write to write, and must not show it.
+    /// TextCache of the texts are kept from write to write, and must not show it.
     #[test]
     fn texts_are_as_if_written_anew_after_any_changes(
         writes in prop::collection::vec(
@@ -185,12 +185,12 @@ proptest! {
         for changes in writes {
             token += 1;
             for (name, who) in changes {
-                let mut claim = claim(&format!("{} asks x", who.unwrap_or(0)));
-                claim.names = super::names(&[&format!("n{name}")]);
-                claim.since = token / 2 - i64::from(name);
+                let mut request = request(&format!("{} asks x", who.unwrap_or(0)));
+                request.names = super::names(&[&format!("n{name}")]);
+                request.since = token / 2 - i64::from(name);
                 match who {
-                    Some(_) => table.grant(&claim, token),
-                    None => drop(table.remove(&claim.names[0])),
+                    Some(_) => table.grant(&request, token),
+                    None => drop(table.remove(&request.names[0])),
                 }
             }
             let written = table.columns();

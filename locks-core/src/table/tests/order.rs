@@ -1,6 +1,6 @@
 //! The order rule, and its one exception.
 
-use super::{claim, refused, texts, told};
+use super::{refused, request, texts, told};
 use crate::{matrix::ConflictMatrix, table::Order};
 
 /// Whether the last to ask may go, in stories of a holder, a waiter and somebody who asks.
@@ -54,8 +54,8 @@ fn a_later_waiter_is_not_minded() {
     for (place, expected) in expected.iter().enumerate() {
         assert_eq!(texts(&table.blockers_of(place, &platform)), *expected);
     }
-    // And a claim that stands in the queue is judged from its place.
-    let third = claim("c asks y");
+    // And a request that stands in the queue is judged from its place.
+    let third = request("c asks y");
     assert!(table.is_free(&third, Order::Behind(1)));
     assert!(!table.is_free(&third, Order::Behind(2)));
 }

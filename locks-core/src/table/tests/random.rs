@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::claim;
+use super::request;
 use crate::{
     matrix::ConflictMatrix,
     name::LockName,
-    table::{Claim, Entry, LockTable, Order, Waiting},
+    table::{Entry, LockTable, Order, QueuedRequest, Request},
 };
 
 const NAMES: [&str; 9] = [
@@ -48,14 +48,14 @@ fn picture() -> impl Strategy<Value = Picture> {
     })
 }
 
-fn request((job, names): &(usize, Vec<usize>)) -> Claim {
+fn random_request((job, names): &(usize, Vec<usize>)) -> Request {
     let names: BTreeSet<_> = names.iter().map(|name| NAMES[*name]).collect();
     let names: Vec<_> = names.into_iter().collect();
-    claim(&format!("{} asks {}", JOBS[*job], names.join(" ")))
+    request(&format!("{} asks {}", JOBS[*job], names.join(" ")))
 }
 
 impl Picture {
-    fn table(&self) -> (LockTable, Claim) {
+    fn table(&self) -> (LockTable, Request) {
         let mut table = LockTable::default();
         for name in &self.foreign {
             let task = "original".into();
@@ -64,13 +64,13 @@ impl Picture {
             table.insert(name, Entry { task, grant: None }, platform);
         }
         for (job, name) in &self.held {
-            table.grant(&request(&(*job, vec![*name])), 1);
+            table.grant(&random_request(&(*job, vec![*name])), 1);
         }
         for waits in &self.queue {
-            let claim = request(waits);
-            table.enqueue(&claim, &claim.session, 2);
+            let request = random_request(waits);
+            table.enqueue(&request, &request.session, 2);
         }
-        (table, request(&self.asks))
+        (table, random_request(&self.asks))
     }
 }
 
@@ -105,20 +105,21 @@ fn is_own(table: &LockTable, name: &LockName, session: &str, path: &[u64]) -> bo
     })
 }
 
-fn waits_for(table: &LockTable, name: &LockName, waiting: &Waiting) -> bool {
+fn waits_for(table: &LockTable, name: &LockName, waiting: &QueuedRequest) -> bool {
     is_own(table, name, &waiting.session.0, waiting.path.ids())
 }
 
-/// The places of those who wait for what the claim's own job holds: directly, or behind or for
+/// The places of those who wait for what the request's own job holds: directly, or behind or for
 /// one who does.
-fn waiting_for(table: &LockTable, claim: &Claim) -> BTreeSet<usize> {
+fn waiting_for(table: &LockTable, request: &Request) -> BTreeSet<usize> {
     let queue = table.queue();
     let mut found = BTreeSet::new();
     loop {
         let before = found.len();
         for (place, waiting) in queue.iter().enumerate() {
             let holders = refusing(table, &waiting.names);
-            let own = |name: &&LockName| is_own(table, name, &claim.session.0, claim.path.ids());
+            let own =
+                |name: &&LockName| is_own(table, name, &request.session.0, request.path.ids());
             let through = |other: &usize| {
                 let w = &queue[*other];
                 let behind = *other < place && meet(&waiting.names, &w.names);
@@ -134,19 +135,19 @@ fn waiting_for(table: &LockTable, claim: &Claim) -> BTreeSet<usize> {
     }
 }
 
-/// Whether the claim, waiting for a holder, would at last wait for its own scope.
-fn closes_a_circle(table: &LockTable, claim: &Claim) -> bool {
+/// Whether the request, waiting for a holder, would at last wait for its own scope.
+fn closes_a_circle(table: &LockTable, request: &Request) -> bool {
     let scope = |name: &LockName| {
         table.held[name]
             .grant
             .as_ref()
             .and_then(|grant| grant.scope)
     };
-    let mut open: Vec<&[LockName]> = vec![&claim.names];
+    let mut open: Vec<&[LockName]> = vec![&request.names];
     let mut seen = BTreeSet::new();
     while let Some(names) = open.pop() {
         for scope in refusing(table, names).into_iter().filter_map(scope) {
-            if claim.path.contains(scope) {
+            if request.path.contains(scope) {
                 return true;
             }
             for (place, waiting) in table.queue().iter().enumerate() {
@@ -168,38 +169,38 @@ proptest! {
 
     #[test]
     fn the_rules_hold_in_any_table(picture in picture()) {
-        let (table, claim) = picture.table();
+        let (table, request) = picture.table();
         let place = table.queue().len();
-        let holders = refusing(&table, &claim.names);
-        prop_assert_eq!(table.is_free(&claim, Order::Barging), holders.is_empty());
+        let holders = refusing(&table, &request.names);
+        prop_assert_eq!(table.is_free(&request, Order::Barging), holders.is_empty());
 
-        let excused = waiting_for(&table, &claim);
+        let excused = waiting_for(&table, &request);
         let waiters = table.queue().iter().enumerate();
         let waiters: Vec<_> = waiters
-            .filter(|(place, w)| meet(&claim.names, &w.names) && !excused.contains(place))
+            .filter(|(place, w)| meet(&request.names, &w.names) && !excused.contains(place))
             .collect();
         let free = holders.is_empty() && waiters.is_empty();
-        prop_assert_eq!(table.is_free(&claim, Order::Behind(place)), free);
-        let blockers = table.blockers(&claim, Order::Behind(place));
+        prop_assert_eq!(table.is_free(&request, Order::Behind(place)), free);
+        let blockers = table.blockers(&request, Order::Behind(place));
         prop_assert_eq!(blockers.len(), holders.len() + waiters.len());
 
-        prop_assert_eq!(table.circle(&claim).is_some(), closes_a_circle(&table, &claim));
+        prop_assert_eq!(table.cycle(&request).is_some(), closes_a_circle(&table, &request));
     }
 
     #[test]
     fn what_is_granted_and_released_leaves_no_trace(picture in picture()) {
-        let (table, claim) = picture.table();
+        let (table, request) = picture.table();
         let mut changed = table.clone();
-        let id = (claim.session.clone(), claim.nonce);
-        changed.enqueue(&claim, &claim.session, 9);
-        prop_assert_eq!(changed.place(&id), Some(table.queue().len()));
+        let id = (request.session.clone(), request.nonce);
+        changed.enqueue(&request, &request.session, 9);
+        prop_assert_eq!(changed.position(&id), Some(table.queue().len()));
         prop_assert!(changed.dequeue(&id) && !changed.dequeue(&id));
         prop_assert_eq!(&changed, &table);
-        if refusing(&table, &claim.names).is_empty() {
-            changed.grant(&claim, 9);
-            prop_assert_eq!(changed.granted(&id, &claim.names), Some(9));
-            prop_assert!(changed.release(&id, &claim.names));
-            prop_assert!(!changed.release(&id, &claim.names));
+        if refusing(&table, &request.names).is_empty() {
+            changed.grant(&request, 9);
+            prop_assert_eq!(changed.granted(&id, &request.names), Some(9));
+            prop_assert!(changed.release(&id, &request.names));
+            prop_assert!(!changed.release(&id, &request.names));
             prop_assert_eq!(&changed, &table);
         }
     }

@@ -172,7 +172,8 @@ impl World {
             }
         }
         if self.asks == Asks::Once {
-            let itself = |w: &crate::table::Waiting| w.session == process.queue && w.nonce == nonce;
+            let itself =
+                |w: &crate::table::QueuedRequest| w.session == process.queue && w.nonce == nonce;
             let ahead = before.queue().iter().take_while(|w| !itself(w));
             for waiting in ahead.filter(|w| self.desk.table.queue().contains(w)) {
                 let meet = |a: &LockName, b: &LockName| {

@@ -14,20 +14,20 @@ use crate::name::LockName;
 
 /// How many locks a part has when it is cut off a longer one, which has at least twice as
 /// many.
-const CUT: usize = 64;
+const CHUNK_LEN: usize = 64;
 
 /// What has been written of a table: no part of its value, so all of these are equal.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Parts {
-    frame: Option<Frame>,
+pub(super) struct TextCache {
+    base: Option<Base>,
     /// By the names they begin at, the first one at the least name of all; `None`: to be
     /// written anew.
     parts: BTreeMap<Box<str>, Option<Part>>,
 }
 
 /// What the texts of all locks depend on.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Frame {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Base {
     /// What tokens and times are counted from.
     pub(super) token: i64,
     pub(super) since: i64,
@@ -42,13 +42,15 @@ pub(super) struct Part {
     pub(super) meta: Vec<u8>,
 }
 
-impl PartialEq for Parts {
+impl PartialEq for TextCache {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Parts {
+impl Eq for TextCache {}
+
+impl TextCache {
     /// The lock of this name is another one now, or none.
     pub(super) fn touch(&mut self, name: &LockName) {
         let up_to = (Unbounded, Included(name.as_str()));
@@ -58,23 +60,23 @@ impl Parts {
     }
 
     /// What the texts that are there depend on; nothing if there are none.
-    pub(super) fn frame(&self) -> Option<&Frame> {
-        self.frame.as_ref()
+    pub(super) fn base(&self) -> Option<&Base> {
+        self.base.as_ref()
     }
 
     /// The texts of all these locks, of which those that are missing are written by
     /// `write`.
     pub(super) fn all(
         &mut self,
-        frame: Frame,
+        base: Base,
         held: &BTreeMap<LockName, Entry>,
         write: impl Fn(&mut Part, &LockName, &Entry),
     ) -> impl Iterator<Item = &Part> {
         if held.is_empty() {
             *self = Self::default();
-        } else if self.frame.as_ref() != Some(&frame) {
+        } else if self.base.as_ref() != Some(&base) {
             self.parts = BTreeMap::from([("".into(), None)]);
-            self.frame = Some(frame);
+            self.base = Some(base);
         }
         let missing = self.parts.iter().filter(|(_, part)| part.is_none());
         let missing: Vec<_> = missing.map(|(first, _)| first.clone()).collect();
@@ -84,7 +86,11 @@ impl Parts {
             let end = next.as_deref().map_or(Unbounded, Excluded);
             let locks: Vec<_> = held.range::<str, _>((Included(&*first), end)).collect();
             self.parts.remove(&first);
-            let cut = if locks.len() < 2 * CUT { 2 * CUT } else { CUT };
+            let cut = if locks.len() < 2 * CHUNK_LEN {
+                2 * CHUNK_LEN
+            } else {
+                CHUNK_LEN
+            };
             let mut first = Some(first);
             for locks in locks.chunks(cut) {
                 let mut part = Part::default();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 
 use super::{
-    change::Tells,
+    change::ChangeSource,
     connection::Connection,
     failure::{Class, Failure, Kind},
     schema,
@@ -16,14 +16,14 @@ use crate::error::LockError;
 
 /// A place for one connection, opened when needed and thrown away when in doubt.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Reconnecting {
     target: Target,
     limit: Duration,
     role: &'static str,
     connection: Option<Connection>,
 }
 
-impl Link {
+impl Reconnecting {
     /// A link whose statements may take `limit` each; `role` is what events call it.
     pub(crate) fn new(target: Target, limit: Duration, role: &'static str) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Link {
     }
 
     /// Another link to the same database.
-    pub(crate) fn another(&self, limit: Duration, role: &'static str) -> Self {
+    pub(crate) fn sibling(&self, limit: Duration, role: &'static str) -> Self {
         Self::new(self.target.clone(), limit, role)
     }
 
@@ -44,17 +44,17 @@ impl Link {
     }
 
     /// How the engine tells of changes.
-    pub(crate) fn tells(&self) -> Tells {
-        self.target.dialect().tells
+    pub(crate) fn change_source(&self) -> ChangeSource {
+        self.target.dialect().change_source
     }
 
     /// Whether a row can be read under its lock. Known once the tables are there.
-    pub(crate) fn locks_rows(&self) -> bool {
+    pub(crate) fn has_row_lock(&self) -> bool {
         self.target.server().statements.lock.is_some()
     }
 
     /// What fences an application's transaction. Known once the tables are there.
-    pub(crate) fn fence(&self) -> FenceStatement {
+    pub(crate) fn fence_statement(&self) -> FenceStatement {
         self.target.server().fence.clone()
     }
 
@@ -68,7 +68,7 @@ impl Link {
         // A file that another process is just making, or a server that is full, says so.
         let mut connection = (|| self.target.open(self.limit))
             .retry(pauses)
-            .when(|failure| failure.class == Class::Retry)
+            .when(|failure| failure.class == Class::NotApplied)
             .await
             .map_err(|failure| match failure.kind {
                 // A file that may only be read, and was never one of ours.

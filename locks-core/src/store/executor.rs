@@ -3,8 +3,8 @@
 use std::{fmt::Debug, future::Future, pin::Pin};
 
 use sqlx::{
-    AssertSqlSafe, ColumnIndex, Connection as _, Database, Decode, Encode, Executor, IntoArguments,
-    Row as _, SqlSafeStr, Type, error::DatabaseError, query,
+    AssertSqlSafe, ColumnIndex, Connection as _, Database, Decode, Encode, IntoArguments, Row as _,
+    SqlSafeStr, Type, error::DatabaseError, query,
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 
 /// An argument of a statement.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Value<'a> {
+pub(super) enum Argument<'a> {
     Text(&'a str),
     Int(i64),
     OptionalInt(Option<i64>),
@@ -22,19 +22,19 @@ pub(super) enum Value<'a> {
 
 /// A column of a result.
 #[derive(Clone, Debug)]
-pub(super) enum Cell {
+pub(super) enum Value {
     Text(Option<String>),
     Int(Option<i64>),
 }
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Shape {
+pub(super) enum ColumnType {
     Text,
     Int,
 }
 
-impl Cell {
+impl Value {
     pub(super) fn text(self) -> Option<String> {
         match self {
             Self::Text(text) => text,
@@ -62,17 +62,17 @@ pub(super) trait Engine: Database {
 pub(super) type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + 'a>>;
 
 /// A connection on which statements run.
-pub(super) trait Run: Debug {
+pub(super) trait Executor: Debug {
     /// Runs a statement and says how many rows it matched.
-    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Value<'a>]) -> Running<'a, u64>;
+    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Argument<'a>]) -> Running<'a, u64>;
 
     /// Runs a query.
     fn fetch<'a>(
         &'a mut self,
         sql: Sql<'a>,
-        args: &'a [Value<'a>],
-        shape: &'a [Shape],
-    ) -> Running<'a, Vec<Vec<Cell>>>;
+        args: &'a [Argument<'a>],
+        types: &'a [ColumnType],
+    ) -> Running<'a, Vec<Vec<Value>>>;
 
     /// Runs a statement that cannot be prepared, as migrations and settings are.
     fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Running<'a, ()>;
@@ -94,19 +94,19 @@ impl SqlSafeStr for Sql<'_> {
 #[derive(Debug)]
 pub(super) struct On<DB: Database>(pub(super) DB::Connection);
 
-impl<DB> Run for On<DB>
+impl<DB> Executor for On<DB>
 where
     DB: Engine,
     DB::Connection: Debug,
     DB::Arguments: IntoArguments<DB>,
-    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
     for<'q> &'q str: Encode<'q, DB> + Type<DB>,
     for<'r> String: Decode<'r, DB> + Type<DB>,
     for<'q> i64: Encode<'q, DB> + Decode<'q, DB> + Type<DB>,
     for<'q> Option<i64>: Encode<'q, DB>,
     usize: ColumnIndex<DB::Row>,
 {
-    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Value<'a>]) -> Running<'a, u64> {
+    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Argument<'a>]) -> Running<'a, u64> {
         Box::pin(async move {
             let result = bind::<DB>(sql, args).execute(&mut self.0).await;
             match result {
@@ -119,17 +119,17 @@ where
     fn fetch<'a>(
         &'a mut self,
         sql: Sql<'a>,
-        args: &'a [Value<'a>],
-        shape: &'a [Shape],
-    ) -> Running<'a, Vec<Vec<Cell>>> {
+        args: &'a [Argument<'a>],
+        types: &'a [ColumnType],
+    ) -> Running<'a, Vec<Vec<Value>>> {
         Box::pin(async move {
             let rows = bind::<DB>(sql, args).fetch_all(&mut self.0).await;
             let rows = rows.map_err(failure::<DB>)?;
-            let cell = |row: &DB::Row, (index, shape): (usize, &Shape)| match shape {
-                Shape::Text => row.try_get(index).map(Cell::Text),
-                Shape::Int => row.try_get(index).map(Cell::Int),
+            let cell = |row: &DB::Row, (index, types): (usize, &ColumnType)| match types {
+                ColumnType::Text => row.try_get(index).map(Value::Text),
+                ColumnType::Int => row.try_get(index).map(Value::Int),
             };
-            let cells = |row: &DB::Row| shape.iter().enumerate().map(|s| cell(row, s)).collect();
+            let cells = |row: &DB::Row| types.iter().enumerate().map(|s| cell(row, s)).collect();
             let rows: Result<_, sqlx::Error> = rows.iter().map(cells).collect();
             rows.map_err(failure::<DB>)
         })
@@ -137,7 +137,7 @@ where
 
     fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Running<'a, ()> {
         Box::pin(async move {
-            let done = (&mut self.0).execute(sqlx::raw_sql(sql)).await;
+            let done = sqlx::Executor::execute(&mut self.0, sqlx::raw_sql(sql)).await;
             done.map(drop).map_err(failure::<DB>)
         })
     }
@@ -147,7 +147,7 @@ where
     }
 }
 
-fn bind<'q, DB>(sql: Sql<'_>, args: &[Value<'q>]) -> query::Query<'q, DB, DB::Arguments>
+fn bind<'q, DB>(sql: Sql<'_>, args: &[Argument<'q>]) -> query::Query<'q, DB, DB::Arguments>
 where
     DB: Database,
     &'q str: Encode<'q, DB> + Type<DB>,
@@ -157,9 +157,9 @@ where
     let mut query = sqlx::query::<DB>(sql);
     for arg in args {
         query = match *arg {
-            Value::Text(text) => query.bind(text),
-            Value::Int(int) => query.bind(int),
-            Value::OptionalInt(int) => query.bind(int),
+            Argument::Text(text) => query.bind(text),
+            Argument::Int(int) => query.bind(int),
+            Argument::OptionalInt(int) => query.bind(int),
         };
     }
     query
@@ -176,8 +176,8 @@ pub(super) fn failure<DB: Engine>(error: sqlx::Error) -> Failure {
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::Decode(_)
-        | sqlx::Error::Encode(_) => (Class::Hopeless, Kind::Other),
-        _ => (Class::Unknown, Kind::Other),
+        | sqlx::Error::Encode(_) => (Class::Permanent, Kind::Other),
+        _ => (Class::Indeterminate, Kind::Other),
     };
     Failure::new(class, kind, error)
 }
