@@ -8,53 +8,15 @@ use crate::{
     manager::LockManager,
     matrix::ConflictMatrix,
     name,
+    options::{Evidence, Expiry, Fairness},
     process::Identity,
     random::unique,
-    request::Request,
     store::{IntoConnectOptions, TableChoice, Target, sealed::Connect},
+    wait::Request,
 };
 
-/// The shortest life of a session: below it, a slow write looks like a crash.
-const LEAST_TTL: Duration = Duration::from_millis(200);
-
-/// When the locks of a process that is not heard of come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Expiry {
-    /// So long after its session was last renewed, which happens three times as
-    /// often. At least 200 ms; the default is 15 s. A process that is known to have
-    /// ended on the same machine loses its locks at once.
-    After(Duration),
-    /// Never: neither time nor the death of the process frees them, only
-    /// [`LockManager::release_task`] and [`LockManager::release_all`].
-    Never,
-}
-
-/// Who is served first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fairness {
-    /// In order of arrival per conflict, across processes.
-    #[default]
-    InTurn,
-    /// Whoever asks when the lock is free, as in the original: somebody who conflicts
-    /// with many may wait for ever.
-    Barging,
-}
-
-/// Whether a process of the same machine is asked for when its session is in doubt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Evidence {
-    /// A session whose process has ended on this machine, as the system's process
-    /// table tells, is evicted at once.
-    #[default]
-    Process,
-    /// Only time evicts: for machines whose process table cannot be trusted, and for virtual
-    /// machines that are cloned while they run and keep the addresses of their network
-    /// cards.
-    Time,
-}
+/// The shortest time to live of a session: below it, a slow write looks like a crash.
+const MIN_TTL: Duration = Duration::from_millis(200);
 
 /// Settings of a [`LockManager`], all of which have defaults.
 ///
@@ -239,11 +201,11 @@ impl Builder {
     fn config(self) -> Result<Config> {
         let ttl = match self.expiry {
             Expiry::Never => None,
-            Expiry::After(ttl) if ttl >= LEAST_TTL => Some(ttl),
+            Expiry::After(ttl) if ttl >= MIN_TTL => Some(ttl),
             Expiry::After(ttl) => {
                 return Err(LockError::config(
                     "expiry",
-                    format!("{ttl:?} is shorter than {LEAST_TTL:?}"),
+                    format!("{ttl:?} is shorter than {MIN_TTL:?}"),
                 ));
             }
         };

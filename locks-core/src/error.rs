@@ -1,163 +1,168 @@
-//! What can go wrong, and the questions callers ask about it.
+//! The errors of the library, and predicates that tell them apart.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     name::LockName,
-    report::{Blocker, Holder, Lost},
+    report::{Blocker, Blockers, Holder, Locks, Lost},
 };
 
-/// A result whose error is a [`LockError`] unless said otherwise.
+/// A result whose error is a [`LockError`] by default.
 pub type Result<T, E = LockError> = std::result::Result<T, E>;
 
-/// Why a lock was not granted, or an operation not done.
+/// Why a lock was not granted, or why an operation failed.
 ///
-/// Being refused is not a database failure: [`is_busy`](Self::is_busy),
+/// A refused lock is not a database failure. [`is_busy`](Self::is_busy),
 /// [`is_timeout`](Self::is_timeout), [`is_deadlock`](Self::is_deadlock) and
-/// [`is_lost`](Self::is_lost) tell the outcomes apart, [`is_transient`](Self::is_transient)
-/// says whether trying again may help. It is `Clone`, because one failed write
-/// answers every caller whose request was part of it.
+/// [`is_lost`](Self::is_lost) tell the cases apart. [`is_transient`](Self::is_transient)
+/// tells whether a retry may succeed.
+///
+/// The error is `Clone`, because one failed write can be the answer to several requests.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// The lock is held, or waited for by somebody who came earlier.
-    #[error("{} cannot be had at once: {}", Names(names), Blockers(blocked_by))]
+    /// A lock is held, or an earlier request waits for it.
+    #[error("{} is not available: {}", Locks(names), Blockers(blocked_by))]
     #[non_exhaustive]
     Busy {
-        /// What was asked for.
+        /// The requested locks.
         names: Vec<LockName>,
-        /// What stands in the way; of those who wait, the first twenty.
+        /// What blocks the request: every holder, and at most the first twenty waiters.
         blocked_by: Vec<Blocker>,
     },
-    /// The lock was seen refused until the time was over.
-    #[error("waited {waited:.0?} for {}: {}", Names(names), Blockers(blocked_by))]
+    /// The locks were refused until the timeout ended.
+    #[error(
+        "timed out after {waited:.0?} of waiting for {}: {}",
+        Locks(names),
+        Blockers(blocked_by)
+    )]
     #[non_exhaustive]
     Timeout {
-        /// What was asked for.
+        /// The requested locks.
         names: Vec<LockName>,
-        /// For how long.
+        /// How long the request waited.
         waited: Duration,
-        /// What stood in the way when last seen.
+        /// What blocked the request when it was last checked.
         blocked_by: Vec<Blocker>,
     },
-    /// Waiting would never end: what blocks the request waits for its own caller.
-    #[error("waiting for {} would never end: {}", Names(names), Blockers(cycle))]
+    /// The request was refused because what blocks it waits for the caller.
+    #[error("waiting for {} would deadlock: {}", Locks(names), Blockers(cycle))]
     #[non_exhaustive]
     Deadlock {
-        /// What was asked for.
+        /// The requested locks.
         names: Vec<LockName>,
-        /// The way from the request back to its own scope.
+        /// The path of the cycle, from the request back to a lock of its own scope.
         cycle: Vec<Blocker>,
     },
-    /// More waiters than the namespace's queue may hold.
-    #[error("{limit} requests are waiting in this namespace already; try again later")]
+    /// The queue of the namespace is full.
+    #[error("the queue of the namespace is full: {limit} requests are waiting; retry later")]
     #[non_exhaustive]
     QueueFull {
-        /// How many may wait.
+        /// The maximum length of the queue.
         limit: usize,
     },
-    /// The lock was held, and is no longer.
+    /// The lock was held and is not held any more.
     #[error("{0}")]
     Lost(Lost),
-    /// A release of a lock that nobody holds.
-    #[error("lock {name} is not held by anybody, so it cannot be released")]
+    /// A lock cannot be released because it is not held.
+    #[error("lock {name} cannot be released, because it is not held; `held` lists the held locks")]
     #[non_exhaustive]
     NotHeld {
-        /// Which lock.
+        /// The name of the lock.
         name: LockName,
     },
-    /// A release of a lock that somebody else holds.
+    /// A lock cannot be released because another task holds it.
     #[error(
-        "lock {} is held by task {}, so it cannot be released here; \
-         release_task({:?}) takes it away once that task has ended",
+        "lock {} is held by task {} and cannot be released by another task; \
+         if that task has ended, call release_task({:?})",
         holder.name, holder.task_id, holder.task_id
     )]
     #[non_exhaustive]
     HeldByOther {
-        /// Who holds it.
+        /// The holder of the lock.
         holder: Holder,
     },
-    /// A release by name of a lock that a live guard of this process holds.
+    /// A lock cannot be released by name because a guard of this process holds it.
     #[error("lock {name} is held by a guard of this process; drop or release the guard instead")]
     #[non_exhaustive]
     HeldByGuard {
-        /// Which lock.
+        /// The name of the lock.
         name: LockName,
     },
-    /// A name that cannot be a lock's.
-    #[error("{name:?} cannot be a lock name: {reason}")]
+    /// The text cannot be a lock name.
+    #[error("invalid lock name {name:?}: {reason}")]
     #[non_exhaustive]
     InvalidName {
-        /// What was given.
+        /// The text that was passed.
         name: Box<str>,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
-    /// A setting that cannot be.
+    /// A setting has an invalid value.
     #[error("invalid {what}: {reason}")]
     #[non_exhaustive]
     InvalidConfig {
-        /// Which setting.
+        /// The name of the setting.
         what: &'static str,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with the value, and what to pass instead.
         reason: Box<str>,
     },
-    /// There is no default manager here.
+    /// There is no default manager.
     #[error(
-        "no default lock manager: call LockManager::install and keep what it returns, \
+        "no default lock manager: call LockManager::install and keep the returned value, \
          or run the future in LockManager::default_for"
     )]
     NotInstalled,
-    /// There is a default manager already.
-    #[error("a default lock manager is installed already; drop its Installed first")]
+    /// Another default manager is installed.
+    #[error("a default lock manager is already installed; drop its `Installed` value first")]
     AlreadyInstalled,
-    /// The manager was closed.
+    /// The manager is closed.
     #[error("the lock manager is closed; connect again")]
     Closed,
-    /// The tables, or what is in them, are not what this version understands.
+    /// This version cannot use the tables, or a row in them.
     #[error("{reason}")]
     #[non_exhaustive]
     Schema {
         /// What was found, and what to do.
         reason: Box<str>,
     },
-    /// The database could not be asked.
+    /// The database failed or could not be reached.
     #[error("the lock database failed: {source}")]
     #[non_exhaustive]
     Database {
-        /// What the driver said.
+        /// The error of the database driver.
         source: Arc<sqlx::Error>,
-        /// Whether trying again may help.
+        /// Whether a retry may succeed.
         transient: bool,
     },
 }
 
 impl LockError {
-    /// Whether the lock was refused because it is taken: [`Busy`](Self::Busy).
+    /// Whether the lock is not available now: [`Busy`](Self::Busy).
     #[must_use]
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Busy { .. })
     }
 
-    /// Whether the lock was taken all the while: [`Timeout`](Self::Timeout).
+    /// Whether the lock was refused until the timeout ended: [`Timeout`](Self::Timeout).
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. })
     }
 
-    /// Whether the lock was held and is no longer: [`Lost`](Self::Lost).
+    /// Whether the lock was held and is not held any more: [`Lost`](Self::Lost).
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Lost(_))
     }
 
-    /// Whether waiting would never have ended: [`Deadlock`](Self::Deadlock).
+    /// Whether the wait would have been a deadlock: [`Deadlock`](Self::Deadlock).
     #[must_use]
     pub fn is_deadlock(&self) -> bool {
         matches!(self, Self::Deadlock { .. })
     }
 
-    /// Whether the same call may succeed later without anybody mending anything.
+    /// Whether a later call with equal arguments may succeed without a repair.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -167,7 +172,7 @@ impl LockError {
         }
     }
 
-    /// A commit that failed may have happened: never to be tried again blindly.
+    /// The error of a commit. It is never transient: the commit may have been applied.
     pub(crate) fn from_commit(error: sqlx::Error) -> Self {
         Self::Database {
             source: Arc::new(error),
@@ -175,10 +180,10 @@ impl LockError {
         }
     }
 
-    /// A fence that the caller's transaction does not see, though the lock is held.
+    /// The error of a transaction that cannot see the fence of a lock that is held.
     pub(crate) fn too_old() -> Self {
-        let text = "the transaction began before the lock was granted and does not see its \
-                    fence: acquire first, then begin";
+        let text = "the transaction cannot see the fence of the lock, because it began before \
+                    the lock was granted; acquire the lock first, then begin the transaction";
         Self::Database {
             source: Arc::new(sqlx::Error::Protocol(text.into())),
             transient: true,
@@ -197,38 +202,4 @@ impl LockError {
             reason: reason.into().into(),
         }
     }
-}
-
-/// `lock a` or `locks a, b`.
-struct Names<'a>(&'a [LockName]);
-
-impl fmt::Display for Names<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.len() == 1 { "lock " } else { "locks " })?;
-        list(f, self.0)
-    }
-}
-
-/// The first few blockers, and how many more there are.
-struct Blockers<'a>(&'a [Blocker]);
-
-impl fmt::Display for Blockers<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 3;
-        list(f, &self.0[..self.0.len().min(SHOWN)])?;
-        match self.0.len().saturating_sub(SHOWN) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
-    }
-}
-
-pub(crate) fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T]) -> fmt::Result {
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            f.write_str(", ")?;
-        }
-        item.fmt(f)?;
-    }
-    Ok(())
 }

@@ -17,8 +17,8 @@ use crate::{
     },
     name::LockName,
     report::Lost,
-    request::Request,
     table::Nonce,
+    wait::Request,
 };
 
 /// One or more locks, held until it goes.

@@ -19,7 +19,7 @@
 //! // At once, or `LockError::Busy` with what stands in the way.
 //! let guard = locks.acquire("app_task_1").await?;
 //! let refused = locks.acquire("box_update").await.unwrap_err();
-//! println!("{refused}"); // lock box_update cannot be had at once: app_task_1 is held by …
+//! println!("{refused}"); // lock box_update is not available: app_task_1 is held by …
 //! drop(guard); // Released by a background thread.
 //!
 //! // In turn, both together, for at most 30 s.
@@ -62,39 +62,39 @@ mod driver;
 mod error;
 mod fence;
 mod guard;
-mod installed;
 mod manager;
 mod matrix;
-mod matrix_check;
 mod name;
+mod options;
 mod process;
 mod random;
 mod report;
-mod request;
 mod scope;
 mod store;
 mod table;
+mod wait;
 mod with_lock;
 
-pub use builder::{Builder, Evidence, Expiry, Fairness};
+pub use builder::Builder;
 pub use error::{LockError, Result};
 pub use fence::FenceConnection;
 pub use guard::LockGuard;
-pub use installed::Installed;
 pub use manager::LockManager;
 pub use matrix::ConflictMatrix;
 pub use name::{IntoLockNames, LockName};
+pub use options::{Evidence, Expiry, Fairness};
 pub use report::{Blocker, Holder, Lost, Waiter};
-pub use request::{Request, Wait};
 pub use store::IntoConnectOptions;
+pub use wait::{Request, Wait};
+pub use with_lock::default_manager::Installed;
 
 pub use sqlx;
 
 #[cfg(feature = "macros")]
-#[doc = include_str!("with_lock.md")]
+#[doc = include_str!("with_lock/page.md")]
 pub use locks_macros::with_lock;
 
-/// What `#[with_lock]` calls.
+/// What the expansion of `#[with_lock]` uses. It changes with the macro.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::with_lock::*;

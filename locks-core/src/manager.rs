@@ -10,8 +10,8 @@ use crate::{
     matrix::ConflictMatrix,
     name::{self, IntoLockNames, LockName},
     report::{Holder, Waiter},
-    request::{Request, Wait},
     scope::ScopePath,
+    wait::{Request, Wait},
 };
 
 /// A handle to the locks of one namespace, acting for one task.

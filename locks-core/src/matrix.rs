@@ -1,22 +1,22 @@
-//! Which locks exclude each other, as data.
+//! The conflict matrix: which locks exclude each other.
 
 use std::fmt;
 
-/// Rules: a pattern asked for, and the patterns that refuse it while held.
+/// Pairs of a requested pattern and the patterns that refuse it while they are held.
 type Rules = &'static [(&'static str, &'static [&'static str])];
 
-/// Which locks exclude each other beyond the same name, which always does.
+/// Which locks with different names exclude each other. A lock always excludes itself.
 ///
-/// A rule reads: *asked for*, *refused while any of these is held*. A pattern is an
-/// exact lock name, or a prefix that ends in `*`; a lone `*` fits every name. A name
-/// that fits several patterns obeys all of them. Rules are directional: that `a` is
-/// refused while `b` is held does not refuse `b` while `a` is held, unless
-/// [`symmetric`](Self::symmetric) is applied.
+/// A rule has two parts: the pattern of a requested lock, and the patterns of held locks
+/// that refuse it. A pattern is a lock name, or a prefix followed by `*`; the pattern `*`
+/// matches every name. If a name matches several patterns, all of their rules apply.
 ///
-/// All processes that share a namespace must use the same matrix. Every held lock
-/// and every waiter carries its matrix's fingerprint, and what was taken under
-/// another matrix conflicts with everything, so a mistake is noticed instead of
-/// breaking exclusion.
+/// Rules are directional: if `a` is refused while `b` is held, `b` may still be granted while
+/// `a` is held. [`symmetric`](Self::symmetric) applies each rule in both directions.
+///
+/// All processes of a namespace must use one matrix. Every held lock and every waiter
+/// carries the fingerprint of its matrix. Locks with different fingerprints always conflict,
+/// so a mistake blocks requests but does not break exclusion.
 ///
 /// # Examples
 ///
@@ -26,11 +26,11 @@ type Rules = &'static [(&'static str, &'static [&'static str])];
 /// pub const MATRIX: ConflictMatrix = ConflictMatrix::new(&[
 ///     ("box_update", &["app_task_*", "app_backup_*"]),
 ///     ("app_task_*", &["box_update"]),
-///     ("mail_restart", &[]), // A known name that excludes only itself.
+///     ("mail_restart", &[]), // Excludes only itself.
 /// ]);
 /// ```
 ///
-/// A bad pattern does not compile:
+/// An invalid pattern in a constant does not compile:
 ///
 /// ```compile_fail
 /// # use locks_core::ConflictMatrix;
@@ -49,12 +49,12 @@ enum Direction {
     BothWays,
 }
 
-/// Tells two matrices apart across processes. Two matrices with the same rules, in
-/// whatever order, have the same one.
+/// Identifies the meaning of a matrix across processes. It does not depend on the order of
+/// the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint(pub(crate) u64);
 
-/// What a held or wanted name may not meet: one exact name, or all with a prefix.
+/// The lock names that a pattern matches: one name, or all names with a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pattern {
     Exact(&'static str),
@@ -62,12 +62,13 @@ pub(crate) enum Pattern {
 }
 
 impl ConflictMatrix {
-    /// A matrix of `rules`, each a pattern and what refuses it while held.
+    /// A matrix of `rules`: pairs of a requested pattern and the patterns that refuse it
+    /// while they are held.
     ///
     /// # Panics
     ///
-    /// When a pattern is empty, longer than 255 bytes, or has a `*` anywhere but at
-    /// its end. In a `const` this is a compile error.
+    /// If a pattern is empty, is longer than 255 bytes, or has a `*` before its last
+    /// character. In a `const` this is a compile error.
     #[must_use]
     #[track_caller]
     pub const fn new(rules: Rules) -> Self {
@@ -84,7 +85,7 @@ impl ConflictMatrix {
         Self::of(rules, Direction::AsWritten)
     }
 
-    /// The same rules, each of them in both directions.
+    /// This matrix with each rule applied in both directions.
     ///
     /// ```
     /// use locks_core::ConflictMatrix;
@@ -97,15 +98,15 @@ impl ConflictMatrix {
         Self::of(self.rules, Direction::BothWays)
     }
 
-    /// The default: the rules of a platform that updates, backs up and runs apps.
+    /// The default matrix: the rules of a platform that updates, backs up and runs apps.
     ///
-    /// | asked for | refused while any of these is held |
+    /// | requested | refused while any of these is held |
     /// |---|---|
     /// | `box_update` | `app_task_*`, `app_backup_*` |
     /// | `app_task_*` | `box_update` |
     /// | `full_backup_task_*` | `box_update_task` |
     /// | `box_update_task` | `full_backup_task_*` |
-    /// | `app_backup_*`, `mail_restart`, any other name | (nothing more) |
+    /// | `app_backup_*`, `mail_restart`, any other name | only the requested lock itself |
     #[must_use]
     pub const fn platform() -> Self {
         Self::new(&[
@@ -118,7 +119,7 @@ impl ConflictMatrix {
         ])
     }
 
-    /// No rules: a lock excludes the same name and nothing else.
+    /// The matrix without rules: a lock excludes only itself.
     #[must_use]
     pub const fn exclusive() -> Self {
         Self::new(&[])
@@ -136,7 +137,7 @@ impl ConflictMatrix {
         self.rules
     }
 
-    /// Whether both mean the same.
+    /// Whether both matrices have the same meaning.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
         self.fingerprint == other.fingerprint
     }
@@ -145,7 +146,7 @@ impl ConflictMatrix {
         self.fingerprint
     }
 
-    /// The patterns that refuse `name` while held.
+    /// The patterns of held locks that refuse `name`.
     pub(crate) fn refusing<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Pattern> + 'a {
         let written = self
             .rules
@@ -163,7 +164,7 @@ impl ConflictMatrix {
         written.chain(reversed).map(|pattern| Pattern::of(pattern))
     }
 
-    /// Whether `asked` is refused while `held` is held.
+    /// Whether a request for `asked` is refused while `held` is held.
     pub(crate) fn refuses(&self, asked: &str, held: &str) -> bool {
         asked == held || self.refusing(asked).any(|pattern| pattern.fits(held))
     }
@@ -215,27 +216,27 @@ const fn check(pattern: &str) {
     while i + 1 < bytes.len() {
         assert!(
             bytes[i] != b'*',
-            "a `*` in a pattern of a conflict matrix may only be its last character"
+            "a pattern of a conflict matrix may contain `*` only as its last character"
         );
         i += 1;
     }
 }
 
-/// A sum over the distinct pairs of the matrix, so that neither the order of rules
-/// nor a repeated one matters, and known names without rules do not either.
+/// The sum of the hashes of all distinct pairs. It does not depend on the order of the rules,
+/// on repeated rules, or on patterns without rules.
 const fn fingerprint(rules: Rules, direction: Direction) -> Fingerprint {
     let mut sum = 0u64;
     let mut i = 0;
     while i < pairs(rules, direction) {
         let (asked, held) = pair(rules, i);
-        let mut seen = false;
+        let mut is_repeated = false;
         let mut j = 0;
         while j < i {
-            let (a, h) = pair(rules, j);
-            seen = seen || (same(a, asked) && same(h, held));
+            let (earlier_asked, earlier_held) = pair(rules, j);
+            is_repeated |= equal(earlier_asked, asked) && equal(earlier_held, held);
             j += 1;
         }
-        if !seen {
+        if !is_repeated {
             sum = sum.wrapping_add(hash(asked, held));
         }
         i += 1;
@@ -243,16 +244,15 @@ const fn fingerprint(rules: Rules, direction: Direction) -> Fingerprint {
     Fingerprint(sum)
 }
 
-/// How many pairs the rules make; a symmetric matrix has each once more, reversed.
+/// The number of pairs; a symmetric matrix has the reverse of each pair as well.
 const fn pairs(rules: Rules, direction: Direction) -> usize {
-    let written = written(rules);
     match direction {
-        Direction::AsWritten => written,
-        Direction::BothWays => 2 * written,
+        Direction::AsWritten => written_pairs(rules),
+        Direction::BothWays => 2 * written_pairs(rules),
     }
 }
 
-const fn written(rules: Rules) -> usize {
+const fn written_pairs(rules: Rules) -> usize {
     let mut count = 0;
     let mut i = 0;
     while i < rules.len() {
@@ -262,9 +262,9 @@ const fn written(rules: Rules) -> usize {
     count
 }
 
-/// The pair at `index`: first those written, then the same reversed.
+/// The pair at `index`: first the pairs as written, then their reverses.
 const fn pair(rules: Rules, index: usize) -> (&'static str, &'static str) {
-    let written = written(rules);
+    let written = written_pairs(rules);
     let mut rest = index % written;
     let mut i = 0;
     while rest >= rules[i].1.len() {
@@ -279,7 +279,8 @@ const fn pair(rules: Rules, index: usize) -> (&'static str, &'static str) {
     }
 }
 
-const fn same(a: &str, b: &str) -> bool {
+/// `a == b`, which is not `const`.
+const fn equal(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len() != b.len() {
         return false;
@@ -294,8 +295,8 @@ const fn same(a: &str, b: &str) -> bool {
     true
 }
 
-/// FNV-1a, 64 bits, of both texts with a zero byte after each (offset basis and
-/// prime from the FNV reference).
+/// The 64-bit FNV-1a hash of both texts, each followed by a zero byte. The offset basis and
+/// the prime are those of the FNV reference.
 pub(crate) const fn hash(asked: &str, held: &str) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
@@ -330,7 +331,7 @@ pub(crate) mod tests {
         "other",
     ];
 
-    /// Row: asked for; column: held; in the order of `NAMES`.
+    /// Rows are requested names and columns are held names, both in the order of `NAMES`.
     pub(crate) const REFUSED: [&str; 10] = [
         "x.xxxx....",
         ".x....xx..",
@@ -345,7 +346,7 @@ pub(crate) mod tests {
     ];
 
     #[test]
-    fn the_platform_table_all_pairs() {
+    fn platform_matrix_refuses_exactly_the_pairs_of_the_table() {
         for (asked, row) in NAMES.iter().zip(REFUSED) {
             for (held, cell) in NAMES.iter().zip(row.chars()) {
                 let refused = ConflictMatrix::platform().refuses(asked, held);
@@ -355,7 +356,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn symmetric_holds_both_ways() {
+    fn symmetric_matrix_refuses_in_both_directions() {
         const M: ConflictMatrix = ConflictMatrix::new(&[("a", &["b_*"])]);
         assert!(M.refuses("a", "b_1") && !M.refuses("b_1", "a"));
         let m = M.symmetric();
@@ -364,7 +365,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_name_obeys_all_patterns_it_fits() {
+    fn all_patterns_that_match_a_name_apply() {
         const M: ConflictMatrix =
             ConflictMatrix::new(&[("*", &["stop"]), ("app_*", &["x"]), ("app_1", &["y"])]);
         for held in ["stop", "x", "y", "app_1"] {
@@ -374,7 +375,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_fingerprint_is_of_the_meaning() {
+    fn fingerprint_depends_only_on_the_meaning() {
         const ONE: ConflictMatrix = ConflictMatrix::new(&[("a", &["b", "c"]), ("d", &["a"])]);
         const TWO: ConflictMatrix =
             ConflictMatrix::new(&[("d", &["a"]), ("a", &["c"]), ("a", &["b", "c"]), ("e", &[])]);
@@ -388,7 +389,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn bad_patterns_panic() {
+    fn invalid_patterns_panic() {
         const BAD: [Rules; 3] = [&[("", &[])], &[("a*b", &[])], &[("a", &["**"])]];
         for rules in BAD {
             assert!(std::panic::catch_unwind(|| ConflictMatrix::new(rules)).is_err());

@@ -1,19 +1,19 @@
-//! Names that users choose: of locks, namespaces and tasks.
+//! Names of locks, namespaces and tasks, and their rules.
 
 use std::{borrow::Borrow, borrow::Cow, fmt, rc::Rc, sync::Arc};
 
 use crate::error::{LockError, Result};
 
-/// The longest lock name or task id, in bytes.
-const MAX_NAME: usize = 255;
-/// The longest namespace, in bytes.
-const MAX_NAMESPACE: usize = 64;
+/// The maximum length of a lock name or task id, in bytes.
+const MAX_NAME_LEN: usize = 255;
+/// The maximum length of a namespace, in bytes.
+const MAX_NAMESPACE_LEN: usize = 64;
 
-/// The name of a lock: 1–255 bytes without control characters, without `*`, and
-/// without white space at either end.
+/// The name of a lock: 1–255 bytes without control characters, without `*`, and without
+/// white space at either end.
 ///
-/// Names are compared byte by byte: `app_1` and `APP_1` are different locks on
-/// every engine, whatever its collation.
+/// Names are compared byte by byte. `app_1` and `APP_1` are different locks on every engine,
+/// with every collation.
 ///
 /// # Examples
 ///
@@ -29,25 +29,25 @@ const MAX_NAMESPACE: usize = 64;
 pub struct LockName(Arc<str>);
 
 impl LockName {
-    /// Checks `name` and makes a lock name of it.
+    /// Checks `name` and returns it as a lock name.
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidName`] with what is wrong with it.
+    /// [`LockError::InvalidName`] if `name` breaks a rule of lock names.
     pub fn new(name: impl AsRef<str>) -> Result<Self> {
         let name = name.as_ref();
         check(name)?;
         Ok(Self(name.into()))
     }
 
-    /// The name as it was given.
+    /// The name as a text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A name found in the row. The original checks nothing, so neither do we:
-    /// a name that could not be asked for here still excludes what it excludes.
+    /// A name that was read from the row. It is not checked: the original platform checks no
+    /// names, and an invalid name that it holds still excludes other locks.
     pub(crate) fn found(name: Arc<str>) -> Self {
         Self(name)
     }
@@ -89,16 +89,16 @@ impl PartialEq<&str> for LockName {
     }
 }
 
-/// What is wrong with a lock name or task id, if anything.
-fn flaw(name: &str) -> Option<&'static str> {
+/// The rule that a lock name or task id breaks, if any.
+fn broken_rule(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("it is empty")
-    } else if name.len() > MAX_NAME {
+    } else if name.len() > MAX_NAME_LEN {
         Some("it is longer than 255 bytes")
     } else if name.chars().any(char::is_control) {
         Some("it contains a control character")
     } else if name.contains('*') {
-        Some("it contains `*`, which only patterns of a conflict matrix may")
+        Some("it contains `*`, which is allowed only in patterns of a conflict matrix")
     } else if name.trim() != name {
         Some("it starts or ends with white space")
     } else {
@@ -107,7 +107,7 @@ fn flaw(name: &str) -> Option<&'static str> {
 }
 
 fn check(name: &str) -> Result<()> {
-    match flaw(name) {
+    match broken_rule(name) {
         None => Ok(()),
         Some(reason) => Err(LockError::InvalidName {
             name: name.into(),
@@ -116,9 +116,9 @@ fn check(name: &str) -> Result<()> {
     }
 }
 
-/// Checks a task id, which follows the rules of lock names.
+/// Checks a task id. The rules are those of lock names.
 pub(crate) fn task_id(id: &str) -> Result<Arc<str>> {
-    match flaw(id) {
+    match broken_rule(id) {
         None => Ok(id.into()),
         Some(reason) => Err(LockError::InvalidConfig {
             what: "task id",
@@ -127,16 +127,16 @@ pub(crate) fn task_id(id: &str) -> Result<Arc<str>> {
     }
 }
 
-/// Checks a namespace: a primary key in engines whose collations differ, so only
-/// what all of them tell apart.
+/// Checks a namespace. It is a primary key, so only characters are allowed that every
+/// collation distinguishes.
 pub(crate) fn namespace(name: &str) -> Result<Arc<str>> {
     let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-".contains(&c);
     let reason = if name.is_empty() {
         "it is empty"
-    } else if name.len() > MAX_NAMESPACE {
+    } else if name.len() > MAX_NAMESPACE_LEN {
         "it is longer than 64 bytes"
     } else if !name.bytes().all(allowed) {
-        "it may only contain a-z, 0-9, `.`, `_` and `-`"
+        "it may contain only a-z, 0-9, `.`, `_` and `-`"
     } else {
         return Ok(name.into());
     };
@@ -146,14 +146,15 @@ pub(crate) fn namespace(name: &str) -> Result<Arc<str>> {
     })
 }
 
-/// What [`LockManager::acquire`](crate::LockManager::acquire) and
-/// [`LockManager::wait`](crate::LockManager::wait) take: one lock name or several.
+/// One lock name or several: the argument of
+/// [`LockManager::acquire`](crate::LockManager::acquire) and
+/// [`LockManager::wait`](crate::LockManager::wait).
 ///
-/// Several names are granted together or not at all. Duplicates collapse; an empty
-/// list is [`LockError::InvalidName`].
+/// Several names are granted together or not at all. A name that is repeated counts once. An
+/// empty list is [`LockError::InvalidName`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name locks",
-    label = "not a lock name, nor a list of them",
+    label = "neither a lock name nor a list of lock names",
     note = "pass a `&str`, a `String`, a `LockName`, or an array, slice or `Vec` of these"
 )]
 pub trait IntoLockNames: sealed::Names {}
@@ -174,7 +175,7 @@ pub(crate) mod sealed {
 
 use sealed::{Name, Names};
 
-/// The sorted names of one request, each once.
+/// The names of one request, sorted and without duplicates.
 pub(crate) fn collect(names: &(impl Names + ?Sized)) -> Result<Arc<[LockName]>> {
     let mut names = names.to_names()?;
     names.sort();
@@ -188,7 +189,8 @@ pub(crate) fn collect(names: &(impl Names + ?Sized)) -> Result<Arc<[LockName]>> 
     Ok(names.into())
 }
 
-macro_rules! text {
+/// Implements both traits for a type that derefs to a text.
+macro_rules! impl_names_for_text {
     ($($name:ty),+ $(,)?) => {$(
         impl Name for $name {
             fn to_name(&self) -> Result<LockName> {
@@ -204,7 +206,7 @@ macro_rules! text {
     )+};
 }
 
-text!(str, String, Cow<'_, str>, Box<str>, Arc<str>, Rc<str>);
+impl_names_for_text!(str, String, Cow<'_, str>, Box<str>, Arc<str>, Rc<str>);
 
 impl Name for LockName {
     fn to_name(&self) -> Result<LockName> {
@@ -253,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_refused() {
+    fn invalid_lock_names_are_refused() {
         let long = "x".repeat(256);
         for name in ["", " a", "a ", "a\n", "a\u{7f}b", "app_*", &long] {
             assert!(LockName::new(name).is_err(), "{name:?}");
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_that_are_refused() {
+    fn invalid_namespaces_are_refused() {
         let long = "x".repeat(65);
         for name in ["", "A", "a b", "ä", "a/b", &long] {
             assert!(namespace(name).is_err(), "{name:?}");
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_or_many() {
+    fn one_name_or_a_list_of_names_is_accepted() {
         let text = |names: &dyn Names| {
             let names = names.to_names().unwrap();
             names.iter().map(ToString::to_string).collect::<Vec<_>>()

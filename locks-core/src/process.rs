@@ -1,4 +1,4 @@
-//! Which process this is, and whether another of the same machine is gone.
+//! The identity of a process, and whether a process of this machine has ended.
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
@@ -6,14 +6,15 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::matrix::hash;
 
-/// A process, so that others on its machine can tell whether it is gone.
+/// Identifies a process to other processes of its machine, which can then tell whether it has
+/// ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// The machine since it booted, its network cards, and the process and time namespaces
-    /// on it: processes of one host see each other's ids and start times. Empty where that
-    /// cannot be told: such a process is never judged.
+    /// The boot of the machine, its network cards, and the process and time namespaces. Two
+    /// processes with equal hosts see each other's ids and start times. It is empty if a part
+    /// is unknown; such a process is never considered ended.
     pub(crate) host: Arc<str>,
-    /// The process id, and when it started.
+    /// The process id and the start time.
     pub(crate) process: Arc<str>,
 }
 
@@ -30,8 +31,8 @@ impl Identity {
         }
     }
 
-    /// Whether this process has ended, as far as can be told on the machine of
-    /// `here`: `false` where it runs elsewhere, or where nothing is known.
+    /// Whether this process is known to have ended. `here` is the observing process. The
+    /// answer is `false` if the two run on different hosts or if the state is unknown.
     pub(crate) fn is_gone(&self, here: &Self) -> bool {
         if self.host.is_empty() || self.host != here.host {
             return false;
@@ -48,12 +49,12 @@ impl Identity {
         if test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
             return true;
         }
-        if !proc_is_ours() {
+        if !proc_shows_our_namespace() {
             return false;
         }
         match status(&id.to_string()) {
             Status::Zombie => true,
-            // Another process has the id now.
+            // The id may belong to a later process.
             Status::Runs { start } => !started.is_empty() && start != started,
             Status::Unreadable => false,
         }
@@ -66,19 +67,18 @@ enum Status {
     Unreadable,
 }
 
-/// Whether `/proc` shows the process namespace that we are in. A process may be in a
-/// namespace of its own and see the `/proc` of the one around it, where its ids mean other
-/// processes.
-fn proc_is_ours() -> bool {
+/// Whether `/proc` shows the process namespace of this process. A process in a namespace of
+/// its own can see the `/proc` of the outer namespace, where its ids mean other processes.
+fn proc_shows_our_namespace() -> bool {
     let id = fs::read_link("/proc/self").ok();
     let id = id.and_then(|id| id.to_str()?.parse::<u32>().ok());
     id == Some(std::process::id())
 }
 
-/// What `/proc` says of a process.
+/// The state of a process according to `/proc`.
 ///
-/// The state of a process is that of its main thread: one that has ended is a zombie while
-/// other threads run.
+/// The file `stat` has the state of the main thread. If the main thread has ended, it is
+/// shown as a zombie, although other threads may run.
 fn status(id: &str) -> Status {
     let Some((state, start)) = stat(&format!("/proc/{id}/stat")) else {
         return Status::Unreadable;
@@ -103,9 +103,9 @@ fn has_ended(state: &str) -> bool {
     matches!(state, "Z" | "X" | "x")
 }
 
-/// State and start of a process or thread (proc(5)): field 3 is the state, field 22 the
-/// start in clock ticks since boot. Field 2, the name, may contain anything but ends at the
-/// last parenthesis.
+/// The state and start time of a process or thread, from fields 3 and 22 of its `stat` file
+/// (proc(5)). The start time is in clock ticks since boot. Field 2, the name, may contain any
+/// character and ends at the last parenthesis.
 fn stat(path: &str) -> Option<(String, String)> {
     let stat = fs::read_to_string(path).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
@@ -113,16 +113,17 @@ fn stat(path: &str) -> Option<(String, String)> {
     Some((fields.next()?.to_owned(), fields.nth(18)?.to_owned()))
 }
 
-/// The boot id, the network cards, and the process and time namespaces; all of them, or
-/// nothing can be compared.
+/// The boot id, the network cards, and the process and time namespaces; `None` if one of them
+/// is unknown.
 ///
-/// Start times are shown with the offset of the reader's time namespace. Virtual machines
-/// that were cloned while they ran have one boot id, and cards with addresses of their own.
+/// The time namespace matters because start times are shown with the offset of the reader's
+/// time namespace. The cards matter because virtual machines that are cloned while they run
+/// have equal boot ids, but network cards with different addresses.
 fn host() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    // Of this thread: a main thread that has ended has no namespaces any more.
+    // This thread is asked, because a main thread that has ended has no namespaces.
     let processes = fs::read_link("/proc/thread-self/ns/pid").ok()?;
-    // Older kernels have one time for all.
+    // Older kernels have no time namespaces.
     let time = fs::read_link("/proc/thread-self/ns/time").unwrap_or_default();
     Some(format!(
         "{}/{}/{}/{}",
@@ -133,8 +134,8 @@ fn host() -> Option<String> {
     ))
 }
 
-/// The addresses of the machine's own network cards. Interfaces without a device, such as
-/// those of containers, come and go.
+/// A hash of the addresses of the machine's network cards. Interfaces without a device, such
+/// as those of containers, are left out because they come and go.
 fn cards() -> String {
     let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten();
     let paths = interfaces.filter_map(|interface| Some(interface.ok()?.path()));
@@ -142,7 +143,7 @@ fn cards() -> String {
     let addresses = paths.filter_map(|path| fs::read_to_string(path.join("address")).ok());
     let addresses: BTreeSet<_> = addresses.map(|text| text.trim().to_owned()).collect();
     let all = addresses.into_iter().collect::<Vec<_>>().join(",");
-    // Some addresses are long, and the column is not.
+    // The addresses are hashed because the column is short.
     format!("{:016x}", hash(&all, ""))
 }
 
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_ended_is_gone_also_as_a_zombie() {
+    fn ended_process_is_gone_before_and_after_it_is_reaped() {
         let here = Identity::current();
         assert!(!here.is_gone(&here));
         let mut child = Command::new("sleep")
@@ -164,7 +165,7 @@ mod tests {
         let id = child.id();
         let stat = id.to_string();
         let Status::Runs { start } = status(&stat) else {
-            panic!("a child that runs")
+            panic!("the child does not run")
         };
         let other = Identity {
             host: here.host.clone(),
@@ -175,12 +176,12 @@ mod tests {
             host: here.host.clone(),
             process: format!("{id}:1").into(),
         };
-        assert!(earlier.is_gone(&here), "its id was used again");
+        assert!(earlier.is_gone(&here), "the id belongs to a later process");
         let unreadable = Identity {
             host: here.host.clone(),
             process: format!("{id}:").into(),
         };
-        assert!(!unreadable.is_gone(&here), "its start is not known");
+        assert!(!unreadable.is_gone(&here), "the start time is unknown");
 
         child.kill().unwrap();
         while !matches!(status(&stat), Status::Zombie) {

@@ -1,4 +1,4 @@
-//! What is told about locks: who holds them, who waits, what blocks, what was lost.
+//! Reports about locks: holders, waiters, blockers and lost locks.
 
 use std::{
     fmt,
@@ -6,20 +6,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{error::list, name::LockName};
+use crate::name::LockName;
 
 /// A held lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// Which lock.
+    /// The name of the lock.
     pub name: LockName,
-    /// The task that holds it.
+    /// The task that holds the lock.
     pub task_id: Arc<str>,
-    /// The fencing token of its grant; `None` when the original holds it.
+    /// The fencing token of the grant; `None` if the original platform granted it.
     pub token: Option<i64>,
-    /// When it was granted, by the holder's clock: for people to read, never for
-    /// decisions. `None` when the original holds it.
+    /// The time of the grant by the holder's clock, for display only; `None` if the
+    /// original platform granted it.
     pub since: Option<SystemTime>,
 }
 
@@ -27,52 +27,52 @@ pub struct Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Waiter {
-    /// What it waits for.
+    /// The names of the requested locks.
     pub names: Vec<LockName>,
     /// The task that waits.
     pub task_id: Arc<str>,
-    /// Since when, by the waiter's clock: for people to read.
+    /// The time at which the request was queued by the waiter's clock, for display only.
     pub since: Option<SystemTime>,
-    /// What stands in its way, of those who wait the first twenty; empty where the
-    /// waiter is itself told of as a blocker.
+    /// What blocks the request: at most the first twenty waiters, and every holder. It is
+    /// empty if this waiter is itself part of a list of blockers.
     pub blocked_by: Vec<Blocker>,
 }
 
-/// What stands in the way of a request.
+/// What blocks a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Blocker {
     /// A lock that is held.
     Holder(Holder),
-    /// A request that came earlier.
+    /// A request that was queued earlier.
     Waiter(Waiter),
-    /// A task that uses another conflict matrix: until both use the same one,
-    /// neither gets anything while the other holds or awaits something.
+    /// A task that uses a different conflict matrix. It holds or awaits a lock, and until
+    /// both tasks use one matrix, every lock of one conflicts with every lock of the other.
     #[non_exhaustive]
     Matrix {
-        /// The task.
+        /// The id of the task.
         task_id: Arc<str>,
     },
 }
 
-/// Why a lock that was held is held no longer.
+/// A lock that was held and is not held any more.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Lost {
-    /// The locks of the guard.
+    /// The names of the guard's locks.
     pub names: Arc<[LockName]>,
-    /// When the loss was noticed, by this machine's clock.
+    /// The time at which the loss was noticed, by the clock of this machine.
     pub since: SystemTime,
-    /// Who holds one of them now, where that was seen.
+    /// The id of a task that now holds one of the locks, if this process has seen one.
     pub by: Option<Arc<str>>,
-    /// What happened.
+    /// The cause of the loss.
     pub reason: &'static str,
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is held by task {}", self.name, self.task_id)?;
-        since(f, self.since)
+        age(f, "granted", self.since)
     }
 }
 
@@ -80,7 +80,7 @@ impl fmt::Display for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "task {} waits for ", self.task_id)?;
         list(f, &self.names)?;
-        since(f, self.since)
+        age(f, "queued", self.since)
     }
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Blocker {
             Self::Holder(holder) => holder.fmt(f),
             Self::Waiter(waiter) => waiter.fmt(f),
             Self::Matrix { task_id } => {
-                write!(f, "task {task_id} uses another conflict matrix")
+                write!(f, "task {task_id} uses a different conflict matrix")
             }
         }
     }
@@ -102,16 +102,54 @@ impl fmt::Display for Lost {
         list(f, &self.names)?;
         write!(f, ": {}", self.reason)?;
         match &self.by {
-            Some(by) => write!(f, "; held by task {by} now"),
+            Some(by) => write!(f, "; now held by task {by}"),
             None => Ok(()),
         }
     }
 }
 
-/// How long ago, in whole seconds; nothing when the clocks disagree.
-fn since(f: &mut fmt::Formatter<'_>, since: Option<SystemTime>) -> fmt::Result {
-    match since.and_then(|since| since.elapsed().ok()) {
-        Some(age) if age >= Duration::from_secs(1) => write!(f, " since {} s ago", age.as_secs()),
+/// Writes how many seconds ago `event` was. It writes nothing below one second, and nothing
+/// if the clocks of the two machines disagree.
+fn age(f: &mut fmt::Formatter<'_>, event: &str, time: Option<SystemTime>) -> fmt::Result {
+    match time.and_then(|time| time.elapsed().ok()) {
+        Some(age) if age >= Duration::from_secs(1) => {
+            write!(f, " ({event} {} s ago)", age.as_secs())
+        }
         _ => Ok(()),
     }
+}
+
+/// Displays as `lock a` or `locks a, b`.
+pub(crate) struct Locks<'a>(pub(crate) &'a [LockName]);
+
+impl fmt::Display for Locks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.len() == 1 { "lock " } else { "locks " })?;
+        list(f, self.0)
+    }
+}
+
+/// Displays the first three blockers and the number of the others.
+pub(crate) struct Blockers<'a>(pub(crate) &'a [Blocker]);
+
+impl fmt::Display for Blockers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 3;
+        list(f, &self.0[..self.0.len().min(SHOWN)])?;
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Writes `items` with commas between them.
+fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T]) -> fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            f.write_str(", ")?;
+        }
+        item.fmt(f)?;
+    }
+    Ok(())
 }

@@ -1,8 +1,8 @@
-//! Scopes: which job asks, and which jobs wait for its end.
+//! Scopes: one per running `#[with_lock]` call.
 //!
-//! Every `#[with_lock]` call opens one under the one it runs in. A request carries the
-//! whole path, so that the lock table can tell a call that waits for what one of its
-//! own callers holds from calls that merely run side by side.
+//! A call opens its scope inside the scope that it was made in. A request carries the path
+//! of scopes from the outermost to its own. The lock table compares paths: it thereby tells
+//! a call that waits for a lock of its own caller from calls that only run at one time.
 
 use std::{
     future::Future,
@@ -14,7 +14,8 @@ use std::{
 
 use crate::random::unique;
 
-/// The scopes a request was made in, outermost first.
+/// The ids of the scopes in which a request was made, outermost first. It is empty for a
+/// request outside any scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ScopePath(Arc<[u64]>);
 
@@ -22,45 +23,48 @@ tokio::task_local! {
     static CURRENT: ScopePath;
 }
 
-/// Ids must differ between processes, which know nothing of each other: each counts
-/// from a random start.
-static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(unique()));
+/// The next id. Ids must differ between processes, so each process counts from a random
+/// start.
+static NEXT_ID: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(unique()));
 
 impl ScopePath {
-    /// Where the caller runs; empty outside of any scope, also in a task that was
-    /// spawned inside one.
+    /// The path of the running task. A spawned task starts outside any scope.
     pub(crate) fn current() -> Self {
         CURRENT.try_get().unwrap_or_default()
     }
 
-    /// A new scope inside this one.
+    /// The path of a new scope inside this one.
     pub(crate) fn child(&self) -> Self {
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self(self.0.iter().copied().chain([id]).collect())
     }
 
-    /// Runs `future` inside this scope.
+    /// Runs `future` in this scope.
     pub(crate) fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
     }
 
-    /// Runs `work` inside this scope.
+    /// Runs `work` in this scope.
     pub(crate) fn run_blocking<R>(self, work: impl FnOnce() -> R) -> R {
         CURRENT.sync_scope(self, work)
     }
 
+    /// The ids, outermost first.
     pub(crate) fn ids(&self) -> &[u64] {
         &self.0
     }
 
+    /// Whether the request was made outside any scope.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Whether `scope` is this scope or encloses it.
     pub(crate) fn contains(&self, scope: u64) -> bool {
         self.0.contains(&scope)
     }
 
+    /// The scope of the call that made the request.
     pub(crate) fn innermost(&self) -> Option<u64> {
         self.0.last().copied()
     }
@@ -93,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_differ() {
+    fn scopes_with_one_parent_differ() {
         let outer = ScopePath::default().child();
         let (one, two) = (outer.child(), outer.child());
         assert_ne!(one.innermost(), two.innermost());
@@ -101,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_spawned_task_is_outside() {
+    async fn spawned_task_is_outside_the_scope() {
         let scope = ScopePath::default().child();
         scope
             .run(async {

@@ -1,6 +1,9 @@
 fn update(&mut self, version: u32) -> Result<&mut Self, TaskError> {
     use ::locks_core::__private as __locks_private;
-    let __locks_returns = __locks_private::returns::<Result<&mut Self, TaskError>, _>();
+    let __locks_errors = __locks_private::from_lock_error::<
+        Result<&mut Self, TaskError>,
+        _,
+    >();
     let __locks_call = __locks_private::Call::new([
         __locks_private::name(
             &[
@@ -9,16 +12,16 @@ fn update(&mut self, version: u32) -> Result<&mut Self, TaskError> {
             ],
         ),
     ]);
-    let __locks_held = match __locks_private::enter_blocking(__locks_call) {
-        ::core::result::Result::Ok(__locks_held) => __locks_held,
+    let __locks_locked_call = match __locks_private::lock_blocking(__locks_call) {
+        ::core::result::Result::Ok(__locks_locked_call) => __locks_locked_call,
         ::core::result::Result::Err(__locks_error) => {
-            return __locks_returns.fail(__locks_error);
+            return __locks_errors.convert(__locks_error);
         }
     };
     let __locks_value = __locks_private::run_blocking(
-        &__locks_held,
+        &__locks_locked_call,
         move || -> Result<&mut Self, TaskError> {
-            __locks_private::mention(&self);
+            __locks_private::move_into_body(&self);
             #[allow(
                 clippy::no_effect_underscore_binding,
                 clippy::redundant_locals,
@@ -34,5 +37,5 @@ fn update(&mut self, version: u32) -> Result<&mut Self, TaskError> {
             #[allow(unreachable_code)] __locks_value
         },
     );
-    __locks_private::leave_blocking(__locks_held, __locks_returns, __locks_value)
+    __locks_private::unlock_blocking(__locks_locked_call, __locks_errors, __locks_value)
 }

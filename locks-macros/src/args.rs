@@ -1,4 +1,4 @@
-//! What stands in the parentheses of `#[with_lock(…)]`.
+//! The arguments of `#[with_lock(…)]`: templates and options.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use syn::{
 
 use crate::{mistakes::Mistakes, template::Template};
 
-/// Every option, and how it is written.
+/// Every option and its syntax.
 const OPTIONS: [(&str, &str); 9] = [
     ("wait", "`wait` or `wait = \"30s\"`"),
     ("acquire", "`acquire`"),
@@ -27,14 +27,14 @@ const OPTIONS: [(&str, &str); 9] = [
     ("crate", "`crate = PATH`"),
 ];
 
-/// The templates and options of one use.
+/// The templates and options of one use of the attribute.
 #[derive(Default)]
 pub(crate) struct Args {
-    /// Those that could be taken apart.
+    /// The valid templates.
     pub(crate) templates: Vec<Template>,
-    /// Whether anything was given that may have been meant as a template.
+    /// Whether an argument is a template or may have been meant as one.
     pub(crate) names_a_lock: bool,
-    pub(crate) patience: Option<Given<Patience>>,
+    pub(crate) wait_policy: Option<Given<WaitPolicy>>,
     pub(crate) busy: Option<Given<Expr>>,
     pub(crate) locks: Option<Given<Expr>>,
     pub(crate) guard: Option<Given<Ident>>,
@@ -42,12 +42,12 @@ pub(crate) struct Args {
     pub(crate) matrix: Option<Given<ExprPath>>,
     pub(crate) map_err: Option<Given<ExprPath>>,
     pub(crate) krate: Option<Given<Path>>,
-    /// Options that were tried, also without success: what depends on one of them
-    /// is not complained about as well.
-    tried: Vec<String>,
+    /// The names of all options that occur, including those with an invalid value. Mistakes
+    /// that only follow from an invalid value are not reported.
+    seen: Vec<String>,
 }
 
-/// An option's value and where to point when it does not fit the rest.
+/// The value of an option, and the position at which a mistake in it is reported.
 pub(crate) struct Given<T> {
     pub(crate) at: Span,
     pub(crate) value: T,
@@ -55,10 +55,12 @@ pub(crate) struct Given<T> {
 
 /// How long a call waits for its locks.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    Forever,
-    AtMost(Duration),
-    AtOnce,
+pub(crate) enum WaitPolicy {
+    NoWait,
+    /// Waits without end where there is no timeout.
+    Wait {
+        timeout: Option<Duration>,
+    },
 }
 
 /// What happens to the body when its lock is lost.
@@ -69,7 +71,7 @@ pub(crate) enum OnLost {
 }
 
 impl Args {
-    /// Reads all that can be read; what cannot goes to `mistakes`.
+    /// Parses all arguments. Invalid ones are added to `mistakes`.
     pub(crate) fn parse(tokens: TokenStream, mistakes: &mut Mistakes) -> Self {
         let mut args = Self::default();
         let all = |input: ParseStream<'_>| {
@@ -90,8 +92,9 @@ impl Args {
         args
     }
 
-    pub(crate) fn tried(&self, option: &str) -> bool {
-        self.tried.iter().any(|tried| tried == option)
+    /// Whether `option` occurs, with a valid or an invalid value.
+    pub(crate) fn has_seen(&self, option: &str) -> bool {
+        self.seen.iter().any(|seen| seen == option)
     }
 
     fn argument(&mut self, input: ParseStream<'_>, mistakes: &mut Mistakes) -> syn::Result<()> {
@@ -125,29 +128,29 @@ impl Args {
     fn option(&mut self, name: &Ident, input: ParseStream<'_>) -> syn::Result<()> {
         let key = name.to_string();
         let Some((_, usage)) = OPTIONS.iter().find(|(option, _)| *option == key) else {
-            // It may have been meant as the template.
+            // It may have been meant as a template.
             self.names_a_lock = true;
             return Err(unknown(name, input));
         };
-        if self.tried(&key) {
+        if self.has_seen(&key) {
             return Err(syn::Error::new(
                 name.span(),
                 format!("`{key}` is given twice"),
             ));
         }
-        self.tried.push(key.clone());
-        let option = Syntax { name, usage };
+        self.seen.push(key.clone());
+        let option = OptionSyntax { name, usage };
         match key.as_str() {
             "wait" | "acquire" => {
-                let patience = option.patience(input)?;
-                if self.tried("wait") && self.tried("acquire") {
+                let policy = option.wait_policy(input)?;
+                if self.has_seen("wait") && self.has_seen("acquire") {
                     return Err(syn::Error::new(
                         name.span(),
-                        "`wait` and `acquire` contradict each other: keep `wait` to queue \
-                         for the lock, or `acquire` to fail at once when it is taken",
+                        "`wait` and `acquire` contradict each other: keep `wait` to wait for \
+                         the lock, or `acquire` to fail at once if it is not available",
                     ));
                 }
-                self.patience = Some(option.given(patience));
+                self.wait_policy = Some(option.given(policy));
             }
             "busy" => self.busy = Some(option.given(option.value(input)?)),
             "locks" => self.locks = Some(option.given(option.value(input)?)),
@@ -164,13 +167,13 @@ impl Args {
     }
 }
 
-/// One option as it stands in the input.
-struct Syntax<'a> {
+/// The name of an option in the input, and its syntax.
+struct OptionSyntax<'a> {
     name: &'a Ident,
     usage: &'static str,
 }
 
-impl Syntax<'_> {
+impl OptionSyntax<'_> {
     fn given<T>(&self, value: T) -> Given<T> {
         Given {
             at: self.name.span(),
@@ -182,7 +185,7 @@ impl Syntax<'_> {
         syn::Error::new(at, format!("write {}", self.usage))
     }
 
-    /// What follows `=`, up to the comma.
+    /// Parses `=` and the value, up to the next comma.
     fn value<T: Parse>(&self, input: ParseStream<'_>) -> syn::Result<T> {
         if !input.peek(Token![=]) {
             return Err(self.misused(self.name.span()));
@@ -197,28 +200,28 @@ impl Syntax<'_> {
         Ok(value)
     }
 
-    fn patience(&self, input: ParseStream<'_>) -> syn::Result<Patience> {
+    fn wait_policy(&self, input: ParseStream<'_>) -> syn::Result<WaitPolicy> {
         if is_at_end(input) {
             return Ok(if self.name == "wait" {
-                Patience::Forever
+                WaitPolicy::Wait { timeout: None }
             } else {
-                Patience::AtOnce
+                WaitPolicy::NoWait
             });
         }
         if self.name == "acquire" {
             return Err(syn::Error::new(
                 self.name.span(),
-                "`acquire` takes no value: it fails at once when the lock is taken; \
-                 write `wait = \"30s\"` to wait",
+                "`acquire` has no value, because it does not wait: \
+                 write `wait = \"30s\"` to wait for at most 30 seconds",
             ));
         }
         let limit: LitStr = self.value(input)?;
         let text = limit.value();
-        let wrong = |reason: &str| {
+        let invalid = |reason: &str| {
             syn::Error::new(
                 limit.span(),
                 format!(
-                    "{text:?} is no duration{reason}: write a number with its unit, \
+                    "{text:?} is not a duration{reason}: write a number and a unit, \
                      such as \"500ms\", \"30s\" or \"2m\""
                 ),
             )
@@ -226,11 +229,13 @@ impl Syntax<'_> {
         match humantime::parse_duration(&text) {
             Ok(Duration::ZERO) => Err(syn::Error::new(
                 limit.span(),
-                "a wait of no time is `acquire`: write that",
+                "the duration is zero: write `acquire` to fail at once",
             )),
-            Ok(limit) => Ok(Patience::AtMost(limit)),
-            Err(humantime::DurationError::Empty) => Err(wrong("")),
-            Err(error) => Err(wrong(&format!(" ({error})"))),
+            Ok(limit) => Ok(WaitPolicy::Wait {
+                timeout: Some(limit),
+            }),
+            Err(humantime::DurationError::Empty) => Err(invalid("")),
+            Err(error) => Err(invalid(&format!(" ({error})"))),
         }
     }
 
@@ -248,7 +253,7 @@ impl Syntax<'_> {
     }
 }
 
-/// A path as in `use`, so that `crate` itself is one.
+/// A path as in `use`. Unlike other paths it may be `crate` alone.
 struct ModPath(Path);
 
 impl Parse for ModPath {

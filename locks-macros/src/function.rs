@@ -1,45 +1,45 @@
-//! The annotated function: its head taken apart, its body left as it is.
+//! The annotated function: a parsed head and an unparsed body.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, TokenStreamExt};
 use syn::{
     Attribute, Expr, ExprAsync, GenericArgument, LitStr, PathArguments, ReturnType, Signature,
     Stmt, Token, Type, TypeParamBound, Visibility,
+    ext::IdentExt,
     parse::{Parse, ParseStream},
     parse_quote,
 };
 
-/// A function as written.
+/// A function.
 ///
-/// Its body is kept as tokens: what is wrong in there is the compiler's to say, and
-/// an unfinished body must not take the rest of the function away from an editor.
+/// The body is kept as tokens. The compiler reports the mistakes in it, and an editor still
+/// knows the rest of the function while the body is unfinished.
 #[derive(Clone)]
 pub(crate) struct Function {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
     pub(crate) defaultness: Option<Token![default]>,
     pub(crate) sig: Signature,
-    /// The attributes `#![…]` at the start of the body.
+    /// The inner attributes, `#![…]`, at the start of the body.
     pub(crate) inner_attrs: Vec<Attribute>,
-    /// The body's braces; a required method of a trait has none.
+    /// The braces of the body and their content; `None` for a required method of a trait.
     pub(crate) body: Option<Group>,
 }
 
-/// How the function does its work, and so how it can be wrapped.
+/// The kind of the function, which decides how it is wrapped.
 pub(crate) enum Shape {
     /// `async fn`.
     Async,
-    /// It blocks its thread.
+    /// A function that blocks its thread.
     Sync,
-    /// It returns a future that an `async` block in its last line makes.
+    /// A function that returns a future, which the `async` block of its last expression makes.
     Future(Box<FutureBody>),
 }
 
-/// A body that is one expression around an `async` block.
+/// The body of a function that returns a future.
 pub(crate) struct FutureBody {
-    /// All of the body.
     pub(crate) stmts: Vec<Stmt>,
-    /// What the future returns; `_` where the function's type does not say it.
+    /// The output type of the future; `_` if the return type does not contain it.
     pub(crate) output: Type,
 }
 
@@ -63,7 +63,7 @@ impl Parse for Function {
             if braces.delimiter() != Delimiter::Brace {
                 return Err(syn::Error::new(
                     braces.span(),
-                    "expected the function's body",
+                    "expected the body of the function",
                 ));
             }
             let rest = |content: ParseStream<'_>| {
@@ -88,21 +88,21 @@ impl Parse for Function {
 
 impl Function {
     /// The declared return type.
-    pub(crate) fn returned(&self) -> Option<&Type> {
+    pub(crate) fn return_type(&self) -> Option<&Type> {
         match &self.sig.output {
             ReturnType::Default => None,
             ReturnType::Type(_, ty) => Some(ty),
         }
     }
 
-    /// Whether another `#[with_lock]`, under whatever name, has expanded inside.
+    /// Whether another `#[with_lock]`, under any name, was expanded in the body.
     pub(crate) fn is_expanded(&self, marker: &str) -> bool {
         self.body
             .as_ref()
             .is_some_and(|body| mentions(body.stream(), marker))
     }
 
-    /// Whether an attribute is left that may be a macro and look at the parameters.
+    /// Whether an attribute is left that may be a macro and read the parameters.
     pub(crate) fn has_foreign_attrs(&self) -> bool {
         const PLAIN: [&str; 16] = [
             "allow",
@@ -128,14 +128,15 @@ impl Function {
             .any(|segment| !PLAIN.iter().any(|plain| segment.ident == plain))
     }
 
+    /// The kind of the function.
     pub(crate) fn shape(&self) -> Shape {
         if self.sig.asyncness.is_some() {
             return Shape::Async;
         }
-        let (Some(returned), Some(body)) = (self.returned(), &self.body) else {
+        let (Some(return_type), Some(body)) = (self.return_type(), &self.body) else {
             return Shape::Sync;
         };
-        let output = future_output(returned);
+        let output = future_output(return_type);
         let parsed = syn::parse::Parser::parse2(syn::Block::parse_within, body.stream());
         let Ok(mut stmts) = parsed else {
             return Shape::Sync;
@@ -143,7 +144,7 @@ impl Function {
         let makes_future = async_block(&mut stmts).is_some();
         let output = match output {
             Some(output) => output,
-            // An alias of such a type.
+            // The return type is an alias of a future's type.
             None if makes_future => parse_quote!(_),
             None => return Shape::Sync,
         };
@@ -171,8 +172,8 @@ impl ToTokens for Function {
     }
 }
 
-/// The `async` block that makes the returned future, when the last line is one or
-/// wraps one as `Box::pin(async move { … })` does.
+/// The `async` block of the last expression, which may wrap the block, as
+/// `Box::pin(async move { … })` does.
 pub(crate) fn async_block(stmts: &mut [Stmt]) -> Option<&mut ExprAsync> {
     match stmts.last_mut()? {
         Stmt::Expr(Expr::Return(last), _) => unwrap_async(last.expr.as_mut()?),
@@ -181,8 +182,8 @@ pub(crate) fn async_block(stmts: &mut [Stmt]) -> Option<&mut ExprAsync> {
     }
 }
 
-/// The first statement that runs when the function is called, not when its future is
-/// polled, and so without the lock.
+/// The first statement outside the future. It runs when the function is called, and thus
+/// without the lock.
 pub(crate) fn runs_unlocked(body: &FutureBody) -> Option<&Stmt> {
     let (_, before) = body.stmts.split_last()?;
     before.iter().find(|stmt| !matches!(stmt, Stmt::Item(_)))
@@ -222,7 +223,7 @@ fn unwrap_async(expr: &mut Expr) -> Option<&mut ExprAsync> {
     }
 }
 
-/// What the future returns, for a type that is one as far as can be read off it.
+/// The output type of the future, if `ty` is written as the type of a future.
 fn future_output(ty: &Type) -> Option<Type> {
     match ty {
         Type::ImplTrait(ty) => ty.bounds.iter().find_map(bound_output),
@@ -243,7 +244,7 @@ fn future_output(ty: &Type) -> Option<Type> {
             match segment.ident.to_string().as_str() {
                 "Pin" => future_output(argument?),
                 "Box" => match argument? {
-                    // A box of a named type is a value like any other.
+                    // A box of a named type is not treated as a future.
                     inner @ (Type::TraitObject(_) | Type::Paren(_)) => future_output(inner),
                     _ => None,
                 },
@@ -274,7 +275,7 @@ fn bound_output(bound: &TypeParamBound) -> Option<Type> {
     })
 }
 
-/// Whether `name` occurs in `tokens`, however deep.
+/// Whether `name` occurs in `tokens`, on any level.
 pub(crate) fn mentions(tokens: TokenStream, name: &str) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Ident(ident) => is_named(&ident, name),
@@ -283,13 +284,12 @@ pub(crate) fn mentions(tokens: TokenStream, name: &str) -> bool {
     })
 }
 
-/// Whether it is that name, raw or not.
+/// Whether `ident` is `name` or `r#name`.
 pub(crate) fn is_named(ident: &Ident, name: &str) -> bool {
-    let text = ident.to_string();
-    text.strip_prefix("r#").unwrap_or(&text) == name
+    ident.unraw() == name
 }
 
-/// Where to point in an item that could not be read, and whether it is a function.
+/// The position at which an unparsable item is reported, and whether the item is a function.
 pub(crate) fn head(input: ParseStream<'_>) -> syn::Result<(Span, bool)> {
     input.call(Attribute::parse_outer)?;
     input.parse::<Visibility>()?;

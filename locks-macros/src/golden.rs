@@ -1,6 +1,7 @@
-//! Whole expansions, compared with files: so that a change to them is seen and meant.
+//! Comparisons of whole expansions with files. They show how a change to the macro changes
+//! what it emits.
 //!
-//! `LOCKS_BLESS=1 cargo test -p locks-macros` writes the files anew.
+//! `LOCKS_BLESS=1 cargo test -p locks-macros` updates the files.
 
 use std::{env, fs, path::Path};
 
@@ -39,7 +40,7 @@ fn check(name: &str) {
     let input = fs::read_to_string(dir.join(name).with_extension("rs")).unwrap();
     let mut file = syn::parse_file(&input).unwrap();
     let Some(Item::Fn(function)) = file.items.last_mut() else {
-        panic!("{name}.rs ends with no function");
+        panic!("{name}.rs does not end with a function");
     };
     let Meta::List(attr) = function.attrs.remove(0).meta else {
         panic!("the function in {name}.rs does not start with `#[with_lock(…)]`");

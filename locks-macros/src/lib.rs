@@ -1,7 +1,7 @@
 //! The attribute macro of `locks-core`.
 //!
-//! Not for direct use: `locks-core` re-exports it, documents it, and holds the
-//! functions that its expansion calls.
+//! This crate is not for direct use. `locks-core` re-exports the macro, documents it, and has
+//! the functions that its expansion calls.
 
 mod args;
 mod expand;
@@ -19,7 +19,7 @@ use syn::{parse::Parser, parse_quote};
 
 use crate::{args::Args, expand::expand, function::Function, mistakes::Mistakes};
 
-// Documented where it is re-exported, beside the types it speaks of.
+// `locks-core` documents it, because the text links to the types of that crate.
 #[allow(missing_docs)]
 #[proc_macro_attribute]
 pub fn with_lock(args: TokenStream, item: TokenStream) -> TokenStream {
@@ -36,18 +36,20 @@ fn attribute(
         Ok(function) => function,
         Err(error) => {
             match function::head.parse2(item.clone()) {
-                Ok((at, false)) => mistakes.add(at, "`#[with_lock]` is for functions"),
+                Ok((at, false)) => {
+                    mistakes.add(at, "`#[with_lock]` can be applied only to functions");
+                }
                 Ok((_, true)) | Err(_) => mistakes.push(error),
             }
-            return mistakes.beside(item);
+            return mistakes.append_to(item);
         }
     };
     if let Some(expanded) = expand(&args, function.clone(), &mut mistakes) {
         return expanded;
     }
-    // Without the template, its arguments seem unused.
+    // The arguments of the template would be reported as unused.
     function
         .attrs
         .push(parse_quote!(#[allow(unused_variables)]));
-    mistakes.beside(function.into_token_stream())
+    mistakes.append_to(function.into_token_stream())
 }

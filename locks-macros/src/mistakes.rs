@@ -1,15 +1,15 @@
-//! All mistakes of one use, so that they are reported together.
+//! The mistakes in one use of the attribute. They are reported together.
 
 use std::fmt::Display;
 
 use proc_macro2::{Span, TokenStream};
 
-/// What is wrong so far.
+/// The mistakes found so far.
 #[derive(Default)]
 pub(crate) struct Mistakes(Vec<syn::Error>);
 
 impl Mistakes {
-    /// Remembers `message`, to be shown at `span`.
+    /// Adds a mistake with `message`, which is reported at `span`.
     pub(crate) fn add(&mut self, span: Span, message: impl Display) {
         self.push(syn::Error::new(span, message));
     }
@@ -22,9 +22,9 @@ impl Mistakes {
         self.0.is_empty()
     }
 
-    /// One `compile_error!` for each mistake, after the item as it was: editors go on to
-    /// know it, and nothing else complains that it is missing.
-    pub(crate) fn beside(self, mut item: TokenStream) -> TokenStream {
+    /// Appends one `compile_error!` for each mistake to the unchanged item. Editors then
+    /// still know the item, and the compiler does not report it as missing.
+    pub(crate) fn append_to(self, mut item: TokenStream) -> TokenStream {
         item.extend(self.0.iter().map(syn::Error::to_compile_error));
         item
     }

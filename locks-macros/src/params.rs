@@ -1,14 +1,15 @@
-//! What becomes of the parameters.
+//! The parameters of the function, and how they move into the body.
 //!
-//! All of them move into the body, also those it does not use, because whatever stays
-//! outside would be dropped after the lock. A plain one keeps its name; one whose
-//! pattern leaves something behind (`_`, `..`, `ref`) is taken whole under a name of
-//! ours and taken apart inside.
+//! Every parameter moves into the body, even if the body does not use it. A value that stayed
+//! outside would be dropped after the lock is released. A parameter with a simple pattern
+//! keeps its name. If the pattern does not bind the whole value (`_`, `..`, `ref`), the
+//! parameter gets a generated name, and the body destructures it.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote};
 use syn::{
     Attribute, Expr, FnArg, Local, Pat, PatIdent, Receiver, Signature, Stmt, Token,
+    ext::IdentExt,
     visit::{self, Visit},
     visit_mut::{self, VisitMut},
 };
@@ -22,9 +23,9 @@ pub(crate) struct Params {
 }
 
 enum Param {
-    /// Its names are in scope from the start and move into the body one by one.
+    /// The names are bound by the parameter and move into the body one by one.
     Named(Vec<Binding>),
-    /// It is in scope as `whole` and taken apart by `pat` in the body.
+    /// The parameter is named `whole`, and the body destructures it with `pat`.
     Whole {
         whole: Ident,
         pat: Box<Pat>,
@@ -32,13 +33,14 @@ enum Param {
     },
 }
 
+/// A name that a pattern binds.
 struct Binding {
     ident: Ident,
     mutability: Option<Token![mut]>,
     attrs: Attrs,
 }
 
-/// The attributes of a parameter that its `let` in the body needs.
+/// The attributes of a parameter that are repeated on its `let` in the body.
 #[derive(Clone, Default)]
 struct Attrs {
     cfgs: Vec<Attribute>,
@@ -46,10 +48,11 @@ struct Attrs {
 }
 
 impl Params {
-    /// Prepares `sig` so that all parameters can move into its body.
+    /// Changes `sig` so that all parameters can move into the body.
     ///
-    /// With `keep_patterns` none is renamed, for the sake of other macros that look at
-    /// them; then what a pattern leaves behind is dropped last, as without us.
+    /// With `keep_patterns` no parameter is renamed, because other macros may read the
+    /// patterns. Values that a pattern does not bind are then dropped last, as in a function
+    /// without the attribute.
     pub(crate) fn take(sig: &mut Signature, keep_patterns: bool) -> Self {
         let mut receiver = None;
         let mut params = Vec::new();
@@ -62,7 +65,7 @@ impl Params {
                 FnArg::Typed(input) => input,
             };
             let attrs = Attrs::take(&mut input.attrs);
-            if leaves_something(&input.pat) && !keep_patterns {
+            if binds_partially(&input.pat) && !keep_patterns {
                 let whole = format_ident!("__locks_arg{index}", span = Span::mixed_site());
                 let ident = PatIdent {
                     attrs: Vec::new(),
@@ -89,18 +92,18 @@ impl Params {
         Self { receiver, params }
     }
 
-    /// The parameters of a function that returns a future: its body moves them
-    /// itself. `#[async_trait]` has renamed those with a pattern and takes them apart
-    /// at the start of `future`.
+    /// The parameters of a function that returns a future. Its body already moves them.
+    /// `#[async_trait]` renames parameters with a pattern and destructures them at the start
+    /// of `future`.
     pub(crate) fn of_future(sig: &Signature, future: &[Stmt]) -> Self {
         let mut params = Self::take(&mut sig.clone(), true);
         let locals = future.iter().filter_map(|stmt| match stmt {
-            Stmt::Local(local) => takes_apart(local),
+            Stmt::Local(local) => destructured(local),
             _ => None,
         });
         for (source, pat) in locals {
             for param in &mut params.params {
-                if param.is_just(source) {
+                if param.is_single(source) {
                     *param = Param::Whole {
                         whole: source.clone(),
                         pat: Box::new(pat.clone()),
@@ -112,7 +115,7 @@ impl Params {
         params
     }
 
-    /// The name as a placeholder has it, as an identifier that the function knows.
+    /// The identifier of the parameter that a placeholder names.
     pub(crate) fn resolve(&self, name: &str) -> Option<Ident> {
         if name == "self" {
             let receiver = self.receiver.as_ref()?;
@@ -123,54 +126,55 @@ impl Params {
             .find(|ident| is_named(ident, name))
     }
 
-    /// All names a placeholder may start with.
+    /// All names that a placeholder may start with.
     pub(crate) fn names(&self) -> Vec<String> {
         let this = self.receiver.iter().map(|_| "self".to_owned());
         this.chain(self.idents().iter().map(ToString::to_string))
             .collect()
     }
 
-    /// Refers to what `used` mentions of the patterns of whole parameters.
+    /// Binds the names in `used` that belong to [`Param::Whole`] parameters, by reference.
     pub(crate) fn borrow(&self, used: &TokenStream) -> TokenStream {
-        let borrows = self.taken_apart(used).map(|(whole, pat, attrs)| {
+        let borrows = self.whole_params(used).map(|(whole, pat, attrs)| {
             let mut pat = pat.clone();
-            Structure.visit_pat_mut(&mut pat);
+            ByReference.visit_pat_mut(&mut pat);
             let cfgs = &attrs.cfgs;
             quote!(#(#cfgs)* #[allow(unused_variables)] let #pat = &#whole;)
         });
         quote!(#(#borrows)*)
     }
 
-    /// Takes apart the whole parameters that `used` mentions parts of, for an expression
-    /// in place of the body.
-    pub(crate) fn take_apart(&self, used: &TokenStream) -> TokenStream {
-        let lets = self.taken_apart(used).map(|(whole, pat, attrs)| {
+    /// Destructures the [`Param::Whole`] parameters with a name in `used`, by value. The
+    /// expression of `busy` uses them.
+    pub(crate) fn destructure(&self, used: &TokenStream) -> TokenStream {
+        let lets = self.whole_params(used).map(|(whole, pat, attrs)| {
             let cfgs = &attrs.cfgs;
             quote!(#(#cfgs)* #[allow(unused_variables, unused_mut)] let #pat = #whole;)
         });
         quote!(#(#lets)*)
     }
 
-    fn taken_apart(&self, used: &TokenStream) -> impl Iterator<Item = (&Ident, &Pat, &Attrs)> {
+    /// The [`Param::Whole`] parameters with a name in `used`.
+    fn whole_params(&self, used: &TokenStream) -> impl Iterator<Item = (&Ident, &Pat, &Attrs)> {
         self.params.iter().filter_map(move |param| match param {
-            Param::Whole { whole, pat, attrs } if is_mentioned(&bindings(pat), used) => {
+            Param::Whole { whole, pat, attrs } if is_used(&bindings(pat), used) => {
                 Some((whole, &**pat, attrs))
             }
             _ => None,
         })
     }
 
-    /// Moves everything into the body. Names that `used` mentions count as used; the
-    /// compiler goes on to warn of others that the body does not use.
-    pub(crate) fn move_in(&self, used: &TokenStream) -> TokenStream {
+    /// Moves all parameters into the body. Names in `used` are marked as used; the compiler
+    /// still warns of other names that the body does not use.
+    pub(crate) fn move_into_body(&self, used: &TokenStream) -> TokenStream {
         let this = self.receiver.iter().map(|receiver| {
             let this = receiver.self_token;
-            quote!(__locks_private::mention(&#this);)
+            quote!(__locks_private::move_into_body(&#this);)
         });
         let params = self.params.iter().map(|param| match param {
             Param::Named(bindings) => {
-                let lets = bindings.iter().map(Binding::move_in);
-                let used = count_as_used(bindings, used);
+                let lets = bindings.iter().map(Binding::move_into_body);
+                let used = mark_as_used(bindings, used);
                 quote!(#(#lets)* #used)
             }
             Param::Whole {
@@ -178,10 +182,10 @@ impl Params {
                 pat,
                 attrs: Attrs { cfgs, lints },
             } => {
-                let used = count_as_used(&bindings(pat), used);
-                // Mentioned, because the pattern alone would leave the rest outside.
+                let used = mark_as_used(&bindings(pat), used);
+                // The pattern alone would capture only the values that it binds.
                 quote! {
-                    #(#cfgs)* __locks_private::mention(&#whole);
+                    #(#cfgs)* __locks_private::move_into_body(&#whole);
                     #(#cfgs)* #(#lints)* let #pat = #whole;
                     #used
                 }
@@ -203,18 +207,19 @@ impl Params {
 }
 
 impl Param {
-    fn is_just(&self, name: &Ident) -> bool {
+    /// Whether the parameter binds `name` and nothing else.
+    fn is_single(&self, name: &Ident) -> bool {
         matches!(self, Self::Named(bindings)
             if matches!(&bindings[..], [only] if only.ident == *name))
     }
 }
 
 impl Binding {
-    fn is_mentioned(&self, used: &TokenStream) -> bool {
-        mentions(used.clone(), &bare(&self.ident))
+    fn is_used(&self, used: &TokenStream) -> bool {
+        mentions(used.clone(), &self.ident.unraw().to_string())
     }
 
-    fn move_in(&self) -> TokenStream {
+    fn move_into_body(&self) -> TokenStream {
         let Self {
             ident,
             mutability,
@@ -234,8 +239,8 @@ impl Binding {
 }
 
 impl Attrs {
-    /// Lint attributes move away, or an `expect` would be unfulfilled; `cfg`s are
-    /// needed in both places.
+    /// Moves the lint attributes, because an `expect` on the parameter would be unfulfilled,
+    /// and copies the `cfg` attributes, which both places need.
     fn take(attrs: &mut Vec<Attribute>) -> Self {
         const LINTS: [&str; 5] = ["allow", "deny", "expect", "forbid", "warn"];
         let is_lint = |attr: &Attribute| LINTS.iter().any(|lint| attr.path().is_ident(lint));
@@ -246,8 +251,9 @@ impl Attrs {
     }
 }
 
-/// The variable and the pattern in `let (a, b) = variable;`, also from a block.
-fn takes_apart(local: &Local) -> Option<(&Ident, &Pat)> {
+/// The variable and the pattern of `let (a, b) = variable;`. The variable may be the value of
+/// a block.
+fn destructured(local: &Local) -> Option<(&Ident, &Pat)> {
     let source = match &*local.init.as_ref()?.expr {
         Expr::Block(block) => match block.block.stmts.last()? {
             Stmt::Expr(last, None) => last,
@@ -264,30 +270,24 @@ fn takes_apart(local: &Local) -> Option<(&Ident, &Pat)> {
     }
 }
 
-fn is_mentioned(bindings: &[Binding], used: &TokenStream) -> bool {
-    bindings.iter().any(|binding| binding.is_mentioned(used))
+fn is_used(bindings: &[Binding], used: &TokenStream) -> bool {
+    bindings.iter().any(|binding| binding.is_used(used))
 }
 
-/// Keeps the compiler from warning of names that only we use.
-fn count_as_used(bindings: &[Binding], used: &TokenStream) -> TokenStream {
-    let mentions = bindings
+/// Keeps the compiler from warning of names that only the expansion uses.
+fn mark_as_used(bindings: &[Binding], used: &TokenStream) -> TokenStream {
+    let marks = bindings
         .iter()
-        .filter(|binding| binding.is_mentioned(used))
+        .filter(|binding| binding.is_used(used))
         .map(|binding| {
             let Binding {
                 ident,
                 attrs: Attrs { cfgs, .. },
                 ..
             } = binding;
-            quote!(#(#cfgs)* __locks_private::mention(&#ident);)
+            quote!(#(#cfgs)* __locks_private::move_into_body(&#ident);)
         });
-    quote!(#(#mentions)*)
-}
-
-/// Without `r#`.
-fn bare(ident: &Ident) -> String {
-    let text = ident.to_string();
-    text.strip_prefix("r#").map(str::to_owned).unwrap_or(text)
+    quote!(#(#marks)*)
 }
 
 /// The names that `pat` binds.
@@ -308,24 +308,24 @@ fn bindings(pat: &Pat) -> Vec<Binding> {
     bindings.0
 }
 
-/// Whether part of the value may stay where it was when its names have moved on.
-fn leaves_something(pat: &Pat) -> bool {
+/// Whether a part of the value may stay in the parameter when all names are moved.
+fn binds_partially(pat: &Pat) -> bool {
     match pat {
         Pat::Ident(pat) => pat.by_ref.is_some() || pat.subpat.is_some(),
-        Pat::Paren(pat) => leaves_something(&pat.pat),
-        Pat::Tuple(pat) => pat.elems.iter().any(leaves_something),
-        Pat::TupleStruct(pat) => pat.elems.iter().any(leaves_something),
-        Pat::Slice(pat) => pat.elems.iter().any(leaves_something),
+        Pat::Paren(pat) => binds_partially(&pat.pat),
+        Pat::Tuple(pat) => pat.elems.iter().any(binds_partially),
+        Pat::TupleStruct(pat) => pat.elems.iter().any(binds_partially),
+        Pat::Slice(pat) => pat.elems.iter().any(binds_partially),
         Pat::Struct(pat) => {
-            pat.rest.is_some() || pat.fields.iter().any(|field| leaves_something(&field.pat))
+            pat.rest.is_some() || pat.fields.iter().any(|field| binds_partially(&field.pat))
         }
-        // Behind a reference there is nothing that a drop could concern.
+        // A value behind a reference is not dropped.
         Pat::Reference(_) => false,
         _ => true,
     }
 }
 
-/// Takes `mut` off the names in a parameter: it belongs to their `let` in the body.
+/// Removes `mut` from the names in a parameter. It belongs on their `let` in the body.
 struct WithoutMut;
 
 impl VisitMut for WithoutMut {
@@ -335,10 +335,10 @@ impl VisitMut for WithoutMut {
     }
 }
 
-/// Makes of a pattern for a value one for a reference to it, which borrows all names.
-struct Structure;
+/// Changes a pattern so that it matches a reference and borrows all names.
+struct ByReference;
 
-impl VisitMut for Structure {
+impl VisitMut for ByReference {
     fn visit_pat_mut(&mut self, pat: &mut Pat) {
         while let Pat::Reference(reference) = pat {
             *pat = (*reference.pat).clone();

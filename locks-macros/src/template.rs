@@ -1,4 +1,4 @@
-//! Lock names with placeholders: `"app_task_<app_id>"`.
+//! Templates: lock names with placeholders, such as `"app_task_<app_id>"`.
 
 use std::fmt::{self, Display};
 
@@ -6,62 +6,65 @@ use syn::LitStr;
 
 use crate::mistakes::Mistakes;
 
-/// The longest lock name, in bytes, as `LockName` has it.
-const LONGEST: usize = 255;
+/// The maximum length of a lock name in bytes. It is that of `LockName` in `locks-core`.
+const MAX_LEN: usize = 255;
 
-/// A template of one lock name, as written and taken apart.
+/// The template of one lock name.
 pub(crate) struct Template {
     pub(crate) literal: LitStr,
-    pub(crate) pieces: Vec<Piece>,
+    pub(crate) parts: Vec<Part>,
 }
 
 /// A part of a template.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
-    /// Stands in the name as it is.
+pub(crate) enum Part {
+    /// A text that is copied into the name.
     Text(String),
-    /// Is replaced by the value of an argument or of one of its fields.
-    Value(Placeholder),
+    /// A placeholder that is replaced by the value of an argument or of a field.
+    Placeholder(Placeholder),
 }
 
-/// What stands between `<` and `>`: the argument, and the way to a field of it.
+/// The argument, and the path to a field of it, between `<` and `>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placeholder {
-    /// The argument's name, without `r#`.
+    /// The name of the argument, without `r#`.
     pub(crate) argument: String,
     /// Names or tuple indices, outermost first.
     pub(crate) fields: Vec<String>,
 }
 
 impl Template {
-    /// Takes `literal` apart; what is wrong with it goes to `mistakes`.
+    /// Splits `literal` into its parts. An invalid template is added to `mistakes`.
     pub(crate) fn parse(literal: LitStr, mistakes: &mut Mistakes) -> Option<Self> {
         let text = literal.value();
-        let pieces = match pieces(&text) {
-            Ok(pieces) => pieces,
+        let parts = match parts(&text) {
+            Ok(parts) => parts,
             Err(message) => {
                 mistakes.add(literal.span(), message);
                 return None;
             }
         };
-        if let Some(flaw) = flaw(&pieces) {
-            mistakes.add(literal.span(), format_args!("{text:?} {flaw}"));
+        if let Some(rule) = broken_rule(&parts) {
+            mistakes.add(
+                literal.span(),
+                format_args!("{text:?} cannot be a lock name: {rule}"),
+            );
             return None;
         }
-        Some(Self { literal, pieces })
+        Some(Self { literal, parts })
     }
 
     pub(crate) fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
-        self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Value(placeholder) => Some(placeholder),
-            Piece::Text(_) => None,
+        self.parts.iter().filter_map(|part| match part {
+            Part::Placeholder(placeholder) => Some(placeholder),
+            Part::Text(_) => None,
         })
     }
 
-    /// What every name made from it starts with.
-    pub(crate) fn literal_start(&self) -> &str {
-        match self.pieces.first() {
-            Some(Piece::Text(text)) => text,
+    /// The text before the first placeholder.
+    pub(crate) fn literal_prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Text(text)) => text,
             _ => "",
         }
     }
@@ -76,13 +79,13 @@ impl Display for Placeholder {
     }
 }
 
-fn pieces(template: &str) -> Result<Vec<Piece>, String> {
+fn parts(template: &str) -> Result<Vec<Part>, String> {
     if template.is_empty() {
-        return Err("an empty template names no lock: write one such as \
-                    \"app_task_<app_id>\""
-            .to_owned());
+        return Err(
+            "the template is empty: write a lock name, such as \"app_task_<app_id>\"".to_owned(),
+        );
     }
-    let mut pieces = Vec::new();
+    let mut parts = Vec::new();
     let mut text = String::new();
     let mut rest = template;
     while let Some(start) = rest.find('<') {
@@ -99,16 +102,16 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
             ));
         };
         if !text.is_empty() {
-            pieces.push(Piece::Text(std::mem::take(&mut text)));
+            parts.push(Part::Text(std::mem::take(&mut text)));
         }
-        pieces.push(Piece::Value(placeholder(&rest[..end], template)?));
+        parts.push(Part::Placeholder(placeholder(&rest[..end], template)?));
         rest = &rest[end + 1..];
     }
     text.push_str(rest);
     if !text.is_empty() {
-        pieces.push(Piece::Text(text));
+        parts.push(Part::Text(text));
     }
-    Ok(pieces)
+    Ok(parts)
 }
 
 fn placeholder(inside: &str, template: &str) -> Result<Placeholder, String> {
@@ -123,8 +126,8 @@ fn placeholder(inside: &str, template: &str) -> Result<Placeholder, String> {
         .map(|part| part.strip_prefix("r#").unwrap_or(part));
     let argument = parts.next().unwrap_or_default();
     let fields: Vec<&str> = parts.collect();
-    let fits = is_name(argument) && fields.iter().all(|field| is_field(field));
-    if !fits {
+    let is_valid = is_name(argument) && fields.iter().all(|field| is_field(field));
+    if !is_valid {
         return Err(format!(
             "`<{inside}>` in {template:?} is neither an argument nor a field of one: \
              write `<argument>`, `<argument.field>` or `<self.field>`"
@@ -136,42 +139,40 @@ fn placeholder(inside: &str, template: &str) -> Result<Placeholder, String> {
     })
 }
 
-/// Whether it can be a Rust name; keywords can, as raw ones.
+/// Whether `text` can be a Rust name. A keyword can, as a raw identifier.
 fn is_name(text: &str) -> bool {
     use syn::{ext::IdentExt, parse::Parser};
     text != "_" && proc_macro2::Ident::parse_any.parse_str(text).is_ok()
 }
 
-/// Whether it can be a field: a name that can be written, or a tuple index.
+/// Whether `text` can be a field: a name, or an index of a tuple.
 fn is_field(text: &str) -> bool {
     const NEVER_FIELDS: [&str; 4] = ["self", "Self", "super", "crate"];
     let is_index = text.bytes().all(|c| c.is_ascii_digit()) && text.parse::<u32>().is_ok();
     is_index || (is_name(text) && !NEVER_FIELDS.contains(&text))
 }
 
-/// What no value could mend. The library checks the whole name when it is known.
-fn flaw(pieces: &[Piece]) -> Option<&'static str> {
+/// The rule of lock names that the texts of a template break, if any. The library checks the
+/// whole name at run time.
+fn broken_rule(parts: &[Part]) -> Option<&'static str> {
     let texts = || {
-        pieces.iter().filter_map(|piece| match piece {
-            Piece::Text(text) => Some(text.as_str()),
-            Piece::Value(_) => None,
+        parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_str()),
+            Part::Placeholder(_) => None,
         })
     };
-    let starts_blank = matches!(pieces.first(), Some(Piece::Text(text))
+    let starts_blank = matches!(parts.first(), Some(Part::Text(text))
         if text.starts_with(char::is_whitespace));
-    let ends_blank = matches!(pieces.last(), Some(Piece::Text(text))
+    let ends_blank = matches!(parts.last(), Some(Part::Text(text))
         if text.ends_with(char::is_whitespace));
     if texts().any(|text| text.contains(char::is_control)) {
-        Some("can be no lock name: it contains a control character")
+        Some("it contains a control character")
     } else if texts().any(|text| text.contains('*')) {
-        Some(
-            "can be no lock name: it contains `*`, \
-             which only patterns of a conflict matrix may",
-        )
+        Some("it contains `*`, which is allowed only in patterns of a conflict matrix")
     } else if starts_blank || ends_blank {
-        Some("can be no lock name: it starts or ends with white space")
-    } else if texts().map(str::len).sum::<usize>() > LONGEST {
-        Some("can be no lock name: it is longer than 255 bytes")
+        Some("it starts or ends with white space")
+    } else if texts().map(str::len).sum::<usize>() > MAX_LEN {
+        Some("it is longer than 255 bytes")
     } else {
         None
     }
@@ -181,19 +182,19 @@ fn flaw(pieces: &[Piece]) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn text(text: &str) -> Piece {
-        Piece::Text(text.to_owned())
+    fn text(text: &str) -> Part {
+        Part::Text(text.to_owned())
     }
 
-    fn value(argument: &str, fields: &[&str]) -> Piece {
-        Piece::Value(Placeholder {
+    fn value(argument: &str, fields: &[&str]) -> Part {
+        Part::Placeholder(Placeholder {
             argument: argument.to_owned(),
             fields: fields.iter().map(|&field| field.to_owned()).collect(),
         })
     }
 
     #[test]
-    fn templates_taken_apart() {
+    fn templates_are_split_into_parts() {
         for (template, expected) in [
             ("box_update", vec![text("box_update")]),
             ("app_task_<id>", vec![text("app_task_"), value("id", &[])]),
@@ -212,14 +213,14 @@ mod tests {
             ("<<<a>>", vec![text("<"), value("a", &[]), text(">")]),
             ("a > b", vec![text("a > b")]),
         ] {
-            assert_eq!(pieces(template), Ok(expected), "{template}");
+            assert_eq!(parts(template), Ok(expected), "{template}");
         }
     }
 
     #[test]
-    fn templates_refused() {
+    fn invalid_templates_are_refused() {
         for (template, reason) in [
-            ("", "empty template"),
+            ("", "template is empty"),
             ("app_<", "unclosed"),
             ("app_<id", "unclosed"),
             ("app_<>", "empty `<>`"),
@@ -236,19 +237,25 @@ mod tests {
             ("app_<_>", "neither"),
             ("app_<a<b>>", "neither"),
         ] {
-            let message = pieces(template).expect_err(template);
+            let message = parts(template).expect_err(template);
             assert!(message.contains(reason), "{template}: {message}");
         }
     }
 
     #[test]
-    fn texts_that_no_value_mends() {
+    fn texts_that_break_the_rules_of_lock_names_are_refused() {
         let long = "x".repeat(256);
         for template in ["app_*", "a\nb", " a", "a ", "<a> ", &long] {
-            assert!(flaw(&pieces(template).unwrap()).is_some(), "{template}");
+            assert!(
+                broken_rule(&parts(template).unwrap()).is_some(),
+                "{template}"
+            );
         }
         for template in ["app_<a>", "a b", "a <b> c", &long[..255]] {
-            assert!(flaw(&pieces(template).unwrap()).is_none(), "{template}");
+            assert!(
+                broken_rule(&parts(template).unwrap()).is_none(),
+                "{template}"
+            );
         }
     }
 }

@@ -1,17 +1,18 @@
-//! What no single argument can tell: whether arguments and function fit together.
+//! The rules that concern the arguments and the function together.
 
 use proc_macro2::Span;
 use syn::{Type, spanned::Spanned};
 
 use crate::{
-    args::{Args, OnLost, Patience},
+    args::{Args, OnLost, WaitPolicy},
     expand::MARKER,
     function::{Function, Shape, async_block, runs_unlocked},
     mistakes::Mistakes,
     params::Params,
+    template::Template,
 };
 
-/// Adds to `mistakes` what is wrong with the use as a whole.
+/// Adds every broken rule to `mistakes`.
 pub(crate) fn validate(
     args: &Args,
     function: &Function,
@@ -22,7 +23,7 @@ pub(crate) fn validate(
     templates(args, function, params, mistakes);
     options(args, shape, params, mistakes);
     head(function, mistakes);
-    returned(function, shape, mistakes);
+    return_type(function, shape, mistakes);
     if let Shape::Future(body) = shape {
         if async_block(&mut body.stmts).is_none() {
             let at = body
@@ -31,13 +32,13 @@ pub(crate) fn validate(
                 .map_or(function.sig.ident.span(), Spanned::span);
             mistakes.add(
                 at,
-                "what makes the future would run without the lock: \
-                 let the body be `Box::pin(async move { … })` or `async move { … }`",
+                "this expression would run without the lock: \
+                 the body must be `Box::pin(async move { … })` or `async move { … }`",
             );
         } else if let Some(stmt) = runs_unlocked(body) {
             mistakes.add(
                 stmt.span(),
-                "this would run without the lock, when the future is made: \
+                "this statement would run without the lock, before the future is polled: \
                  move it into the `async` block",
             );
         }
@@ -48,16 +49,16 @@ fn templates(args: &Args, function: &Function, params: &Params, mistakes: &mut M
     if !args.names_a_lock {
         mistakes.add(
             Span::call_site(),
-            "name the lock: `#[with_lock(\"app_task_<app_id>\")]`",
+            "a lock name is missing: write `#[with_lock(\"app_task_<app_id>\")]`",
         );
     }
     for (index, template) in args.templates.iter().enumerate() {
         let text = template.literal.value();
-        let is_same = |other: &crate::template::Template| other.pieces == template.pieces;
-        if args.templates[..index].iter().any(is_same) {
+        let is_equal = |other: &Template| other.parts == template.parts;
+        if args.templates[..index].iter().any(is_equal) {
             mistakes.add(
                 template.literal.span(),
-                format_args!("{text:?} is given twice: one lock is taken once"),
+                format_args!("{text:?} is given twice: remove one of them"),
             );
             continue;
         }
@@ -68,15 +69,15 @@ fn templates(args: &Args, function: &Function, params: &Params, mistakes: &mut M
             mistakes.add(
                 template.literal.span(),
                 format_args!(
-                    "`<{placeholder}>` in {text:?} names no argument: {}",
-                    known(function, params)
+                    "`<{placeholder}>` in {text:?} is not an argument: {}",
+                    available(function, params)
                 ),
             );
         }
     }
 }
 
-fn known(function: &Function, params: &Params) -> String {
+fn available(function: &Function, params: &Params) -> String {
     let name = &function.sig.ident;
     let names: Vec<_> = params
         .names()
@@ -84,23 +85,23 @@ fn known(function: &Function, params: &Params) -> String {
         .map(|name| format!("`{name}`"))
         .collect();
     if names.is_empty() {
-        format!("`{name}` takes none")
+        format!("`{name}` has no arguments")
     } else {
-        format!("those of `{name}` are {}", names.join(", "))
+        format!("the arguments of `{name}` are {}", names.join(", "))
     }
 }
 
 fn options(args: &Args, shape: &Shape, params: &Params, mistakes: &mut Mistakes) {
-    let waits_for_ever = match &args.patience {
-        Some(patience) => patience.value == Patience::Forever,
-        None => !args.tried("wait") && !args.tried("acquire"),
+    let waits_without_end = match &args.wait_policy {
+        Some(policy) => policy.value == WaitPolicy::Wait { timeout: None },
+        None => !args.has_seen("wait") && !args.has_seen("acquire"),
     };
     if let Some(busy) = &args.busy
-        && waits_for_ever
+        && waits_without_end
     {
         mistakes.add(
             busy.at,
-            "`busy` would never be used, because the call waits as long as it takes: \
+            "`busy` would never be used, because the call waits without end: \
              add `acquire` or `wait = \"30s\"`",
         );
     }
@@ -111,7 +112,7 @@ fn options(args: &Args, shape: &Shape, params: &Params, mistakes: &mut Mistakes)
         mistakes.add(
             on_lost.at,
             "the body of a synchronous function cannot be cancelled: \
-             leave `on_lost` out, or make the function `async`",
+             remove `on_lost`, or make the function `async`",
         );
     }
     if let Some(guard) = &args.guard
@@ -120,7 +121,7 @@ fn options(args: &Args, shape: &Shape, params: &Params, mistakes: &mut Mistakes)
         mistakes.add(
             guard.value.span(),
             format_args!(
-                "`{}` is an argument already: choose another name for the guard",
+                "`{}` is the name of an argument: choose another name for the guard",
                 guard.value
             ),
         );
@@ -132,7 +133,7 @@ fn options(args: &Args, shape: &Shape, params: &Params, mistakes: &mut Mistakes)
     {
         mistakes.add(
             first.ident.span(),
-            "`Self` cannot be used here: write the type's name",
+            "`Self` is not available here: write the name of the type",
         );
     }
 }
@@ -148,40 +149,37 @@ fn head(function: &Function, mistakes: &mut Mistakes) {
     if function.is_expanded(MARKER) {
         mistakes.add(
             Span::call_site(),
-            "two `#[with_lock]` on one function would not be granted together: \
-             give all templates to one",
+            "two `#[with_lock]` attributes would not acquire their locks together: \
+             give all templates to one attribute",
         );
     }
     if function.body.is_none() {
         mistakes.add(
             sig.ident.span(),
-            format_args!(
-                "`{}` has no body to hold a lock around: annotate its implementations",
-                sig.ident
-            ),
+            format_args!("`{}` has no body: annotate its implementations", sig.ident),
         );
     }
 }
 
-/// Says it only where the type can be no alias of a `Result`; else the compiler does.
-fn returned(function: &Function, shape: &Shape, mistakes: &mut Mistakes) {
-    let returned = match shape {
+/// Checks the return type. A type that may be an alias of `Result` is left to the compiler.
+fn return_type(function: &Function, shape: &Shape, mistakes: &mut Mistakes) {
+    let return_type = match shape {
         Shape::Future(body) => Some(&body.output),
-        Shape::Async | Shape::Sync => function.returned(),
+        Shape::Async | Shape::Sync => function.return_type(),
     };
     let name = &function.sig.ident;
-    let Some(returned) = returned else {
+    let Some(return_type) = return_type else {
         mistakes.add(
             name.span(),
             format_args!(
-                "`{name}` must return a `Result`, to tell when it did not get the lock: \
+                "`{name}` must return a `Result`, to report that the lock was refused: \
                  write `-> Result<(), E>`, where `E: From<LockError>`"
             ),
         );
         return;
     };
     let is_no_result = matches!(
-        returned,
+        return_type,
         Type::Array(_)
             | Type::FnPtr(_)
             | Type::ImplTrait(_)
@@ -194,9 +192,9 @@ fn returned(function: &Function, shape: &Shape, mistakes: &mut Mistakes) {
     );
     if is_no_result {
         mistakes.add(
-            returned.span(),
+            return_type.span(),
             format_args!(
-                "`{name}` must return a `Result`, to tell when it did not get the lock: \
+                "`{name}` must return a `Result`, to report that the lock was refused: \
                  write `Result<_, E>`, where `E: From<LockError>`"
             ),
         );

@@ -49,10 +49,10 @@ use tokio::sync::mpsc;
 
 use self::{session::Kind, signal::Current};
 use crate::{
-    builder::{Evidence, Fairness},
     error::LockError,
     manager::LockManager,
     matrix::ConflictMatrix,
+    options::{Evidence, Fairness},
     process::Identity,
     random::unique,
     store::Target,

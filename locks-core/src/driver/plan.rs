@@ -12,9 +12,9 @@ use super::{
     session::{FenceState, ReleaseKey, Releasing},
 };
 use crate::{
-    builder::Fairness,
     error::LockError,
     name::LockName,
+    options::Fairness,
     report::{Blocker, Holder},
     table::{LockTable, Nonce, Order, QueuedRequest, RequestId, SessionId},
 };

@@ -18,8 +18,8 @@ use super::{
     signal::Signal,
 };
 use crate::{
-    builder::Fairness,
     error::LockError,
+    options::Fairness,
     report::{Blocker, Holder},
     store::{Failure, Kind as StoreKind},
     table::{Order, QueuedRequest, Request as TableRequest, SessionId},

@@ -1,4 +1,4 @@
-//! The manager that code uses which was handed none.
+//! The default manager: for code that has no manager of its own.
 
 use std::{
     future::Future,
@@ -16,26 +16,27 @@ tokio::task_local! {
     static DEFAULT: LockManager;
 }
 
-/// Keeps a manager the default of its process; dropping it takes the default back.
+/// Keeps a manager installed as the default of its process until it is dropped.
 ///
-/// It exists because a manager in a `static` is never dropped, so what it holds at the
-/// end of `main` would stay held until it expires. Keep it in a variable of `main`.
-#[must_use = "dropping this takes the default back at once; keep it in a variable of `main`, \
-              such as `let _installed = …`"]
+/// Keep it in a variable of `main`. A manager in a `static` would never be dropped, and the
+/// locks that it holds at the end of `main` would stay held until they expire.
+#[must_use = "dropping this value uninstalls the manager at once; keep it in a variable of \
+              `main`, such as `let _installed = …`"]
 #[derive(Debug)]
 pub struct Installed {
     _private: (),
 }
 
 impl LockManager {
-    /// Makes this manager the default of the process, until the returned value is dropped.
+    /// Installs this manager as the default of the process until the returned value is
+    /// dropped.
     ///
-    /// The default is what [`LockManager::current`] returns and what `#[with_lock]` uses
-    /// where it is not given another.
+    /// [`LockManager::current`] returns the default manager. `#[with_lock]` uses it unless
+    /// its option `locks` names another one.
     ///
     /// # Errors
     ///
-    /// [`LockError::AlreadyInstalled`] while another one is installed.
+    /// [`LockError::AlreadyInstalled`] if a manager is already installed.
     ///
     /// # Examples
     ///
@@ -60,8 +61,10 @@ impl LockManager {
         Ok(Installed { _private: () })
     }
 
-    /// The default manager: that of the innermost [`default_for`](Self::default_for)
-    /// around the caller, or else the [installed](Self::install) one.
+    /// The default manager.
+    ///
+    /// It is the manager of the innermost [`default_for`](Self::default_for) around the
+    /// caller. Outside any `default_for`, it is the [installed](Self::install) one.
     ///
     /// # Errors
     ///
@@ -73,11 +76,11 @@ impl LockManager {
         }
     }
 
-    /// Makes this manager the default for `future` and all it awaits: in a test, or for
-    /// one of several databases.
+    /// Runs `future` with this manager as the default. Use it in tests, or with several
+    /// databases.
     ///
-    /// It is bound to the task: **what `future` spawns does not see it.** Wrap what you
-    /// spawn as well:
+    /// The default applies to the task that polls `future`. **Tasks that `future` spawns do
+    /// not inherit it.** Wrap their futures as well:
     ///
     /// ```
     /// use locks_core::LockManager;
@@ -94,14 +97,14 @@ impl LockManager {
     /// locks.default_for(restart()).await?;
     ///
     /// let spawned = tokio::spawn(locks.default_for(restart()));
-    /// spawned.await.expect("it did not panic")?;
+    /// spawned.await.expect("the task does not panic")?;
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Cancel safety
     ///
-    /// That of `future`.
+    /// The returned future is as cancel safe as `future`.
     pub fn default_for<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         DEFAULT.scope(self.clone(), future)
     }
@@ -110,12 +113,13 @@ impl LockManager {
 impl Drop for Installed {
     fn drop(&mut self) {
         let manager = installed().take();
-        // Outside of the mutex: the last handle waits for what it has to write.
+        // The last handle of a driver waits for pending writes, which must not happen under
+        // the mutex.
         drop(manager);
     }
 }
 
-/// A panic elsewhere leaves nothing half done in there.
+/// Ignores poisoning: the value is only ever replaced as a whole.
 fn installed() -> MutexGuard<'static, Option<LockManager>> {
     INSTALLED.lock().unwrap_or_else(PoisonError::into_inner)
 }

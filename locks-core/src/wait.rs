@@ -1,0 +1,239 @@
+//! The lazy futures that the manager and the guard return. They can also be awaited without
+//! a runtime, by blocking the thread.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use scopeguard::ScopeGuard;
+use tokio::sync::oneshot;
+
+use crate::{
+    driver::Reply,
+    error::{LockError, Result},
+    guard::LockGuard,
+};
+
+/// Cancels a request that is dropped before its answer.
+pub(crate) type Undo = Box<dyn FnOnce() + Send>;
+
+/// A request to the driver of a manager. It is a lazy future: nothing is sent until the
+/// future is polled or [`blocking`](Self::blocking) is called.
+#[must_use = "a request does nothing until it is awaited or `.blocking()` is called"]
+pub struct Request<T>(State<T>);
+
+/// Runs an [`Undo`] when it is dropped.
+type UndoOnDrop = ScopeGuard<(), Box<dyn FnOnce(()) + Send>>;
+
+enum State<T> {
+    NotSent(Box<dyn FnOnce(Reply<T>) -> Option<Undo> + Send>),
+    Failed(LockError),
+    Sent {
+        answer: oneshot::Receiver<Result<T>>,
+        undo: Option<UndoOnDrop>,
+    },
+    Done,
+}
+
+impl<T> Request<T> {
+    /// A request that `send` sends. Dropping it cancels nothing.
+    pub(crate) fn new(send: impl FnOnce(Reply<T>) + Send + 'static) -> Self {
+        Self(State::NotSent(Box::new(move |reply| {
+            send(reply);
+            None
+        })))
+    }
+
+    /// A request that `send` sends, and that the returned [`Undo`] cancels.
+    pub(crate) fn undoable(send: impl FnOnce(Reply<T>) -> Undo + Send + 'static) -> Self {
+        Self(State::NotSent(Box::new(move |reply| Some(send(reply)))))
+    }
+
+    /// A request that fails without being sent.
+    pub(crate) fn failed(error: LockError) -> Self {
+        Self(State::Failed(error))
+    }
+
+    /// Sends the request and blocks this thread until the answer arrives. It needs no
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the awaited request.
+    ///
+    /// # Panics
+    ///
+    /// If it is called in an asynchronous context. Inside `spawn_blocking` and
+    /// `block_in_place` it does not panic.
+    #[track_caller]
+    pub fn blocking(mut self) -> Result<T> {
+        assert_may_block();
+        self.send();
+        match std::mem::replace(&mut self.0, State::Done) {
+            State::Failed(error) => Err(error),
+            State::Sent { answer, undo } => {
+                let answer = answer.blocking_recv();
+                defuse(undo);
+                answer.unwrap_or(Err(LockError::Closed))
+            }
+            State::NotSent(_) | State::Done => unreachable!("BUG: the request was not sent"),
+        }
+    }
+
+    /// Sends the request, unless it was sent or has failed.
+    fn send(&mut self) {
+        match std::mem::replace(&mut self.0, State::Done) {
+            State::NotSent(send) => {
+                let (reply, answer) = oneshot::channel();
+                let undo = send(reply).map(|undo| {
+                    let undo: Box<dyn FnOnce(()) + Send> = Box::new(move |()| undo());
+                    scopeguard::guard((), undo)
+                });
+                self.0 = State::Sent { answer, undo };
+            }
+            state => self.0 = state,
+        }
+    }
+}
+
+/// Panics in an asynchronous context. It is called before a request is sent, because tokio
+/// checks the context only when the thread blocks.
+#[track_caller]
+fn assert_may_block() {
+    let (sender, receiver) = oneshot::channel::<Infallible>();
+    drop(sender);
+    // It returns at once, because the sender is gone. The check comes first.
+    let _closed = receiver.blocking_recv();
+}
+
+/// Keeps `undo` from running, because the answer has arrived.
+fn defuse(undo: Option<UndoOnDrop>) {
+    if let Some(undo) = undo {
+        ScopeGuard::into_inner(undo);
+    }
+}
+
+impl<T> Future for Request<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.send();
+        let answer = match &mut self.0 {
+            State::Sent { answer, .. } => match Pin::new(answer).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(answer) => answer.unwrap_or(Err(LockError::Closed)),
+            },
+            State::Failed(error) => Err(error.clone()),
+            State::NotSent(_) => unreachable!("BUG: the request was not sent"),
+            State::Done => panic!("a request was polled after it returned its answer"),
+        };
+        if let State::Sent { undo, .. } = std::mem::replace(&mut self.0, State::Done) {
+            defuse(undo);
+        }
+        Poll::Ready(answer)
+    }
+}
+
+// No field is pinned.
+impl<T> Unpin for Request<T> {}
+
+impl<T> fmt::Debug for Request<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            State::NotSent(_) => "Request(not sent)",
+            State::Failed(_) => "Request(failed)",
+            State::Sent { .. } => "Request(sent)",
+            State::Done => "Request(done)",
+        })
+    }
+}
+
+/// A request that waits for locks. It is a lazy future, as [`Request`] is, and can have a
+/// [`timeout`](Self::timeout).
+#[must_use = "a wait does nothing until it is awaited or `.blocking()` is called"]
+pub struct Wait {
+    timeout: Option<Duration>,
+    state: WaitState,
+}
+
+enum WaitState {
+    /// The function makes the request from the timeout. It is taken when the wait starts.
+    NotStarted(Option<MakeRequest>),
+    Started(Request<LockGuard>),
+}
+
+type MakeRequest = Box<dyn FnOnce(Option<Duration>) -> Request<LockGuard> + Send>;
+
+impl Wait {
+    pub(crate) fn new(
+        make_request: impl FnOnce(Option<Duration>) -> Request<LockGuard> + Send + 'static,
+    ) -> Self {
+        Self {
+            timeout: None,
+            state: WaitState::NotStarted(Some(Box::new(make_request))),
+        }
+    }
+
+    /// Waits for at most `limit`. The default is to wait without end.
+    ///
+    /// The time counts from the first poll. A second call replaces the limit of the first.
+    /// After the first poll a call has no effect.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Sends the request and blocks this thread until the locks are granted. It needs no
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`LockManager::wait`](crate::LockManager::wait).
+    ///
+    /// # Panics
+    ///
+    /// If it is called in an asynchronous context. Inside `spawn_blocking` and
+    /// `block_in_place` it does not panic.
+    #[track_caller]
+    pub fn blocking(mut self) -> Result<LockGuard> {
+        assert_may_block();
+        self.start();
+        match self.state {
+            WaitState::Started(request) => request.blocking(),
+            WaitState::NotStarted(_) => unreachable!("BUG: the wait was not started"),
+        }
+    }
+
+    fn start(&mut self) {
+        if let WaitState::NotStarted(make_request) = &mut self.state
+            && let Some(make_request) = make_request.take()
+        {
+            self.state = WaitState::Started(make_request(self.timeout));
+        }
+    }
+}
+
+impl Future for Wait {
+    type Output = Result<LockGuard>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.start();
+        match &mut self.state {
+            WaitState::Started(request) => Pin::new(request).poll(cx),
+            WaitState::NotStarted(_) => unreachable!("BUG: the wait was not started"),
+        }
+    }
+}
+
+impl fmt::Debug for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.state {
+            WaitState::NotStarted(_) => "Wait(not started)",
+            WaitState::Started(_) => "Wait(started)",
+        })
+    }
+}
