@@ -190,6 +190,15 @@ impl LockError {
         }
     }
 
+    /// The database did not answer in time.
+    pub(crate) fn no_answer(text: impl Into<String>) -> Self {
+        let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text.into());
+        Self::Database {
+            source: Arc::new(sqlx::Error::Io(error)),
+            transient: true,
+        }
+    }
+
     pub(crate) fn schema(reason: impl Into<String>) -> Self {
         Self::Schema {
             reason: reason.into().into(),

@@ -31,10 +31,15 @@ impl Identity {
         }
     }
 
+    /// Whether this process runs on the machine of `here`, whose process table shows it.
+    pub(crate) fn is_neighbour_of(&self, here: &Self) -> bool {
+        !self.host.is_empty() && self.host == here.host
+    }
+
     /// Whether this process is known to have ended. `here` is the observing process. The
     /// answer is `false` if the two run on different hosts or if the state is unknown.
     pub(crate) fn is_gone(&self, here: &Self) -> bool {
-        if self.host.is_empty() || self.host != here.host {
+        if !self.is_neighbour_of(here) {
             return false;
         }
         let Some((id, started)) = self.process.split_once(':') else {

@@ -1,0 +1,282 @@
+//! Calls that are not about a request of their own: inspections and removals.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    input::{CallId, Check, Inspection, Removal},
+    requests::PATIENCE,
+    task::{Evicted, Task},
+    time::Time,
+};
+use crate::{
+    report::Holder,
+    store::Failure,
+    table::{Entry, Nonce, SessionId},
+};
+
+/// How long to go on deleting the sessions of a task while transactions that are fenced with
+/// them are open.
+const STUCK: Duration = Duration::from_mins(1);
+
+/// An inspection without answer.
+#[derive(Debug)]
+struct PendingInspection {
+    what: Inspection,
+    since: Time,
+    /// The session that has to be looked for, if the answer depends on it.
+    session: Option<SessionId>,
+}
+
+/// A removal without answer.
+#[derive(Debug)]
+struct PendingRemoval {
+    what: Removal,
+    since: Time,
+    phase: Phase,
+    /// What was held before the first session was deleted.
+    held: Vec<Holder>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Phase {
+    /// The sessions have to be deleted first.
+    ToEvict,
+    Evicting,
+    /// These sessions are dead: what they held can be taken away, unless another process
+    /// has done so.
+    Evicted(BTreeSet<SessionId>),
+}
+
+/// A removal whose sessions are dead.
+#[derive(Debug)]
+pub(super) struct ReadyRemoval<'a> {
+    pub(super) call: CallId,
+    what: &'a Removal,
+    dead: &'a BTreeSet<SessionId>,
+    /// What was held before the first session was deleted.
+    pub(super) held: &'a [Holder],
+    since: Time,
+}
+
+impl ReadyRemoval<'_> {
+    /// Whether the removal takes this entry away. Entries of the original have no session.
+    pub(super) fn covers(&self, entry: &Entry) -> bool {
+        match (&entry.grant, self.what) {
+            (Some(grant), _) => self.dead.contains(&grant.session),
+            (None, Removal::Task(task)) => entry.task == *task,
+            (None, Removal::All) => true,
+        }
+    }
+
+    /// Whether a row of that moment shows what is left to remove.
+    pub(super) fn is_shown_by(&self, proven: Time) -> bool {
+        proven >= self.since
+    }
+}
+
+/// What follows from an eviction.
+#[derive(Debug)]
+pub(super) enum AfterEviction {
+    /// The entries can be taken away.
+    Ready,
+    /// Sessions are left; the eviction goes on later.
+    Retry(Task, Failure),
+    /// Sessions are left, for too long.
+    Failed(Failure),
+    /// The call is gone.
+    Gone,
+}
+
+/// The calls of a namespace.
+#[derive(Debug, Default)]
+pub(super) struct Admin {
+    inspections: BTreeMap<CallId, PendingInspection>,
+    removals: BTreeMap<CallId, PendingRemoval>,
+}
+
+impl Admin {
+    /// `session` has to be looked for before the inspection is answered.
+    pub(super) fn inspect(
+        &mut self,
+        call: CallId,
+        what: Inspection,
+        session: Option<SessionId>,
+        since: Time,
+    ) {
+        let pending = PendingInspection {
+            what,
+            since,
+            session,
+        };
+        self.inspections.insert(call, pending);
+    }
+
+    pub(super) fn remove(&mut self, call: CallId, what: Removal, since: Time) {
+        let pending = PendingRemoval {
+            what,
+            since,
+            phase: Phase::ToEvict,
+            held: Vec::new(),
+        };
+        self.removals.insert(call, pending);
+    }
+
+    /// Whether the row is needed for a call.
+    pub(super) fn needs_row(&self) -> bool {
+        self.inspections.values().any(|p| p.session.is_none())
+            || self.ready_removals().next().is_some()
+    }
+
+    /// The inspections that a row of that moment answers; and whether others need a later
+    /// one.
+    pub(super) fn answerable(&self, proven: Time) -> (Vec<CallId>, bool) {
+        let ready = self.inspections.iter().filter(|(_, p)| p.session.is_none());
+        let (fresh, stale): (Vec<_>, Vec<_>) = ready
+            .map(|(call, pending)| (*call, pending.since))
+            .partition(|(_, since)| proven >= *since);
+        let fresh = fresh.into_iter().map(|(call, _)| call).collect();
+        (fresh, !stale.is_empty())
+    }
+
+    pub(super) fn take_inspection(&mut self, call: CallId) -> Option<Inspection> {
+        self.inspections.remove(&call).map(|pending| pending.what)
+    }
+
+    /// The removals whose sessions are dead.
+    pub(super) fn ready_removals(&self) -> impl Iterator<Item = ReadyRemoval<'_>> {
+        self.removals.iter().filter_map(|(call, pending)| {
+            let Phase::Evicted(dead) = &pending.phase else {
+                return None;
+            };
+            Some(ReadyRemoval {
+                call: *call,
+                what: &pending.what,
+                dead,
+                held: &pending.held,
+                since: pending.since,
+            })
+        })
+    }
+
+    /// A removal is answered. Returns whether its call was still there.
+    pub(super) fn finish_removal(&mut self, call: CallId) -> bool {
+        self.removals.remove(&call).is_some()
+    }
+
+    /// Begins the evictions that removals need.
+    pub(super) fn start_evictions(&mut self) -> Vec<Task> {
+        let waiting = self.removals.iter_mut();
+        let waiting = waiting.filter(|(_, pending)| pending.phase == Phase::ToEvict);
+        waiting
+            .map(|(call, pending)| {
+                pending.phase = Phase::Evicting;
+                evict_task(*call, &pending.what)
+            })
+            .collect()
+    }
+
+    /// An eviction could not be run at all: it begins again.
+    pub(super) fn on_eviction_failed(&mut self, call: CallId) {
+        if let Some(pending) = self.removals.get_mut(&call) {
+            pending.phase = Phase::ToEvict;
+        }
+    }
+
+    /// An eviction has deleted sessions.
+    pub(super) fn on_evicted(
+        &mut self,
+        call: CallId,
+        evicted: Evicted,
+        now: Time,
+    ) -> AfterEviction {
+        let Some(pending) = self.removals.get_mut(&call) else {
+            return AfterEviction::Gone;
+        };
+        // What an earlier attempt saw held may have been taken away since.
+        let new = |holder: &Holder| !pending.held.iter().any(|h| is_same_grant(h, holder));
+        let held: Vec<_> = evicted.held.into_iter().filter(new).collect();
+        pending.held.extend(held);
+        if let Some(failure) = evicted.stuck {
+            if now - pending.since >= STUCK {
+                self.removals.remove(&call);
+                return AfterEviction::Failed(failure);
+            }
+            return AfterEviction::Retry(evict_task(call, &pending.what), failure);
+        }
+        pending.since = now;
+        pending.phase = Phase::Evicted(evicted.dead.into_iter().collect());
+        AfterEviction::Ready
+    }
+
+    /// The sessions that inspections have to look for.
+    pub(super) fn doubtful_sessions(&self) -> impl Iterator<Item = SessionId> {
+        let sessions = self.inspections.values();
+        sessions.filter_map(|pending| pending.session.clone())
+    }
+
+    /// These sessions were looked for and found. Returns the calls that asked for them.
+    pub(super) fn on_sessions_found(&mut self, sessions: &BTreeSet<SessionId>) -> Vec<CallId> {
+        let found = |_: &CallId, pending: &mut PendingInspection| {
+            let session = pending.session.as_ref();
+            session.is_some_and(|session| sessions.contains(session))
+        };
+        let calls = self.inspections.extract_if(.., found);
+        calls.map(|(call, _)| call).collect()
+    }
+
+    /// The calls that ask for this grant.
+    pub(super) fn take_confirmations(&mut self, nonce: Nonce) -> Vec<CallId> {
+        let asks = |_: &CallId, pending: &mut PendingInspection| matches!(pending.what, Inspection::Confirm(asked, _) if asked == nonce);
+        let calls = self.inspections.extract_if(.., asks);
+        calls.map(|(call, _)| call).collect()
+    }
+
+    /// When the call that waits for longest was made.
+    pub(super) fn oldest(&self) -> Option<Time> {
+        let inspections = self.inspections.values().map(|pending| pending.since);
+        let removals = self.removals.values().map(|pending| pending.since);
+        inspections.chain(removals).min()
+    }
+
+    /// The calls that wait for too long.
+    pub(super) fn take_overdue(&mut self, now: Time) -> Vec<CallId> {
+        let over = |since: Time| since + PATIENCE <= now;
+        let inspections = self.inspections.extract_if(.., |_, p| over(p.since));
+        let mut calls: Vec<_> = inspections.map(|(call, _)| call).collect();
+        let removals = self.removals.extract_if(.., |_, p| over(p.since));
+        calls.extend(removals.map(|(call, _)| call));
+        calls
+    }
+
+    /// All calls.
+    pub(super) fn take_all(&mut self) -> Vec<CallId> {
+        let inspections = std::mem::take(&mut self.inspections).into_keys();
+        let removals = std::mem::take(&mut self.removals).into_keys();
+        inspections.chain(removals).collect()
+    }
+
+    /// Whether this call is a check of a grant's session.
+    pub(super) fn session_to_check(what: &Inspection) -> Option<Nonce> {
+        match what {
+            Inspection::Confirm(nonce, Check::Session) => Some(*nonce),
+            _ => None,
+        }
+    }
+}
+
+fn evict_task(call: CallId, what: &Removal) -> Task {
+    let task: Option<Arc<str>> = match what {
+        Removal::Task(task) => Some(task.clone()),
+        Removal::All => None,
+    };
+    Task::EvictTask { call, task }
+}
+
+/// Whether two reports are of the same grant.
+pub(super) fn is_same_grant(a: &Holder, b: &Holder) -> bool {
+    a.name == b.name && a.token == b.token
+}

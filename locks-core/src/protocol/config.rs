@@ -1,0 +1,103 @@
+//! The settings of a driver that its namespaces need.
+
+use std::{sync::Arc, time::Duration};
+
+use super::sessions::Kind;
+use crate::{
+    matrix::ConflictMatrix,
+    options::{Evidence, Fairness},
+    process::Identity,
+};
+
+/// The ttl of sessions that only wait, where what is held never expires.
+const WAITERS_TTL: Duration = Duration::from_secs(15);
+
+/// The settings of a driver.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) matrix: ConflictMatrix,
+    /// `None`: what is held never expires.
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) fairness: Fairness,
+    pub(crate) queue_limit: usize,
+    pub(crate) process: Identity,
+    pub(crate) evidence: Evidence,
+    /// The mechanisms of the write schedule that are on.
+    pub(crate) mechanisms: Mechanisms,
+    /// Whether the engine can lock the row in order of arrival.
+    pub(crate) row_lock: bool,
+    /// How many fence rows a session has.
+    pub(crate) fence_rows: usize,
+}
+
+impl Config {
+    /// The kind of session that holds locks.
+    pub(super) fn holding(&self) -> Kind {
+        match self.ttl {
+            Some(_) => Kind::Expiring,
+            None => Kind::Permanent,
+        }
+    }
+
+    /// The ttl of sessions that expire.
+    pub(super) fn session_ttl(&self) -> Duration {
+        self.ttl.unwrap_or(WAITERS_TTL)
+    }
+
+    /// Whether a process of this machine that has ended proves its sessions dead.
+    pub(super) fn trusts_process_table(&self) -> bool {
+        self.evidence == Evidence::Process
+    }
+}
+
+/// The mechanisms that decide when a write begins. Each can be turned off, so that a
+/// benchmark can measure what it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub(crate) struct Mechanisms {
+    /// A write waits a moment for the callers that the last one answered.
+    pub(crate) group_commit: bool,
+    /// After conflicts the row is read under its lock.
+    pub(crate) row_lock: bool,
+    /// A cached row is read again before a write while other processes write as well.
+    pub(crate) reread: bool,
+    /// After a write the driver lets other processes write first.
+    pub(crate) yielding: bool,
+    /// Releases by drop and queue entries wait for another write to join.
+    pub(crate) deferral: bool,
+    /// The driver's thread spins for a moment instead of sleeping.
+    pub(crate) spin: bool,
+}
+
+impl Default for Mechanisms {
+    fn default() -> Self {
+        Self {
+            group_commit: true,
+            row_lock: true,
+            reread: true,
+            yielding: true,
+            deferral: true,
+            spin: true,
+        }
+    }
+}
+
+impl Mechanisms {
+    /// Turns a mechanism off by its name, and says whether there is one of that name.
+    pub(crate) fn turn_off(&mut self, name: &str) -> bool {
+        let switch = match name {
+            "group-commit" => &mut self.group_commit,
+            "row-lock" => &mut self.row_lock,
+            "reread" => &mut self.reread,
+            "yielding" => &mut self.yielding,
+            "deferral" => &mut self.deferral,
+            "spin" => &mut self.spin,
+            _ => return false,
+        };
+        *switch = false;
+        true
+    }
+}
+
+/// The name of a namespace.
+pub(crate) type Name = Arc<str>;

@@ -1,0 +1,339 @@
+//! One process's view of all its namespaces, which share a row connection, a connection for
+//! renewals, and their end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    agenda::Agenda,
+    config::{Config, Name},
+    group_commit::GroupCommit,
+    input::{CallId, DriverInput, Input},
+    namespace::Namespace,
+    output::{Answer, DriverOutput, Output},
+    query::Completion,
+    renewals::Renewals,
+    shutdown::{Shutdown, unfinished},
+    task::TaskResult,
+    time::{Now, Time},
+};
+use crate::{error::LockError, store::ChangeSource, table::Nonce};
+
+/// One process's view of all its namespaces.
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    config: Arc<Config>,
+    rng: fastrand::Rng,
+    namespaces: BTreeMap<Name, Namespace>,
+    outputs: VecDeque<DriverOutput>,
+    agenda: Agenda,
+    /// When the query in flight was sent; `None`: the row connection is free.
+    in_flight: Option<Now>,
+    /// The namespaces that have sessions or hold something.
+    renewed: BTreeSet<Name>,
+    /// The namespaces in which a request is blocked.
+    blocked: BTreeSet<Name>,
+    renewals: Renewals,
+    group_commit: GroupCommit,
+    change_source: ChangeSource,
+    shutdown: Option<Shutdown>,
+    /// Whether the driver goes on only for detached locks.
+    handles_gone: bool,
+    flushed: bool,
+    ended: bool,
+}
+
+impl Namespaces {
+    /// `rng` must be seeded so that no two processes draw the same numbers.
+    pub(crate) fn new(config: Config, rng: fastrand::Rng) -> Self {
+        Self {
+            config: Arc::new(config),
+            rng,
+            namespaces: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            agenda: Agenda::default(),
+            in_flight: None,
+            renewed: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            renewals: Renewals::default(),
+            group_commit: GroupCommit::default(),
+            change_source: ChangeSource::None,
+            shutdown: None,
+            handles_gone: false,
+            flushed: false,
+            ended: false,
+        }
+    }
+
+    /// Whether a request is blocked, so that changes of other processes matter.
+    pub(crate) fn has_blocked_requests(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
+    /// Takes in what happened.
+    pub(crate) fn handle(&mut self, now: Now, input: DriverInput) {
+        match input {
+            DriverInput::To(name, input) => self.to_namespace(&name, input, now),
+            DriverInput::Renewed(renewed) => {
+                let (config, namespaces) = (&self.config, &mut self.namespaces);
+                let concerned = self.renewals.on_renewed(renewed, namespaces, config, now);
+                self.agenda.touch_all(&concerned);
+            }
+            DriverInput::Close { call, fenced } => self.close(call, &fenced, now),
+            DriverInput::HandlesGone { fenced } => {
+                let expires = self.config.ttl.is_some();
+                if expires && self.has_detached() {
+                    // Detached locks that expire live as long as they are renewed.
+                    self.handles_gone = true;
+                } else {
+                    self.close(None, &fenced, now);
+                }
+            }
+            DriverInput::MayHaveChanged => self.to_all(now, |_| true, || Input::MayHaveChanged),
+            DriverInput::ChangeSource(source) => {
+                self.change_source = source;
+                self.to_all(now, |_| true, || Input::ChangeSource(source));
+            }
+            DriverInput::Timeout => {}
+        }
+        for name in self.agenda.take_due(now.monotonic) {
+            if let Some(namespace) = self.namespaces.get_mut(&name) {
+                namespace.handle(now, Input::Timeout);
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll(&mut self, now: Now) -> Option<DriverOutput> {
+        if self.outputs.is_empty() && !self.ended {
+            self.advance(now);
+        }
+        self.outputs.pop_front()
+    }
+
+    /// When [`handle`](Self::handle) has to be called with [`DriverInput::Timeout`] at the
+    /// latest, after [`poll`](Self::poll) has returned `None`.
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        let shutdown = self.shutdown.as_ref().map(Shutdown::poll_timeout);
+        let times = [self.agenda.next(), self.renewals.poll_timeout(), shutdown];
+        let hold = self.group_commit.poll_timeout();
+        times.into_iter().flatten().chain(hold).min()
+    }
+
+    fn has_detached(&self) -> bool {
+        self.namespaces.values().any(Namespace::has_detached)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.namespaces.values().all(Namespace::is_settled)
+    }
+
+    fn namespace(&mut self, name: &Name) -> &mut Namespace {
+        self.agenda.touch(name);
+        self.namespaces.entry(name.clone()).or_insert_with(|| {
+            let (config, rng) = (self.config.clone(), self.rng.fork());
+            let mut new = Namespace::new(name.clone(), config, rng);
+            new.set_change_source(self.change_source);
+            new
+        })
+    }
+
+    fn to_all(&mut self, now: Now, concerned: impl Fn(&Name) -> bool, input: impl Fn() -> Input) {
+        for name in self.blocked.iter().filter(|name| concerned(name)) {
+            if let Some(namespace) = self.namespaces.get_mut(name) {
+                namespace.handle(now, input());
+            }
+        }
+        self.agenda.touch_all(&self.blocked);
+    }
+
+    fn to_namespace(&mut self, name: &Name, input: Input, now: Now) {
+        // A caller whose guard was dropped may ask for more at once.
+        let is_call = match &input {
+            Input::Acquire(_) | Input::Inspect(..) | Input::Remove(..) => true,
+            Input::Release { call, .. } => call.is_some(),
+            _ => false,
+        };
+        if is_call {
+            self.group_commit.on_call();
+            if self.shutdown.as_ref().is_some_and(Shutdown::is_closed) {
+                self.refuse(name, input);
+                return;
+            }
+        }
+        if let Input::TaskDone(TaskResult::OwnSessionsDeleted { sessions, result }) = &input
+            && let Some(shutdown) = &mut self.shutdown
+        {
+            if let Err(failure) = result {
+                tracing::debug!(%failure, "the driver's sessions are not deleted yet");
+            }
+            let sessions = sessions.clone();
+            shutdown.on_deleted(name, sessions, result.is_err(), now.monotonic);
+        }
+        let completes = matches!(input, Input::Completed(_));
+        let wrote = matches!(
+            input,
+            Input::Completed(Completion::CompareAndSet(_, Ok(true)))
+        );
+        let namespace = self.namespace(name);
+        namespace.handle(now, input);
+        if completes {
+            let answered = namespace.take_answered();
+            let sent = self.in_flight.take().unwrap_or(now);
+            if wrote && answered > 0 && self.config.mechanisms.group_commit {
+                let took = now.monotonic - sent.monotonic;
+                self.group_commit.on_answered(answered, took, now.monotonic);
+            }
+        }
+    }
+
+    /// Answers a call that came after the manager was closed.
+    fn refuse(&mut self, name: &Name, input: Input) {
+        let output = match input {
+            Input::Acquire(request) => Output::Failed(request.nonce, LockError::Closed),
+            Input::Inspect(call, _)
+            | Input::Remove(call, _)
+            | Input::Release {
+                call: Some(call), ..
+            } => Output::Answer(call, Answer::Failed(LockError::Closed)),
+            _ => return,
+        };
+        self.outputs
+            .push_back(DriverOutput::From(name.clone(), output));
+    }
+
+    fn close(&mut self, call: Option<CallId>, fenced: &BTreeSet<Nonce>, now: Now) {
+        if let Some(shutdown) = &mut self.shutdown
+            && (shutdown.is_closed() || call.is_none())
+        {
+            call.into_iter().for_each(|call| shutdown.add_call(call));
+            return;
+        }
+        if call.is_some() {
+            for (name, namespace) in &mut self.namespaces {
+                let fenced = fenced.clone();
+                namespace.handle(now, Input::Close { fenced });
+                self.agenda.touch(name);
+            }
+        }
+        self.shutdown = Some(Shutdown::new(call, now.monotonic));
+    }
+
+    /// Finds the next things to do.
+    fn advance(&mut self, now: Now) {
+        self.next_query(now);
+        let (config, namespaces) = (&self.config, &mut self.namespaces);
+        let renewal = self.renewals.next(namespaces, &self.renewed, config, now);
+        if let Some(renewal) = renewal {
+            // It may have ended sessions.
+            self.agenda.touch_all(&self.renewed);
+            self.outputs.push_back(DriverOutput::Renew(renewal));
+        }
+        for name in self.agenda.take_touched() {
+            self.settle(&name);
+        }
+        if self.outputs.is_empty() {
+            self.advance_shutdown(now);
+        }
+    }
+
+    /// Gives the row connection to the next namespace that has a use for it.
+    fn next_query(&mut self, now: Now) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        let namespaces = &self.namespaces;
+        let holds_lock = |name: &Name| namespaces.get(name).is_some_and(|n| n.holds_row_lock());
+        let names = self.agenda.turns(holds_lock);
+        let ready = || names.iter().filter_map(|name| namespaces.get(name));
+        // Other processes wait while this one holds the row's lock.
+        if !ready().any(Namespace::holds_row_lock)
+            && ready().any(|namespace| namespace.wants_write(now))
+            && self.group_commit.hold(now.monotonic).is_some()
+        {
+            return;
+        }
+        for name in names {
+            let Some(namespace) = self.namespaces.get_mut(&name) else {
+                continue;
+            };
+            if let Some(query) = namespace.poll_query(now) {
+                self.agenda.on_turn(&name);
+                self.in_flight = Some(now);
+                self.outputs.push_back(DriverOutput::Query(name, query));
+                return;
+            }
+            self.agenda.on_no_turn(&name);
+        }
+    }
+
+    /// Takes from a namespace what it wants done, and notes when it needs attention next.
+    fn settle(&mut self, name: &Name) {
+        let Some(namespace) = self.namespaces.get_mut(name) else {
+            return;
+        };
+        while let Some(output) = namespace.poll() {
+            self.outputs
+                .push_back(DriverOutput::From(name.clone(), output));
+        }
+        note(&mut self.renewed, name, namespace.needs_renewal());
+        note(&mut self.blocked, name, namespace.has_blocked_requests());
+        // A namespace that waits for the row connection gets it in its turn.
+        let connected = !self.agenda.is_ready(name);
+        let next = namespace.poll_timeout(connected);
+        self.agenda.schedule(name, next);
+    }
+
+    fn advance_shutdown(&mut self, now: Now) {
+        let settled = (self.handles_gone || self.shutdown.is_some()) && self.is_settled();
+        if self.handles_gone && self.shutdown.is_none() {
+            if settled && !self.flushed {
+                self.flushed = true;
+                self.outputs.push_back(DriverOutput::Flushed);
+            }
+            if !self.has_detached() {
+                self.shutdown = Some(Shutdown::new(None, now.monotonic));
+            }
+        }
+        let Some(shutdown) = &mut self.shutdown else {
+            return;
+        };
+        if settled && shutdown.needs_sessions() {
+            let sessions = self.namespaces.iter_mut();
+            let sessions = sessions.map(|(name, n)| (name.clone(), n.take_sessions()));
+            shutdown.start_deletion(sessions.collect(), now.monotonic);
+        }
+        for (name, task) in shutdown.poll_tasks(now.monotonic) {
+            let output = DriverOutput::From(name, Output::Task(task));
+            self.outputs.push_back(output);
+        }
+        if shutdown.is_over(now.monotonic) {
+            self.end(settled);
+        }
+    }
+
+    fn end(&mut self, settled: bool) {
+        let Some(shutdown) = self.shutdown.take() else {
+            return;
+        };
+        self.ended = true;
+        let error = (!settled || !shutdown.has_deleted_sessions()).then(|| {
+            let namespaces = || self.namespaces.values();
+            let names = namespaces().flat_map(Namespace::names_in_release);
+            let names: Vec<_> = names.map(|name| name.as_str().to_owned()).collect();
+            unfinished(&names, namespaces().find_map(Namespace::last_error))
+        });
+        let calls = shutdown.into_calls();
+        self.outputs.push_back(DriverOutput::Ended { calls, error });
+    }
+}
+
+fn note(names: &mut BTreeSet<Name>, name: &Name, is_in: bool) {
+    if is_in {
+        names.insert(name.clone());
+    } else {
+        names.remove(name);
+    }
+}

@@ -1,0 +1,217 @@
+//! When the sessions of the process are renewed, in chunks, on a connection of their own.
+//!
+//! ```text
+//!  tick ─▶ sessions, 512 at a time ─▶ versions of rows in which something is held ─▶ sleep
+//! ```
+//!
+//! Each chunk has a time limit of its own, and counts when it is answered.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    config::{Config, Name},
+    namespace::Namespace,
+    query::CHUNK,
+    sessions::SessionKey,
+    time::{Now, Time},
+};
+use crate::{
+    store::{Failure, RowVersion},
+    table::SessionId,
+};
+
+/// The part of the ttl after which sessions are renewed.
+const PART: u32 = 3;
+/// The shortest pause after a renewal that failed; and the part of the ttl, if it is longer.
+const RETRY: Duration = Duration::from_millis(20);
+const RETRY_PART: u32 = 30;
+
+/// A step of a renewal.
+#[derive(Clone, Debug)]
+pub(crate) enum Renewal {
+    /// Open the connection, so that the first renewal need not.
+    Open,
+    /// Advance the heartbeats of these sessions.
+    Sessions(Vec<RenewedSession>),
+    /// Read the versions of these namespaces' rows.
+    Versions(Vec<Name>),
+}
+
+/// A session that is renewed, and where it belongs.
+#[derive(Clone, Debug)]
+pub(crate) struct RenewedSession {
+    pub(crate) id: SessionId,
+    namespace: Name,
+    key: SessionKey,
+}
+
+/// A step that is done.
+#[derive(Debug)]
+pub(crate) enum Renewed {
+    Opened(Result<(), Failure>),
+    Sessions {
+        sessions: Vec<RenewedSession>,
+        /// The sessions that do not exist any more.
+        result: Result<BTreeSet<SessionId>, Failure>,
+    },
+    Versions {
+        namespaces: Vec<Name>,
+        /// The versions of the rows that exist.
+        result: Result<BTreeMap<String, RowVersion>, Failure>,
+    },
+}
+
+type Namespaces = BTreeMap<Name, Namespace>;
+
+/// When to renew, and what.
+#[derive(Debug, Default)]
+pub(super) struct Renewals {
+    /// When the step in flight was sent.
+    in_flight: Option<Now>,
+    due: Option<Time>,
+    /// What is left of this tick.
+    steps: VecDeque<Renewal>,
+}
+
+impl Renewals {
+    /// The step that is due, if one is. `concerned` are the namespaces that have sessions or
+    /// hold something.
+    pub(super) fn next(
+        &mut self,
+        namespaces: &mut Namespaces,
+        concerned: &BTreeSet<Name>,
+        config: &Config,
+        now: Now,
+    ) -> Option<Renewal> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        if self.steps.is_empty() {
+            if concerned.is_empty() {
+                self.due = None;
+                return None;
+            }
+            let next = now.monotonic + config.session_ttl() / PART;
+            match self.due {
+                None => {
+                    self.due = Some(next);
+                    self.steps.push_back(Renewal::Open);
+                }
+                Some(due) if due > now.monotonic => return None,
+                Some(_) => {
+                    self.due = Some(next);
+                    self.steps = tick(namespaces, concerned, now);
+                }
+            }
+        }
+        let step = self.steps.pop_front()?;
+        self.in_flight = Some(now);
+        Some(step)
+    }
+
+    /// Takes in a step that is done, and returns the namespaces for which something follows.
+    pub(super) fn on_renewed(
+        &mut self,
+        renewed: Renewed,
+        namespaces: &mut Namespaces,
+        config: &Config,
+        now: Now,
+    ) -> Vec<Name> {
+        let sent = self.in_flight.take().unwrap_or(now);
+        let mut concerned = Vec::new();
+        match renewed {
+            Renewed::Opened(Ok(())) => {}
+            Renewed::Opened(Err(failure)) => {
+                tracing::debug!(%failure, "the connection for renewals could not be opened");
+            }
+            Renewed::Sessions {
+                sessions,
+                result: Ok(missing),
+            } => {
+                for RenewedSession { namespace, key, id } in sessions {
+                    let Some(known) = namespaces.get_mut(&namespace) else {
+                        continue;
+                    };
+                    if missing.contains(&id) {
+                        known.on_not_renewed(&id, now);
+                    } else {
+                        known.on_renewed(&key, &id, sent, now);
+                    }
+                    concerned.push(namespace);
+                }
+            }
+            Renewed::Sessions {
+                sessions,
+                result: Err(failure),
+            } => {
+                // Those that have the least time left are renewed before the others.
+                self.steps.clear();
+                let ttl = config.session_ttl();
+                self.due = Some(now.monotonic + (ttl / RETRY_PART).max(RETRY));
+                let left = sessions.iter().filter_map(|session| {
+                    let namespace = namespaces.get(&session.namespace)?;
+                    Some(namespace.lease_deadline(&session.id, now)? - now.boot)
+                });
+                let left = left.min().unwrap_or(ttl);
+                if left < ttl / 2 {
+                    tracing::warn!(
+                        %failure, ?left,
+                        "sessions cannot be renewed; their locks will be lost"
+                    );
+                } else {
+                    tracing::debug!(%failure, "a renewal failed and is run again");
+                }
+            }
+            Renewed::Versions {
+                namespaces: names,
+                result: Ok(versions),
+            } => {
+                for name in names {
+                    if let Some(namespace) = namespaces.get_mut(&name) {
+                        namespace.on_version_seen(versions.get(&*name), now);
+                        concerned.push(name);
+                    }
+                }
+            }
+            Renewed::Versions {
+                result: Err(failure),
+                ..
+            } => tracing::debug!(%failure, "the versions of the rows could not be read"),
+        }
+        concerned
+    }
+
+    /// When the next step is due, unless one is in flight.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        self.due.filter(|_| self.in_flight.is_none())
+    }
+}
+
+/// The steps of a tick: the sessions with the least time left first.
+fn tick(namespaces: &mut Namespaces, concerned: &BTreeSet<Name>, now: Now) -> VecDeque<Renewal> {
+    let (mut sessions, mut holding) = (Vec::new(), Vec::new());
+    for name in concerned {
+        let Some(namespace) = namespaces.get_mut(name) else {
+            continue;
+        };
+        for (deadline, key, id) in namespace.sessions_to_renew(now) {
+            let namespace = name.clone();
+            let renewed = RenewedSession { id, namespace, key };
+            sessions.push((deadline, renewed));
+        }
+        if namespace.holds_locks() {
+            holding.push(name.clone());
+        }
+    }
+    sessions.sort_by_key(|(deadline, _)| *deadline);
+    let sessions: Vec<_> = sessions.into_iter().map(|(_, renewed)| renewed).collect();
+    let sessions = sessions.chunks(CHUNK).map(<[_]>::to_vec);
+    let holding = holding.chunks(CHUNK).map(<[_]>::to_vec);
+    sessions
+        .map(Renewal::Sessions)
+        .chain(holding.map(Renewal::Versions))
+        .collect()
+}

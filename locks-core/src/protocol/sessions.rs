@@ -1,0 +1,283 @@
+//! The sessions of this process in a namespace.
+//!
+//! A session belongs to one task. It has a heartbeat row, which this process renews, and
+//! fence rows. Locks are held and requests are queued under sessions.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    config::Config,
+    query::INSERTS,
+    time::{Now, Time},
+};
+use crate::{store::NewSession, table::SessionId};
+
+/// How long a session may hold and wait for nothing while a handle acts for its task.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// Whether a session ends when it is not renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Expiring,
+    Permanent,
+}
+
+/// For which task a session is, and of which kind.
+pub(crate) type SessionKey = (Arc<str>, Kind);
+
+/// A session whose rows exist.
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    /// When its lease ends, on the boot clock; `None`: never.
+    deadline: Option<Time>,
+    /// Whether a handle acts for its task.
+    owned: bool,
+    /// Since when it was seen to hold and wait for nothing.
+    idle_since: Option<Time>,
+    /// The number of the fence row that the next grant uses.
+    next_fence: usize,
+}
+
+impl Session {
+    fn is_over(&self, now: Now) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now.boot)
+    }
+}
+
+/// The sessions of this process in a namespace.
+#[derive(Debug, Default)]
+pub(super) struct OwnSessions {
+    sessions: BTreeMap<SessionKey, Session>,
+    keys: BTreeMap<SessionId, SessionKey>,
+    /// No lease ends before this point of the boot clock. Leases are only extended, so it
+    /// may be too early.
+    earliest_deadline: Option<Time>,
+    /// Whether the last thing done was to open sessions.
+    opened_last: bool,
+}
+
+impl OwnSessions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    pub(super) fn contains(&self, id: &SessionId) -> bool {
+        self.keys.contains_key(id)
+    }
+
+    pub(super) fn key_of(&self, id: &SessionId) -> Option<&SessionKey> {
+        self.keys.get(id)
+    }
+
+    /// The session for this key, or no session.
+    pub(super) fn id_of(&self, task: &Arc<str>, kind: Kind) -> SessionId {
+        let session = self.sessions.get(&(task.clone(), kind));
+        session.map_or_else(SessionId::none, |session| session.id.clone())
+    }
+
+    /// The session for this key, if its lease has not ended.
+    pub(super) fn living(&self, key: &SessionKey, now: Now) -> Option<SessionId> {
+        let session = self.sessions.get(key)?;
+        (!session.is_over(now)).then(|| session.id.clone())
+    }
+
+    /// A session whose lease has not ended. An answer that does not show it proves nothing.
+    pub(super) fn witness(&self, now: Now) -> Option<SessionId> {
+        let mut living = self.sessions.values().filter(|s| !s.is_over(now));
+        living.next().map(|session| session.id.clone())
+    }
+
+    /// Those of `ids` that are sessions of this process.
+    pub(super) fn own_among(&self, ids: BTreeSet<SessionId>) -> BTreeSet<SessionId> {
+        ids.into_iter().filter(|id| self.contains(id)).collect()
+    }
+
+    /// When the lease of a session ends, if the session is still there and its lease has
+    /// not ended. The inner `None`: never.
+    pub(super) fn deadline(&self, id: &SessionId, now: Now) -> Option<Option<Time>> {
+        let session = self.sessions.get(self.keys.get(id)?)?;
+        (!session.is_over(now)).then_some(session.deadline)
+    }
+
+    /// The sessions to insert next, of those that are `missing`. `others_ready` says whether
+    /// requests are ready that need none: after an insert it is their turn.
+    pub(super) fn open_next(
+        &mut self,
+        missing: BTreeSet<SessionKey>,
+        others_ready: bool,
+        namespace: &Arc<str>,
+        config: &Config,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Vec<NewSession>> {
+        if missing.is_empty() {
+            self.opened_last = false;
+            return None;
+        }
+        if std::mem::take(&mut self.opened_last) && others_ready {
+            return None;
+        }
+        self.opened_last = true;
+        let mut new = |(task, kind): SessionKey| NewSession {
+            id: SessionId::new(namespace, rng.u64(..)),
+            namespace: namespace.clone(),
+            task,
+            process: config.process.clone(),
+            ttl: match kind {
+                Kind::Expiring => Some(config.session_ttl()),
+                Kind::Permanent => None,
+            },
+        };
+        // One statement each, so that their leases begin when they are sent.
+        let size = INSERTS.into_iter().find(|size| *size <= missing.len());
+        let chunk = missing.into_iter().take(size.unwrap_or(1));
+        Some(chunk.map(&mut new).collect())
+    }
+
+    /// The rows of a session exist. Its lease runs from when the insert was `sent`. Returns
+    /// the session that it replaces.
+    pub(super) fn add(&mut self, new: NewSession, sent: Now) -> Option<SessionId> {
+        let kind = match new.ttl {
+            Some(_) => Kind::Expiring,
+            None => Kind::Permanent,
+        };
+        let deadline = new.ttl.map(|ttl| sent.boot + ttl);
+        let key = (new.task, kind);
+        let replaced = self.sessions.get(&key).map(|session| session.id.clone());
+        if let Some(replaced) = &replaced {
+            self.keys.remove(replaced);
+        }
+        self.keys.insert(new.id.clone(), key.clone());
+        let session = Session {
+            id: new.id,
+            deadline,
+            owned: true,
+            idle_since: None,
+            next_fence: 0,
+        };
+        self.sessions.insert(key, session);
+        self.note_deadline(deadline);
+        replaced
+    }
+
+    fn note_deadline(&mut self, deadline: Option<Time>) {
+        let earliest = self.earliest_deadline.into_iter().chain(deadline).min();
+        self.earliest_deadline = earliest;
+    }
+
+    /// A session was renewed by a statement that was `sent` then. Returns its new deadline,
+    /// unless its lease has ended.
+    pub(super) fn renew(
+        &mut self,
+        key: &SessionKey,
+        id: &SessionId,
+        ttl: Duration,
+        sent: Now,
+        now: Now,
+    ) -> Option<Time> {
+        let session = self.sessions.get_mut(key)?;
+        if session.id != *id || session.is_over(now) {
+            return None;
+        }
+        let deadline = session.deadline?.max(sent.boot + ttl);
+        session.deadline = Some(deadline);
+        Some(deadline)
+    }
+
+    /// When a lease may end next, on the boot clock.
+    pub(super) fn earliest_deadline(&self) -> Option<Time> {
+        self.earliest_deadline
+    }
+
+    /// The sessions whose lease has ended.
+    pub(super) fn expired(&mut self, now: Now) -> Vec<SessionKey> {
+        if self.earliest_deadline.is_none_or(|at| at > now.boot) {
+            return Vec::new();
+        }
+        let over = self.sessions.iter().filter(|(_, s)| s.is_over(now));
+        let over = over.map(|(key, _)| key.clone()).collect();
+        let living = self.sessions.values().filter(|s| !s.is_over(now));
+        self.earliest_deadline = living.filter_map(|session| session.deadline).min();
+        over
+    }
+
+    pub(super) fn remove(&mut self, key: &SessionKey) -> Option<SessionId> {
+        let session = self.sessions.remove(key)?;
+        self.keys.remove(&session.id);
+        Some(session.id)
+    }
+
+    /// Removes all sessions.
+    pub(super) fn remove_all(&mut self) -> Vec<SessionId> {
+        self.keys.clear();
+        let all = std::mem::take(&mut self.sessions).into_values();
+        all.map(|session| session.id).collect()
+    }
+
+    /// A handle acts for this task.
+    pub(super) fn on_owner(&mut self, task: &Arc<str>, owned: bool) {
+        for kind in [Kind::Expiring, Kind::Permanent] {
+            if let Some(session) = self.sessions.get_mut(&(task.clone(), kind)) {
+                session.owned = owned;
+            }
+        }
+    }
+
+    /// Removes sessions that hold and wait for nothing: those without a handle at once,
+    /// others after some time. `busy` are the sessions that hold or release something,
+    /// `requesting` the tasks that have requests.
+    pub(super) fn remove_idle(
+        &mut self,
+        busy: &BTreeSet<SessionId>,
+        requesting: &BTreeSet<Arc<str>>,
+        now: Time,
+    ) -> Vec<SessionId> {
+        let idle = |key: &SessionKey, session: &mut Session| {
+            if busy.contains(&session.id) || requesting.contains(&key.0) {
+                session.idle_since = None;
+                return false;
+            }
+            let since = *session.idle_since.get_or_insert(now);
+            !session.owned || now - since >= IDLE
+        };
+        let removed: Vec<_> = self.sessions.extract_if(.., idle).collect();
+        let removed = removed.into_iter().map(|(_, session)| session.id);
+        removed.inspect(|id| drop(self.keys.remove(id))).collect()
+    }
+
+    /// The sessions to renew, with the point of the boot clock at which their lease ends.
+    pub(super) fn to_renew(&self) -> impl Iterator<Item = (Time, &SessionKey, &SessionId)> {
+        let sessions = self.sessions.iter();
+        sessions.filter_map(|(key, session)| Some((session.deadline?, key, &session.id)))
+    }
+
+    /// The fence row for the next grant of a session: one that is not in use, the one that
+    /// was unused for longest; or the one that was used for longest.
+    pub(super) fn next_fence_row(
+        &mut self,
+        id: &SessionId,
+        rows: usize,
+        in_use: &BTreeSet<Arc<str>>,
+    ) -> Arc<str> {
+        let Some(session) = self
+            .keys
+            .get(id)
+            .and_then(|key| self.sessions.get_mut(key))
+            .filter(|_| rows > 1)
+        else {
+            return id.fence_row(0).into();
+        };
+        // Where there are several, the first one is used by no guard.
+        let many = rows - 1;
+        let first = session.next_fence;
+        let row = |number: usize| -> Arc<str> { id.fence_row(1 + (first + number) % many).into() };
+        let free = (0..many).find(|number| !in_use.contains(&row(*number)));
+        let number = free.unwrap_or(0);
+        session.next_fence = (first + number + 1) % many;
+        row(number)
+    }
+}

@@ -1,0 +1,81 @@
+//! Tasks: what runs on side connections, because an application's transaction may be in
+//! the way.
+//!
+//! No task waits for such a transaction on the server. It fails with
+//! [`Kind::Locked`](crate::store::Kind::Locked) and is run again later.
+
+use std::sync::Arc;
+
+use super::{failure_detector::EvictReason, grants::ReleaseId, input::CallId};
+use crate::{report::Holder, store::Failure, table::SessionId};
+
+/// Something for a side connection.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Task {
+    /// Open the connection, because an eviction may follow soon.
+    Prepare,
+    /// Delete the rows of a session, the heartbeat row first.
+    Evict {
+        session: SessionId,
+        reason: EvictReason,
+        /// A session of this process, which an answer has to show.
+        witness: Option<SessionId>,
+    },
+    /// Delete all sessions of the namespace, whose row has no stamp and is still of this
+    /// version. `None`: there is no row.
+    EvictAll(Option<i64>),
+    /// Delete the sessions of one task, or of all tasks.
+    EvictTask {
+        call: CallId,
+        task: Option<Arc<str>>,
+    },
+    /// Check that no open transaction is fenced with this fence row, so that the release
+    /// can go on.
+    AwaitFence { row: Arc<str>, release: ReleaseId },
+    /// Delete sessions of this process that hold and wait for nothing.
+    DeleteIdleSessions(Vec<SessionId>),
+    /// Delete sessions of this process, as the last thing before the driver ends.
+    DeleteOwnSessions(Vec<SessionId>),
+}
+
+/// A task that is done.
+#[derive(Debug)]
+pub(crate) enum TaskResult {
+    Prepared(Result<(), Failure>),
+    /// Whether the session is dead now. If it is not, it is alive.
+    Evicted {
+        session: SessionId,
+        reason: EvictReason,
+        result: Result<bool, Failure>,
+    },
+    /// The sessions that are dead now. `None`: the row had changed.
+    AllEvicted(Result<Option<Vec<SessionId>>, Failure>),
+    TaskEvicted {
+        call: CallId,
+        result: Result<Evicted, Failure>,
+    },
+    FenceAwaited {
+        row: Arc<str>,
+        release: ReleaseId,
+        result: Result<(), Failure>,
+    },
+    IdleSessionsDeleted {
+        sessions: Vec<SessionId>,
+        result: Result<(), Failure>,
+    },
+    OwnSessionsDeleted {
+        sessions: Vec<SessionId>,
+        result: Result<(), Failure>,
+    },
+}
+
+/// What the eviction of a task's sessions did.
+#[derive(Debug, Default)]
+pub(crate) struct Evicted {
+    /// The sessions that are dead now.
+    pub(crate) dead: Vec<SessionId>,
+    /// What was held when the eviction began.
+    pub(crate) held: Vec<Holder>,
+    /// Why some sessions are not dead yet.
+    pub(crate) stuck: Option<Failure>,
+}
