@@ -3,13 +3,14 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    driver::{Config, Driver, Signalled},
+    driver::{Driver, Owner, Reply},
     error::{LockError, Result},
     manager::LockManager,
     matrix::ConflictMatrix,
     name,
     options::{Evidence, Expiry, Fairness},
     process::Identity,
+    protocol::{Config, Mechanisms},
     random::unique,
     store::{IntoConnectOptions, TableChoice, Target, sealed::Connect},
     wait::Request,
@@ -49,6 +50,7 @@ pub struct Builder {
     queue_limit: usize,
     table_prefix: Option<String>,
     schema: Option<String>,
+    mechanisms: Mechanisms,
 }
 
 impl Builder {
@@ -63,6 +65,7 @@ impl Builder {
             queue_limit: 10_000,
             table_prefix: None,
             schema: None,
+            mechanisms: Mechanisms::default(),
         }
     }
 
@@ -189,13 +192,44 @@ impl Builder {
         self.start(Ok(Connect::into_target(options)))
     }
 
+    /// Turns off a mechanism of the write schedule, so that a benchmark can measure what it
+    /// is worth.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidConfig`] if there is no mechanism of this name.
+    #[doc(hidden)]
+    pub fn without(mut self, mechanism: &str) -> Result<Self> {
+        if self.mechanisms.turn_off(mechanism) {
+            return Ok(self);
+        }
+        let reason = format!("{mechanism:?} is not known");
+        Err(LockError::config("mechanism", reason))
+    }
+
     fn start(self, target: Result<Target>) -> Request<LockManager> {
         let tables = TableChoice::new(self.table_prefix.clone(), self.schema.clone());
         let target = target.and_then(|target| target.with_tables(tables?));
-        match target.and_then(|target| Ok((self.config()?, target))) {
-            Ok((config, target)) => Request::new(move |reply| Driver::start(config, target, reply)),
+        match target.and_then(|target| Ok((self.owner()?, self.config()?, target))) {
+            Ok((owner, config, target)) => Request::new(move |answer| {
+                let namespace = owner.namespace.clone();
+                let reply = Reply::new(move |driver: Result<_>| {
+                    drop(answer.send(driver.map(|driver| LockManager::new(driver, owner))));
+                });
+                Driver::start(config, namespace, target, reply);
+            }),
             Err(error) => Request::failed(error),
         }
+    }
+
+    fn owner(&self) -> Result<Owner> {
+        Ok(Owner {
+            namespace: name::namespace(&self.namespace)?,
+            task: match &self.task_id {
+                Some(id) => name::task_id(id)?,
+                None => default_task_id(),
+            },
+        })
     }
 
     fn config(self) -> Result<Config> {
@@ -210,18 +244,16 @@ impl Builder {
             }
         };
         Ok(Config {
-            namespace: name::namespace(&self.namespace)?,
-            task: match self.task_id {
-                Some(id) => name::task_id(&id)?,
-                None => default_task_id(),
-            },
             matrix: self.matrix,
             ttl,
             fairness: self.fairness,
             queue_limit: self.queue_limit,
             process: Identity::current(),
             evidence: self.evidence,
-            signal: Signalled::default(),
+            mechanisms: self.mechanisms,
+            // The driver learns these from the database.
+            row_lock: false,
+            fence_rows: 1,
         })
     }
 }

@@ -1,23 +1,20 @@
 //! The guard: a lock that is held.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{fmt, sync::Arc};
 
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::oneshot;
 
 use crate::{
-    driver::{Check, Chore, Command, Driver, Seat, Tenure},
+    driver::{Grant, GrantState, Reply},
     error::{LockError, Result},
     fence::{
         FenceConnection,
         sealed::{Commit, Touch, Touched, Unfenced},
     },
     name::LockName,
+    protocol::Check,
     report::Lost,
-    table::Nonce,
     wait::Request,
 };
 
@@ -37,42 +34,21 @@ use crate::{
 /// and [`commit`](Self::commit) refuse.
 #[must_use = "a lock is released as soon as its guard is dropped: `let _ = …` releases it at once, \
               `let _guard = …` keeps it to the end of the block"]
-pub struct LockGuard {
-    driver: Arc<Driver>,
-    seat: Arc<Seat>,
-    nonce: Nonce,
-    tenure: Arc<Tenure>,
-    end: End,
-}
-
-/// What is left to do when the guard goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Release,
-    /// It was released or detached by name.
-    Nothing,
-}
+pub struct LockGuard(Grant);
 
 impl LockGuard {
-    pub(crate) fn new(
-        driver: Arc<Driver>,
-        seat: Arc<Seat>,
-        nonce: Nonce,
-        tenure: Arc<Tenure>,
-    ) -> Self {
-        Self {
-            driver,
-            seat,
-            nonce,
-            tenure,
-            end: End::Release,
-        }
+    pub(crate) fn new(grant: Grant) -> Self {
+        Self(grant)
+    }
+
+    fn state(&self) -> &Arc<GrantState> {
+        self.0.state()
     }
 
     /// What it holds, sorted, each name once.
     #[must_use]
     pub fn names(&self) -> &[LockName] {
-        &self.tenure.names
+        self.state().names()
     }
 
     /// The fencing token: larger than that of every earlier grant in the namespace
@@ -82,14 +58,14 @@ impl LockGuard {
     /// a database needs no token, since [`commit`](Self::commit) does it.
     #[must_use]
     pub fn token(&self) -> i64 {
-        self.tenure.token
+        self.state().token()
     }
 
     /// Whether the lock is held no longer, as far as this process can know: its
     /// session's time is over, or the driver has seen it taken.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.tenure.lease.is_over() || self.tenure.lost.borrow().is_some()
+        self.state().is_lost()
     }
 
     /// Resolves when the lock is lost, and never if it is not. It does not borrow the
@@ -115,13 +91,13 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn lost(&self) -> impl Future<Output = Lost> + Send + 'static + use<> {
-        let mut lost = self.tenure.lost.subscribe();
-        let tenure = self.tenure.clone();
+        let mut lost = self.state().subscribe();
+        let state = self.state().clone();
         async move {
-            // The sender lives in the tenure, so this cannot end without a loss.
+            // The sender lives in the state, so this cannot end without a loss.
             let told = lost.wait_for(Option::is_some).await.ok();
             let told = told.and_then(|lost| lost.clone());
-            told.unwrap_or_else(|| tenure.lose("the driver has ended", None))
+            told.unwrap_or_else(|| state.lose("the driver has ended", None))
         }
     }
 
@@ -158,13 +134,13 @@ impl LockGuard {
     /// rolled back.
     pub async fn fence<C: FenceConnection + ?Sized>(&self, conn: &mut C) -> Result<()> {
         // Before anything is sent: from now on a release waits for the commit.
-        self.tenure.open_fences.fetch_add(1, Ordering::AcqRel);
+        self.state().fence_begins();
         self.check()?;
-        match conn.touch(&self.tenure.fence).await? {
+        match conn.touch(self.state().fence()).await? {
             Touched::Fenced => {}
             Touched::Absent if C::UNFENCED == Unfenced::Nobody => {
                 let reason = "its session was evicted before the fence";
-                return Err(LockError::Lost(self.tenure.lose(reason, None)));
+                return Err(LockError::Lost(self.state().lose(reason, None)));
             }
             // Either the session is gone, or the transaction cannot see that it is there.
             Touched::Absent => {
@@ -185,7 +161,7 @@ impl LockGuard {
 
     /// A transaction that was fenced has ended: a release need not wait for it.
     fn fence_ended(&self) {
-        self.tenure.open_fences.fetch_sub(1, Ordering::AcqRel);
+        self.state().fence_ended();
     }
 
     /// Fences the transaction and commits it.
@@ -263,17 +239,16 @@ impl LockGuard {
     fn check(&self) -> Result<()> {
         if self.is_lost() {
             let reason = "its session was not renewed in time";
-            return Err(LockError::Lost(self.tenure.lose(reason, None)));
+            return Err(LockError::Lost(self.state().lose(reason, None)));
         }
         Ok(())
     }
 
     /// Asks the driver whether the grant is still there.
     async fn confirm(&self, check: Check) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        let chore = Chore::Confirm(self.nonce, check, reply);
-        self.driver
-            .send(Command::Chore(self.seat.namespace.clone(), chore));
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(move |result| drop(sender.send(result)));
+        self.0.confirm(check, reply);
         answer.await.unwrap_or(Err(LockError::Closed))?;
         self.check()
     }
@@ -290,12 +265,10 @@ impl LockGuard {
     /// # Cancel safety
     ///
     /// Dropped at any time, even before it is polled, the locks are released.
-    pub fn release(mut self) -> Request<()> {
-        let driver = self.driver.clone();
-        Request::new(move |reply| {
-            self.end = End::Nothing;
-            let (seat, tenure) = (self.seat.clone(), self.tenure.clone());
-            driver.send(Command::Release(seat, self.nonce, tenure, Some(reply)));
+    pub fn release(self) -> Request<()> {
+        Request::new(move |answer| {
+            self.0
+                .release(Reply::new(move |result| drop(answer.send(result))));
         })
     }
 
@@ -305,20 +278,8 @@ impl LockGuard {
     /// Where locks expire, it goes with its process at the latest; the driver goes on
     /// renewing it, also after the last handle was dropped. Where they never expire,
     /// it stays until it is released.
-    pub fn detach(mut self) {
-        self.end = End::Nothing;
-        self.driver
-            .send(Command::Detach(self.seat.clone(), self.nonce));
-    }
-}
-
-impl Drop for LockGuard {
-    fn drop(&mut self) {
-        if self.end == End::Release {
-            let (seat, tenure) = (self.seat.clone(), self.tenure.clone());
-            self.driver
-                .send(Command::Release(seat, self.nonce, tenure, None));
-        }
+    pub fn detach(self) {
+        self.0.detach();
     }
 }
 

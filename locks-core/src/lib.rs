@@ -67,7 +67,6 @@ mod matrix;
 mod name;
 mod options;
 mod process;
-#[allow(dead_code, reason = "wired in by the next commit")]
 mod protocol;
 mod random;
 mod report;

@@ -1,17 +1,18 @@
 //! The manager: where locks are asked for.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc};
 
 use crate::{
     builder::Builder,
-    driver::{Chore, Command, Driver, Mode, Seat},
+    driver::{Command, Driver, Owner, Reply},
     error::Result,
     guard::LockGuard,
     matrix::ConflictMatrix,
     name::{self, IntoLockNames, LockName},
+    protocol::{Removal, WaitPolicy},
     report::{Holder, Waiter},
     scope::ScopePath,
-    wait::{Request, Wait},
+    wait::{AnswerSender, Request, Wait},
 };
 
 /// A handle to the locks of one namespace, acting for one task.
@@ -42,7 +43,7 @@ use crate::{
 #[derive(Clone)]
 pub struct LockManager {
     driver: Arc<Driver>,
-    seat: Arc<Seat>,
+    owner: Arc<Owner>,
 }
 
 impl LockManager {
@@ -64,10 +65,10 @@ impl LockManager {
         Builder::new()
     }
 
-    pub(crate) fn new(driver: Arc<Driver>, seat: Seat) -> Self {
+    pub(crate) fn new(driver: Arc<Driver>, owner: Owner) -> Self {
         Self {
             driver,
-            seat: Arc::new(seat),
+            owner: Arc::new(owner),
         }
     }
 
@@ -78,11 +79,11 @@ impl LockManager {
     /// [`InvalidConfig`](crate::LockError::InvalidConfig) for a namespace that is not
     /// 1–64 of `[a-z0-9._-]`.
     pub fn with_namespace(&self, namespace: &str) -> Result<Self> {
-        let seat = Seat {
+        let owner = Owner {
             namespace: name::namespace(namespace)?,
-            task: self.seat.task.clone(),
+            task: self.owner.task.clone(),
         };
-        Ok(Self::new(self.driver.clone(), seat))
+        Ok(Self::new(self.driver.clone(), owner))
     }
 
     /// A handle that acts for another task, on the same connections, with a session
@@ -93,23 +94,23 @@ impl LockManager {
     /// [`InvalidConfig`](crate::LockError::InvalidConfig) for an id that breaks the
     /// rules of lock names.
     pub fn with_task_id(&self, id: &str) -> Result<Self> {
-        let seat = Seat {
-            namespace: self.seat.namespace.clone(),
+        let owner = Owner {
+            namespace: self.owner.namespace.clone(),
             task: name::task_id(id)?,
         };
-        Ok(Self::new(self.driver.clone(), seat))
+        Ok(Self::new(self.driver.clone(), owner))
     }
 
     /// The namespace of this handle.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        &self.seat.namespace
+        &self.owner.namespace
     }
 
     /// The task this handle acts for.
     #[must_use]
     pub fn task_id(&self) -> &str {
-        &self.seat.task
+        &self.owner.task
     }
 
     /// Which locks exclude each other.
@@ -152,7 +153,7 @@ impl LockManager {
     #[doc(alias = "try_acquire")]
     pub fn acquire(&self, names: impl IntoLockNames) -> Request<LockGuard> {
         match name::collect(&names) {
-            Ok(names) => self.ask(names, Mode::AtOnce),
+            Ok(names) => self.ask(names, WaitPolicy::NoWait),
             Err(error) => Request::failed(error),
         }
     }
@@ -181,26 +182,30 @@ impl LockManager {
     pub fn wait(&self, names: impl IntoLockNames) -> Wait {
         let this = self.clone();
         let names = name::collect(&names);
-        Wait::new(move |limit| match names {
-            Ok(names) => this.ask(names, Mode::InTurn { limit }),
+        Wait::new(move |timeout| match names {
+            Ok(names) => this.ask(names, WaitPolicy::Wait { timeout }),
             Err(error) => Request::failed(error),
         })
     }
 
-    fn ask(&self, names: Arc<[LockName]>, mode: Mode) -> Request<LockGuard> {
-        let Self { driver, seat } = self.clone();
-        Request::undoable(move |reply| {
+    fn ask(&self, names: Arc<[LockName]>, policy: WaitPolicy) -> Request<LockGuard> {
+        let Self { driver, owner } = self.clone();
+        Request::undoable(move |answer| {
             let nonce = driver.nonce();
-            driver.send(Command::Acquire(crate::driver::Asked {
-                seat: seat.clone(),
+            let namespace = owner.namespace.clone();
+            let reply = Reply::new(move |grant: Result<_>| {
+                // If the caller is gone, the guard is dropped and releases.
+                drop(answer.send(grant.map(LockGuard::new)));
+            });
+            driver.send(Command::Acquire {
+                owner,
                 nonce,
                 names,
                 path: ScopePath::current(),
-                mode,
-                sent: Instant::now(),
+                policy,
                 reply,
-            }));
-            Box::new(move || driver.send(Command::Abandon(seat, nonce)))
+            });
+            Box::new(move || driver.send(Command::Cancel { namespace, nonce }))
         })
     }
 
@@ -217,9 +222,9 @@ impl LockManager {
     ///
     /// Once polled it is done, whether or not somebody waits for the answer.
     pub fn release(&self, name: impl AsRef<str>) -> Request<()> {
-        let task = self.seat.task.clone();
+        let owner = self.owner.clone();
         match LockName::new(name) {
-            Ok(name) => self.chore(|reply| Chore::ReleaseName(task, name, reply)),
+            Ok(name) => self.send(|_, reply| Command::ReleaseName { owner, name, reply }),
             Err(error) => Request::failed(error),
         }
     }
@@ -240,7 +245,7 @@ impl LockManager {
     /// Once polled it is done, whether or not somebody waits for the answer.
     pub fn release_task(&self, task_id: impl AsRef<str>) -> Request<Vec<Holder>> {
         match name::task_id(task_id.as_ref()) {
-            Ok(task) => self.chore(|reply| Chore::ReleaseTask(task, reply)),
+            Ok(task) => self.remove(Removal::Task(task)),
             Err(error) => Request::failed(error),
         }
     }
@@ -256,7 +261,7 @@ impl LockManager {
     ///
     /// Once polled it is done, whether or not somebody waits for the answer.
     pub fn release_all(&self) -> Request<Vec<Holder>> {
-        self.chore(Chore::ReleaseAll)
+        self.remove(Removal::All)
     }
 
     /// What is held in the namespace, by whomever, as the row says now.
@@ -270,7 +275,7 @@ impl LockManager {
     ///
     /// It changes nothing.
     pub fn held(&self) -> Request<Vec<Holder>> {
-        self.chore(Chore::Held)
+        self.send(|namespace, reply| Command::Held { namespace, reply })
     }
 
     /// Who waits in the namespace, in order, and for what.
@@ -283,16 +288,25 @@ impl LockManager {
     ///
     /// It changes nothing.
     pub fn waiting(&self) -> Request<Vec<Waiter>> {
-        self.chore(Chore::Waiting)
+        self.send(|namespace, reply| Command::Waiting { namespace, reply })
     }
 
-    fn chore<T>(
+    fn remove(&self, what: Removal) -> Request<Vec<Holder>> {
+        self.send(|namespace, reply| Command::Remove {
+            namespace,
+            what,
+            reply,
+        })
+    }
+
+    fn send<T: Send + 'static>(
         &self,
-        chore: impl FnOnce(crate::driver::Reply<T>) -> Chore + Send + 'static,
+        command: impl FnOnce(Arc<str>, Reply<T>) -> Command + Send + 'static,
     ) -> Request<T> {
-        let Self { driver, seat } = self.clone();
-        Request::new(move |reply| {
-            driver.send(Command::Chore(seat.namespace.clone(), chore(reply)));
+        let Self { driver, owner } = self.clone();
+        Request::new(move |answer: AnswerSender<T>| {
+            let reply = Reply::new(move |result| drop(answer.send(result)));
+            driver.send(command(owner.namespace.clone(), reply));
         })
     }
 
@@ -310,8 +324,7 @@ impl LockManager {
     ///
     /// Once polled it is done, whether or not somebody waits for the answer.
     pub fn close(&self) -> Request<()> {
-        let driver = self.driver.clone();
-        Request::new(move |reply| driver.send(Command::Close(reply)))
+        self.send(|_, reply| Command::Close(reply))
     }
 }
 

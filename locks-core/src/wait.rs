@@ -13,7 +13,6 @@ use scopeguard::ScopeGuard;
 use tokio::sync::oneshot;
 
 use crate::{
-    driver::Reply,
     error::{LockError, Result},
     guard::LockGuard,
 };
@@ -26,11 +25,14 @@ pub(crate) type Undo = Box<dyn FnOnce() + Send>;
 #[must_use = "a request does nothing until it is awaited or `.blocking()` is called"]
 pub struct Request<T>(State<T>);
 
+/// Where the answer of a request goes. The caller may be gone.
+pub(crate) type AnswerSender<T> = oneshot::Sender<Result<T>>;
+
 /// Runs an [`Undo`] when it is dropped.
 type UndoOnDrop = ScopeGuard<(), Box<dyn FnOnce(()) + Send>>;
 
 enum State<T> {
-    NotSent(Box<dyn FnOnce(Reply<T>) -> Option<Undo> + Send>),
+    NotSent(Box<dyn FnOnce(AnswerSender<T>) -> Option<Undo> + Send>),
     Failed(LockError),
     Sent {
         answer: oneshot::Receiver<Result<T>>,
@@ -41,7 +43,7 @@ enum State<T> {
 
 impl<T> Request<T> {
     /// A request that `send` sends. Dropping it cancels nothing.
-    pub(crate) fn new(send: impl FnOnce(Reply<T>) + Send + 'static) -> Self {
+    pub(crate) fn new(send: impl FnOnce(AnswerSender<T>) + Send + 'static) -> Self {
         Self(State::NotSent(Box::new(move |reply| {
             send(reply);
             None
@@ -49,7 +51,7 @@ impl<T> Request<T> {
     }
 
     /// A request that `send` sends, and that the returned [`Undo`] cancels.
-    pub(crate) fn undoable(send: impl FnOnce(Reply<T>) -> Undo + Send + 'static) -> Self {
+    pub(crate) fn undoable(send: impl FnOnce(AnswerSender<T>) -> Undo + Send + 'static) -> Self {
         Self(State::NotSent(Box::new(move |reply| Some(send(reply)))))
     }
 

@@ -1,88 +1,157 @@
-//! How long a session's holder may trust it.
+//! What the driver and the guards of a session share.
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
 
-/// A moment on a clock that also runs while the machine sleeps, unlike
-/// [`std::time::Instant`] on Linux.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(u64);
+use super::clock::boot_time;
+use crate::{
+    name::LockName,
+    protocol::{Loss, Time},
+    report::Lost,
+    store::Fence,
+};
 
-impl Moment {
-    /// Further than any clock goes.
-    pub(crate) const NEVER: Self = Self(u64::MAX);
-
-    pub(crate) fn now() -> Self {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let clock = ClockId::Boottime;
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let clock = ClockId::Monotonic;
-        let time = clock_gettime(clock);
-        let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
-        Self(u64::try_from(nanos).unwrap_or_default())
-    }
-
-    pub(crate) fn after(self, duration: Duration) -> Self {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(nanos))
-    }
-
-    /// From `earlier` to this moment; nothing when it is not earlier.
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-}
-
-/// A session's deadline, shared between the driver, which moves it, and the guards,
-/// which look at it themselves: a process that was stopped for long must not have to
-/// wait for its driver to learn that it is too late.
-pub(crate) struct Lease {
+/// How long the guards of a session may trust it.
+///
+/// The driver moves the deadline, and the guards look at it themselves: a process that was
+/// stopped for long must not have to wait for its driver to learn that it is too late.
+pub(super) struct Lease {
+    /// Nanoseconds on the boot clock.
     deadline: AtomicU64,
 }
 
+/// Further than any clock goes.
+const NEVER: u64 = u64::MAX;
+
+fn nanos(time: Time) -> u64 {
+    u64::try_from(time.since_start().as_nanos()).unwrap_or(NEVER)
+}
+
 impl Lease {
-    pub(crate) fn until(deadline: Moment) -> Self {
+    /// `None`: the lease never ends.
+    pub(super) fn until(deadline: Option<Time>) -> Self {
         Self {
-            deadline: AtomicU64::new(deadline.0),
+            deadline: AtomicU64::new(deadline.map_or(NEVER, nanos)),
         }
     }
 
-    pub(crate) fn deadline(&self) -> Moment {
-        Moment(self.deadline.load(Ordering::Acquire))
-    }
-
-    /// Moves the deadline, unless it has passed already: a lease that ran out stays
-    /// so, whatever a late answer says.
-    pub(crate) fn extend(&self, deadline: Moment) {
-        if !self.is_over() {
-            self.deadline.store(deadline.0, Ordering::Release);
+    /// Moves the deadline, unless it has passed: a lease that ended stays so. Returns
+    /// whether it was moved.
+    pub(super) fn extend(&self, deadline: Time) -> bool {
+        let extends = !self.is_over();
+        if extends {
+            self.deadline.store(nanos(deadline), Ordering::Release);
         }
+        extends
     }
 
     /// Ends the lease now.
-    pub(crate) fn end(&self) {
+    pub(super) fn end(&self) {
         self.deadline.store(0, Ordering::Release);
     }
 
-    /// How long it still lasts; nothing when it never ends.
-    pub(crate) fn left(&self) -> Option<Duration> {
-        let deadline = self.deadline();
-        (deadline != Moment::NEVER).then(|| deadline.since(Moment::now()))
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        Moment::now() >= self.deadline()
+    fn is_over(&self) -> bool {
+        nanos(boot_time()) >= self.deadline.load(Ordering::Acquire)
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let left = self.deadline().since(Moment::now());
+        let deadline = self.deadline.load(Ordering::Acquire);
+        let left = Duration::from_nanos(deadline.saturating_sub(nanos(boot_time())));
         f.debug_struct("Lease").field("left", &left).finish()
+    }
+}
+
+/// What a grant is, for its guard and for the driver.
+#[derive(Debug)]
+pub(crate) struct GrantState {
+    lease: Arc<Lease>,
+    /// How many transactions were fenced and are not known to have ended. Counted before
+    /// the fence is sent.
+    open_fences: AtomicU32,
+    fence: Fence,
+    lost: watch::Sender<Option<Lost>>,
+    names: Arc<[LockName]>,
+    token: i64,
+}
+
+impl GrantState {
+    pub(super) fn new(lease: Arc<Lease>, fence: Fence, names: Arc<[LockName]>, token: i64) -> Self {
+        Self {
+            lease,
+            open_fences: AtomicU32::new(0),
+            fence,
+            lost: watch::Sender::new(None),
+            names,
+            token,
+        }
+    }
+
+    pub(crate) fn names(&self) -> &[LockName] {
+        &self.names
+    }
+
+    pub(crate) fn token(&self) -> i64 {
+        self.token
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Whether the locks are held no longer, as far as this process can know.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lease.is_over() || self.lost.borrow().is_some()
+    }
+
+    /// Reports whether the locks are lost, now and later.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Lost>> {
+        self.lost.subscribe()
+    }
+
+    /// A transaction is about to be fenced: a release waits for its end from now on.
+    pub(crate) fn fence_begins(&self) {
+        self.open_fences.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A transaction that was fenced has ended.
+    pub(crate) fn fence_ended(&self) {
+        self.open_fences.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether a transaction that was fenced may be open.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.open_fences.load(Ordering::Acquire) > 0
+    }
+
+    /// The locks are lost. Returns what the first loss was.
+    pub(crate) fn lose(&self, reason: &'static str, by: Option<Arc<str>>) -> Lost {
+        let lost = Lost {
+            names: self.names.clone(),
+            since: SystemTime::now(),
+            by,
+            reason,
+        };
+        self.lost.send_if_modified(|slot| {
+            let first = slot.is_none();
+            if first {
+                *slot = Some(lost.clone());
+            }
+            first
+        });
+        self.lost.borrow().clone().unwrap_or(lost)
+    }
+
+    pub(super) fn on_loss(&self, loss: Loss) -> Lost {
+        self.lose(loss.reason, loss.by)
     }
 }

@@ -12,6 +12,9 @@ use crate::{
 /// The ttl of sessions that only wait, where what is held never expires.
 const WAITERS_TTL: Duration = Duration::from_secs(15);
 
+/// How many times within its ttl a session is renewed.
+const RENEWALS: u32 = 3;
+
 /// The settings of a driver.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -42,6 +45,11 @@ impl Config {
     /// The ttl of sessions that expire.
     pub(super) fn session_ttl(&self) -> Duration {
         self.ttl.unwrap_or(WAITERS_TTL)
+    }
+
+    /// How often sessions are renewed.
+    pub(crate) fn renewal_pause(&self) -> Duration {
+        self.session_ttl() / RENEWALS
     }
 
     /// Whether a process of this machine that has ended proves its sessions dead.

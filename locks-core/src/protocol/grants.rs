@@ -79,10 +79,6 @@ impl PendingRelease {
         self.maybe_applied
     }
 
-    pub(super) fn due(&self) -> Time {
-        self.due
-    }
-
     pub(super) fn into_calls(self) -> Vec<CallId> {
         self.calls
     }

@@ -58,7 +58,7 @@ pub(crate) use self::{
     namespaces::Namespaces,
     output::{Answer, DriverOutput, Granted, Loss, Output},
     query::{CHUNK, CompareAndSet, Completion, Orphans, Peers, Query},
-    renewals::{Renewal, Renewed, RenewedSession},
+    renewals::{Renewal, Renewed},
     task::{Evicted, Task, TaskResult},
     time::{Now, Time},
 };

@@ -43,6 +43,8 @@ pub(crate) struct Namespaces {
     handles_gone: bool,
     flushed: bool,
     ended: bool,
+    /// Whether the last write answered a caller with success.
+    answered: bool,
 }
 
 impl Namespaces {
@@ -64,12 +66,18 @@ impl Namespaces {
             handles_gone: false,
             flushed: false,
             ended: false,
+            answered: false,
         }
     }
 
     /// Whether a request is blocked, so that changes of other processes matter.
     pub(crate) fn has_blocked_requests(&self) -> bool {
         !self.blocked.is_empty()
+    }
+
+    /// Whether the last write answered a caller with success.
+    pub(crate) fn last_write_answered(&self) -> bool {
+        self.answered
     }
 
     /// Takes in what happened.
@@ -91,10 +99,13 @@ impl Namespaces {
                     self.close(None, &fenced, now);
                 }
             }
-            DriverInput::MayHaveChanged => self.to_all(now, |_| true, || Input::MayHaveChanged),
+            DriverInput::MayHaveChanged => self.to_blocked(now, || Input::MayHaveChanged),
             DriverInput::ChangeSource(source) => {
                 self.change_source = source;
-                self.to_all(now, |_| true, || Input::ChangeSource(source));
+                for namespace in self.namespaces.values_mut() {
+                    namespace.set_change_source(source);
+                }
+                self.to_blocked(now, || Input::ChangeSource(source));
             }
             DriverInput::Timeout => {}
         }
@@ -140,8 +151,8 @@ impl Namespaces {
         })
     }
 
-    fn to_all(&mut self, now: Now, concerned: impl Fn(&Name) -> bool, input: impl Fn() -> Input) {
-        for name in self.blocked.iter().filter(|name| concerned(name)) {
+    fn to_blocked(&mut self, now: Now, input: impl Fn() -> Input) {
+        for name in &self.blocked {
             if let Some(namespace) = self.namespaces.get_mut(name) {
                 namespace.handle(now, input());
             }
@@ -182,6 +193,7 @@ impl Namespaces {
         if completes {
             let answered = namespace.take_answered();
             let sent = self.in_flight.take().unwrap_or(now);
+            self.answered = wrote && answered > 0;
             if wrote && answered > 0 && self.config.mechanisms.group_commit {
                 let took = now.monotonic - sent.monotonic;
                 self.group_commit.on_answered(answered, took, now.monotonic);

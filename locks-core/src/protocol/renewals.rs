@@ -23,8 +23,6 @@ use crate::{
     table::SessionId,
 };
 
-/// The part of the ttl after which sessions are renewed.
-const PART: u32 = 3;
 /// The shortest pause after a renewal that failed; and the part of the ttl, if it is longer.
 const RETRY: Duration = Duration::from_millis(20);
 const RETRY_PART: u32 = 30;
@@ -94,7 +92,7 @@ impl Renewals {
                 self.due = None;
                 return None;
             }
-            let next = now.monotonic + config.session_ttl() / PART;
+            let next = now.monotonic + config.renewal_pause();
             match self.due {
                 None => {
                     self.due = Some(next);

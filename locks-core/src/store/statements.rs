@@ -127,37 +127,38 @@ pub(super) enum FenceKind {
 /// The fence of one grant.
 #[derive(Clone, Debug)]
 pub(crate) struct Fence {
-    pub(crate) statement: FenceStatement,
+    pub(super) statement: FenceStatement,
     /// The key of the fence row.
-    pub(crate) row: Arc<str>,
-    pub(crate) namespace: Arc<str>,
+    row: Arc<str>,
+    namespace: Arc<str>,
     /// A text that `metaJson` has while the grant stands in it, and only then.
-    pub(crate) mark: Arc<str>,
+    marker: Arc<str>,
 }
 
 impl Fence {
+    pub(crate) fn new(
+        statement: FenceStatement,
+        row: Arc<str>,
+        namespace: Arc<str>,
+        marker: Arc<str>,
+    ) -> Self {
+        Self {
+            statement,
+            row,
+            namespace,
+            marker,
+        }
+    }
+
     /// The arguments of its statements.
     pub(super) fn args(&self) -> impl Iterator<Item = &str> {
         let more = if self.statement.looks_at_row { 3 } else { 1 };
-        let all = [&*self.row, &*self.namespace, &*self.mark];
+        let all = [&*self.row, &*self.namespace, &*self.marker];
         all.into_iter().take(more)
     }
 }
 
 impl FenceStatement {
-    /// A statement that is never run.
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> Self {
-        Self {
-            sql: "".into(),
-            reader: None,
-            kind: FenceKind::Query,
-            engine: "",
-            looks_at_row: false,
-            rows: 1,
-        }
-    }
-
     /// Whether a connection of this engine can be in the database of the locks.
     pub(super) fn check(&self, engine: &str) -> Result<()> {
         if self.engine == engine {

@@ -414,7 +414,6 @@ impl Namespace {
         self.answered += 1;
         self.outputs.push_back(Output::Granted(Granted {
             nonce,
-            task: request.task.clone(),
             names: request.names.clone(),
             token,
             session,

@@ -1,19 +1,17 @@
-//! What the driver does on side connections: jobs that other transactions may be in the way
-//! of.
+//! How a task runs: the statements of each.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time;
 
-use super::{job::PIECE, observer::Cause, plan::ChoreId, session::ReleaseKey};
 use crate::{
-    report::Holder,
+    protocol::{CHUNK, EvictReason, Evicted, Task, TaskResult},
     store::{Class, Connection, Failure, Kind, Liveness, Reconnecting, RowVersion},
     table::{LockTable, SessionId},
 };
 
-/// The pauses after a list of fences met a lock.
+/// The pauses after a list of fence rows met the lock of an open transaction.
 const LIST_PAUSES: [Duration; 4] = [
     Duration::from_millis(2),
     Duration::from_millis(5),
@@ -21,119 +19,73 @@ const LIST_PAUSES: [Duration; 4] = [
     Duration::from_millis(20),
 ];
 
-/// Something that other transactions may be in the way of. None of these waits for one on
-/// the server: it fails, and is tried again later.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum SideJob {
-    /// Open the connection: an eviction may follow, and then there is a hurry.
-    Prepare,
-    /// Delete a session's rows, the beat row first. `witness` is a session of our own.
-    Evict {
-        id: SessionId,
-        cause: Cause,
-        witness: Option<SessionId>,
-    },
-    /// Delete all sessions of a namespace whose row has no stamp, and is still of
-    /// this version; `None`: there is no row.
-    Clear(Option<i64>),
-    /// Delete the sessions of one task, or of all.
-    Evacuate(ChoreId, Option<Arc<str>>),
-    /// Wait for commits that were fenced with this fence row and are still under way, so
-    /// that these releases can go on.
-    Touch(String, Vec<ReleaseKey>),
-    /// Delete sessions of our own that hold nothing.
-    Discard(Vec<SessionId>),
-    /// The same, as the last thing before the driver ends.
-    Leave(Vec<SessionId>),
-}
-
-#[derive(Debug)]
-pub(super) enum SideOutcome {
-    Prepared(Result<(), Failure>),
-    /// Whether the session is dead now, or beats again.
-    Evicted(SessionId, Cause, Result<bool, Failure>),
-    /// Which sessions are dead now; nothing where the row had moved.
-    Cleared(Result<Option<Vec<SessionId>>, Failure>),
-    /// Which sessions are dead now, and what they held when it began. `Err` besides: some
-    /// of them could not be ended yet.
-    Evacuated(ChoreId, Result<Evacuated, Failure>),
-    Touched(String, Vec<ReleaseKey>, Result<(), Failure>),
-    Discarded(Vec<SessionId>, Result<(), Failure>),
-    /// The sessions that are left.
-    Left(Vec<SessionId>),
-}
-
-/// What came of ending the sessions of a task.
-#[derive(Debug, Default)]
-pub(super) struct Evacuated {
-    pub(super) dead: Vec<SessionId>,
-    /// What was held when it began.
-    pub(super) held: Vec<Holder>,
-    /// Why some sessions are not dead yet.
-    pub(super) stuck: Option<Failure>,
-}
-
-/// How long a side statement may take.
-pub(super) const SIDE_LIMIT: Duration = Duration::from_secs(5);
-
-impl SideJob {
-    pub(super) async fn run(self, link: &mut Reconnecting, namespace: &str) -> SideOutcome {
-        match self {
-            Self::Prepare => SideOutcome::Prepared(link.with(async |_| Ok(())).await),
-            Self::Evict { id, cause, witness } => {
-                let evict = async |c: &mut Connection| evict(c, &id, cause, witness.as_ref()).await;
-                let result = persist(link, evict).await;
-                SideOutcome::Evicted(id, cause, result)
+/// Runs a task on a side connection.
+pub(super) async fn run(task: Task, link: &mut Reconnecting, namespace: &str) -> TaskResult {
+    match task {
+        Task::Prepare => TaskResult::Prepared(link.with(async |_| Ok(())).await),
+        Task::Evict {
+            session,
+            reason,
+            witness,
+        } => {
+            let evict =
+                async |c: &mut Connection| evict(c, &session, reason, witness.as_ref()).await;
+            let result = persist(link, evict).await;
+            TaskResult::Evicted {
+                session,
+                reason,
+                result,
             }
-            Self::Clear(version) => {
-                let clear = async |c: &mut Connection| clear(c, namespace, version).await;
-                SideOutcome::Cleared(persist(link, clear).await)
+        }
+        Task::EvictAll(version) => {
+            let clear = async |c: &mut Connection| evict_all(c, namespace, version).await;
+            TaskResult::AllEvicted(persist(link, clear).await)
+        }
+        Task::EvictTask { call, task } => {
+            let evict = async |c: &mut Connection| evict_task(c, namespace, task.as_deref()).await;
+            let result = persist(link, evict).await;
+            TaskResult::TaskEvicted { call, result }
+        }
+        Task::AwaitFence { row, release } => {
+            let result = persist(link, async |c| c.await_fence(&row).await).await;
+            TaskResult::FenceAwaited {
+                row,
+                release,
+                result,
             }
-            Self::Evacuate(chore, task) => {
-                let evacuate =
-                    async |c: &mut Connection| evacuate(c, namespace, task.as_deref()).await;
-                SideOutcome::Evacuated(chore, persist(link, evacuate).await)
-            }
-            Self::Touch(row, keys) => {
-                let result = persist(link, async |c| c.await_fence(&row).await).await;
-                SideOutcome::Touched(row, keys, result)
-            }
-            Self::Discard(ids) => {
-                let result = persist(link, async |c| discard(c, &ids).await).await;
-                SideOutcome::Discarded(ids, result)
-            }
-            Self::Leave(ids) => {
-                let result = persist(link, async |c| discard(c, &ids).await).await;
-                if let Err(failure) = &result {
-                    tracing::debug!(%failure, "sessions are left behind for now");
-                }
-                SideOutcome::Left(if result.is_ok() { Vec::new() } else { ids })
-            }
+        }
+        Task::DeleteIdleSessions(sessions) => {
+            let result = persist(link, async |c| delete_own(c, &sessions).await).await;
+            TaskResult::IdleSessionsDeleted { sessions, result }
+        }
+        Task::DeleteOwnSessions(sessions) => {
+            let result = persist(link, async |c| delete_own(c, &sessions).await).await;
+            TaskResult::OwnSessionsDeleted { sessions, result }
         }
     }
 }
 
-/// Deletes a session's rows; whether it is dead now.
+/// Deletes the rows of a session, and says whether it is dead now.
 async fn evict(
     c: &mut Connection,
     id: &SessionId,
-    cause: Cause,
+    reason: EvictReason,
     witness: Option<&SessionId>,
 ) -> Result<bool, Failure> {
-    let deleted = match cause {
-        Cause::Gone => {
+    let deleted = match reason {
+        EvictReason::ProcessExited | EvictReason::Lost => {
             c.delete_session(id).await?;
             true
         }
-        Cause::Stopped { beat } => c.delete_session_at(id, beat).await?,
-        Cause::Begun => false,
+        EvictReason::HeartbeatExpired { heartbeat } => c.delete_session_at(id, heartbeat).await?,
+        EvictReason::Resumed => false,
     };
     if deleted {
         c.delete_fences(id).await?;
         return Ok(true);
     }
-    // It beats again, or another process evicts it: that is shown by what the deletion of
-    // its fence finds, never by an answer that does not have it.
+    // Its heartbeat goes on, or another process evicts it. That is shown by what the deletion
+    // of its fence rows finds, never by an answer that does not have it.
     if c.delete_fences_of_dead(id, witness).await? {
         return Ok(true);
     }
@@ -141,7 +93,9 @@ async fn evict(
     Ok(matches!(state[..], [(_, Liveness::Dead)]))
 }
 
-async fn clear(
+/// Deletes all sessions of a namespace whose row is missing or has no stamp, and returns
+/// them; nothing if the row is no longer of this version.
+async fn evict_all(
     c: &mut Connection,
     namespace: &str,
     version: Option<i64>,
@@ -162,40 +116,41 @@ async fn clear(
             continue;
         }
         let moved = c.read_version(namespace).await? != expected;
-        if moved || !evict(c, id, Cause::Begun, None).await? {
+        if moved || !evict(c, id, EvictReason::Resumed, None).await? {
             return Ok(None);
         }
     }
     Ok(Some(sessions))
 }
 
-async fn evacuate(
+/// Deletes the sessions of one task, or of all tasks.
+async fn evict_task(
     c: &mut Connection,
     namespace: &str,
     task: Option<&str>,
-) -> Result<Evacuated, Failure> {
+) -> Result<Evicted, Failure> {
     let of = |t: &str| task.is_none_or(|task| task == t);
     let mut sessions = sessions_in(c, namespace, of, task.is_none()).await?;
-    let mut evacuated = Evacuated::default();
+    let mut evicted = Evicted::default();
     // Waiters and holders whose beat row is gone are in the row. What is held is noted
     // before: once its session is dead, any process may take it away.
     if let Some(row) = c.read(namespace).await?
         && let Ok(table) = LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref())
     {
         sessions.extend(table.sessions_of(task));
-        evacuated.held = table.holders();
-        evacuated
+        evicted.held = table.holders();
+        evicted
             .held
             .retain(|holder| holder.token.is_some() && of(&holder.task_id));
     }
     sessions.sort();
     sessions.dedup();
-    (evacuated.dead, evacuated.stuck) = end(c, sessions).await?;
-    Ok(evacuated)
+    (evicted.dead, evicted.stuck) = end(c, sessions).await?;
+    Ok(evicted)
 }
 
 /// Deletes sessions of our own.
-async fn discard(c: &mut Connection, ids: &[SessionId]) -> Result<(), Failure> {
+async fn delete_own(c: &mut Connection, ids: &[SessionId]) -> Result<(), Failure> {
     match end(c, ids.to_vec()).await? {
         (_, None) => Ok(()),
         (_, Some(stuck)) => Err(stuck),
@@ -209,7 +164,7 @@ async fn end(
     ids: Vec<SessionId>,
 ) -> Result<(Vec<SessionId>, Option<Failure>), Failure> {
     let (mut dead, mut stuck) = (Vec::new(), None);
-    for piece in ids.chunks(PIECE) {
+    for piece in ids.chunks(CHUNK) {
         c.delete_sessions(piece).await?;
         if delete_all_fences(c, piece).await? {
             dead.extend_from_slice(piece);

@@ -1,0 +1,160 @@
+//! The driver's connections, and what runs on them.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+
+use super::{
+    listener::{Heard, Listening},
+    queries, tasks,
+};
+use crate::{
+    protocol::{Completion, Name, Query, Renewal, Renewed, Task, TaskResult},
+    store::Reconnecting,
+};
+
+/// How long a statement may take on the connection that reads and writes the rows.
+pub(super) const ROW_LIMIT: Duration = Duration::from_secs(5);
+/// How long a statement of a task may take.
+const TASK_LIMIT: Duration = Duration::from_secs(5);
+/// How long a side connection stays open without being needed.
+const SIDE_IDLE: Duration = Duration::from_secs(10);
+/// How many tasks run at a time. None of them waits for an application's transaction.
+const TASKS: usize = 2;
+
+/// Something that ended.
+pub(super) enum Event {
+    Completed(Name, Completion),
+    TaskDone(Name, TaskResult),
+    Renewed(Renewed),
+    Heard(Heard),
+    /// A side connection was closed.
+    Closed,
+}
+
+/// A connection that comes back from what ran on it.
+enum Returned {
+    Row(Reconnecting),
+    Renewals(Reconnecting),
+    Side(Reconnecting),
+    None,
+}
+
+/// The driver's connections.
+pub(super) struct Connections {
+    /// To make side connections like it.
+    source: Reconnecting,
+    row: Option<Reconnecting>,
+    renewals: Option<Reconnecting>,
+    /// Side connections that are free, and since when.
+    side: Vec<(Reconnecting, Instant)>,
+    tasks_running: usize,
+    /// Tasks for which no connection is free.
+    tasks_waiting: VecDeque<(Name, Task)>,
+    running: FuturesUnordered<LocalBoxFuture<'static, (Returned, Event)>>,
+}
+
+impl Connections {
+    /// Each statement on the connection for renewals may take `renewal_limit`.
+    pub(super) fn new(row: Reconnecting, renewal_limit: Duration) -> Self {
+        Self {
+            source: row.sibling(TASK_LIMIT, "tasks"),
+            renewals: Some(row.sibling(renewal_limit, "renewals")),
+            row: Some(row),
+            side: Vec::new(),
+            tasks_running: 0,
+            tasks_waiting: VecDeque::new(),
+            running: FuturesUnordered::new(),
+        }
+    }
+
+    /// Runs a query. The protocol hands out one at a time.
+    pub(super) fn query(&mut self, namespace: Name, query: Query) {
+        let mut link = self.row.take().expect("BUG: one query at a time");
+        self.running.push(Box::pin(async move {
+            let completion = queries::run(query, &mut link, &namespace).await;
+            (Returned::Row(link), Event::Completed(namespace, completion))
+        }));
+    }
+
+    /// Runs a step of a renewal. The protocol hands out one at a time.
+    pub(super) fn renew(&mut self, renewal: Renewal) {
+        let mut link = self.renewals.take().expect("BUG: one renewal at a time");
+        self.running.push(Box::pin(async move {
+            let renewed = queries::renew(renewal, &mut link).await;
+            (Returned::Renewals(link), Event::Renewed(renewed))
+        }));
+    }
+
+    /// Runs a task as soon as a side connection is free.
+    pub(super) fn task(&mut self, namespace: Name, task: Task) {
+        self.tasks_waiting.push_back((namespace, task));
+        self.start_tasks();
+    }
+
+    fn start_tasks(&mut self) {
+        while self.tasks_running < TASKS
+            && let Some((namespace, task)) = self.tasks_waiting.pop_front()
+        {
+            let free = self.side.pop().map(|(link, _)| link);
+            let mut link = free.unwrap_or_else(|| self.source.sibling(TASK_LIMIT, "tasks"));
+            self.tasks_running += 1;
+            self.running.push(Box::pin(async move {
+                let result = tasks::run(task, &mut link, &namespace).await;
+                (Returned::Side(link), Event::TaskDone(namespace, result))
+            }));
+        }
+    }
+
+    pub(super) fn listen(&mut self, listening: Listening) {
+        self.running.push(Box::pin(async {
+            (Returned::None, Event::Heard(listening.await))
+        }));
+    }
+
+    /// Closes side connections that were not needed for some time.
+    pub(super) fn close_idle(&mut self, now: Instant) {
+        let idle = |(_, since): &mut (_, Instant)| now.duration_since(*since) >= SIDE_IDLE;
+        for (mut link, _) in self.side.extract_if(.., idle) {
+            self.running.push(Box::pin(async move {
+                link.close().await;
+                (Returned::None, Event::Closed)
+            }));
+        }
+    }
+
+    /// When a side connection is to be closed.
+    pub(super) fn idle_due(&self) -> Option<Instant> {
+        self.side.iter().map(|(_, since)| *since + SIDE_IDLE).min()
+    }
+
+    /// Waits until something ends; for ever if nothing runs. Cancel safe.
+    pub(super) async fn next(&mut self) -> Event {
+        let Some((returned, event)) = self.running.next().await else {
+            return std::future::pending().await;
+        };
+        match returned {
+            Returned::Row(link) => self.row = Some(link),
+            Returned::Renewals(link) => self.renewals = Some(link),
+            Returned::Side(link) => {
+                self.side.push((link, Instant::now()));
+                self.tasks_running -= 1;
+                self.start_tasks();
+            }
+            Returned::None => {}
+        }
+        event
+    }
+
+    /// Closes the connections. What runs is dropped with its connection.
+    pub(super) async fn close(mut self) {
+        let side = self.side.drain(..).map(|(link, _)| link);
+        let links = self.row.take().into_iter().chain(self.renewals.take());
+        for mut link in links.chain(side) {
+            link.close().await;
+        }
+    }
+}

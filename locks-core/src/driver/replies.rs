@@ -1,0 +1,160 @@
+//! Which callers wait for which answer, and what their guards share with the driver.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    command::Reply,
+    grant::Grant,
+    lease::{GrantState, Lease},
+};
+use crate::{
+    error::LockError,
+    protocol::{Answer, CallId, Granted, Loss, Name, Time},
+    report::{Holder, Waiter},
+    store::{Fence, FenceStatement},
+    table::{LockTable, Nonce, SessionId},
+};
+
+/// A caller that waits for an answer.
+#[derive(Debug)]
+pub(super) enum Caller {
+    Done(Reply<()>),
+    /// The call is about this grant.
+    About(Arc<GrantState>, Reply<()>),
+    Holders(Reply<Vec<Holder>>),
+    Waiters(Reply<Vec<Waiter>>),
+}
+
+impl Caller {
+    pub(super) fn answer(self, answer: Answer) {
+        match (self, answer) {
+            (Self::Done(reply) | Self::About(_, reply), Answer::Done) => reply.send(Ok(())),
+            (Self::Holders(reply), Answer::Holders(holders)) => reply.send(Ok(holders)),
+            (Self::Waiters(reply), Answer::Waiters(waiters)) => reply.send(Ok(waiters)),
+            (Self::About(state, reply), Answer::Lost(loss)) => {
+                reply.send(Err(LockError::Lost(state.on_loss(loss))));
+            }
+            (caller, Answer::Failed(error)) => caller.fail(error),
+            // A detached lock has no guard to lose it.
+            (caller, _) => caller.fail(LockError::Closed),
+        }
+    }
+
+    fn fail(self, error: LockError) {
+        match self {
+            Self::Done(reply) | Self::About(_, reply) => reply.send(Err(error)),
+            Self::Holders(reply) => reply.send(Err(error)),
+            Self::Waiters(reply) => reply.send(Err(error)),
+        }
+    }
+}
+
+/// The callers that wait, the grants that have guards, and the leases of sessions.
+#[derive(Debug)]
+pub(super) struct Replies {
+    fence: FenceStatement,
+    requests: BTreeMap<Nonce, Reply<Grant>>,
+    callers: BTreeMap<CallId, Caller>,
+    next_call: u64,
+    grants: BTreeMap<Nonce, Arc<GrantState>>,
+    leases: BTreeMap<SessionId, Arc<Lease>>,
+}
+
+impl Replies {
+    pub(super) fn new(fence: FenceStatement) -> Self {
+        Self {
+            fence,
+            requests: BTreeMap::new(),
+            callers: BTreeMap::new(),
+            next_call: 0,
+            grants: BTreeMap::new(),
+            leases: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn add_request(&mut self, nonce: Nonce, reply: Reply<Grant>) {
+        self.requests.insert(nonce, reply);
+    }
+
+    /// The caller of a request is gone.
+    pub(super) fn cancel_request(&mut self, nonce: Nonce) {
+        self.requests.remove(&nonce);
+    }
+
+    pub(super) fn add_call(&mut self, caller: Caller) -> CallId {
+        let id = CallId(self.next_call);
+        self.next_call += 1;
+        self.callers.insert(id, caller);
+        id
+    }
+
+    pub(super) fn answer(&mut self, call: CallId, answer: Answer) {
+        if let Some(caller) = self.callers.remove(&call) {
+            caller.answer(answer);
+        }
+    }
+
+    pub(super) fn fail_request(&mut self, nonce: Nonce, error: LockError) {
+        if let Some(reply) = self.requests.remove(&nonce) {
+            reply.send(Err(error));
+        }
+    }
+
+    /// A request is granted. Returns the state of its grant, and the caller that gets it.
+    pub(super) fn on_granted(
+        &mut self,
+        namespace: &Name,
+        granted: Granted,
+    ) -> (Arc<GrantState>, Option<Reply<Grant>>) {
+        let deadline = granted.deadline;
+        let lease = self
+            .leases
+            .entry(granted.session)
+            .or_insert_with(|| Arc::new(Lease::until(deadline)))
+            .clone();
+        let nonce = granted.nonce;
+        let marker = LockTable::marker_of(nonce).into();
+        let fence = Fence::new(
+            self.fence.clone(),
+            granted.fence_row,
+            namespace.clone(),
+            marker,
+        );
+        let state = GrantState::new(lease, fence, granted.names, granted.token);
+        let state = Arc::new(state);
+        self.grants.insert(nonce, state.clone());
+        (state, self.requests.remove(&nonce))
+    }
+
+    /// The guard of a grant is gone.
+    pub(super) fn on_guard_gone(&mut self, nonce: Nonce) {
+        self.grants.remove(&nonce);
+    }
+
+    pub(super) fn on_lost(&mut self, nonce: Nonce, loss: Loss) {
+        if let Some(state) = self.grants.remove(&nonce) {
+            state.on_loss(loss);
+        }
+    }
+
+    /// The lease of a session is extended. Returns whether that came in time.
+    pub(super) fn extend_lease(&mut self, session: &SessionId, deadline: Time) -> bool {
+        let lease = self.leases.get(session);
+        lease.is_none_or(|lease| lease.extend(deadline))
+    }
+
+    pub(super) fn end_lease(&mut self, session: &SessionId) {
+        if let Some(lease) = self.leases.remove(session) {
+            lease.end();
+        }
+    }
+
+    /// The grants with a transaction that was fenced and may be open.
+    pub(super) fn fenced(&self) -> BTreeSet<Nonce> {
+        let grants = self.grants.iter().filter(|(_, state)| state.is_fenced());
+        grants.map(|(nonce, _)| *nonce).collect()
+    }
+}

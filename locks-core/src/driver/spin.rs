@@ -1,0 +1,125 @@
+//! How the driver's thread waits: by spinning for a moment, then asleep.
+//!
+//! A thread that sleeps wakes up some ten microseconds late, twice per write: when the
+//! database has answered, and when a caller asks for something. That is much beside a write
+//! of a few hundred microseconds. So the thread spins while a write is in flight that will be
+//! done in a moment, and for a moment after it has answered a caller, which often comes back
+//! at once. It yields the processor after each look, and sleeps while writes are slow or lost
+//! to other processes: then it is not the wake-up that takes the time.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{task, time};
+
+/// The longest write that is waited for by spinning.
+const WRITE: Duration = Duration::from_millis(1);
+/// Timers go off that much too late.
+const TIMER: Duration = Duration::from_micros(500);
+/// How long to spin for callers that were answered.
+const ANSWERED: Duration = Duration::from_micros(100);
+
+/// Until when to spin.
+#[derive(Debug)]
+pub(super) struct Spin {
+    /// Whether another thread can run at the same time, and spinning is on.
+    possible: bool,
+    /// What the last write took; `None` if it was lost to another process.
+    took: Option<Duration>,
+    until: Option<Instant>,
+}
+
+impl Spin {
+    pub(super) fn new(on: bool) -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            possible: on && processors > 1,
+            took: None,
+            until: None,
+        }
+    }
+
+    pub(super) fn is_possible(&self) -> bool {
+        self.possible
+    }
+
+    /// A write begins, or what comes before or after one.
+    pub(super) fn on_sent(&mut self, now: Instant) {
+        let short = self.took.is_some_and(|took| took <= WRITE);
+        self.until = (self.possible && short).then(|| now + WRITE);
+    }
+
+    /// A write has succeeded. `answered` says whether a caller was answered.
+    pub(super) fn on_written(&mut self, took: Duration, answered: bool, now: Instant) {
+        let stay = self.possible && took <= WRITE && answered;
+        self.until = stay.then(|| now + ANSWERED);
+        self.took = Some(took);
+    }
+
+    /// A write was lost to another process.
+    pub(super) fn on_conflict(&mut self) {
+        self.took = None;
+        self.until = None;
+    }
+
+    /// Waits until `wake`: first by spinning, and to the end if `wake` is too near for a
+    /// timer. Cancel safe.
+    pub(super) async fn wait(&self, wake: Instant) {
+        let now = Instant::now();
+        let near = self.possible && wake.saturating_duration_since(now) < TIMER;
+        let until = if near { Some(wake) } else { self.until };
+        let spins = |until| Instant::now() < wake.min(until);
+        while until.is_some_and(spins) {
+            thread::yield_now();
+            task::yield_now().await;
+        }
+        time::sleep_until(wake.into()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spin(possible: bool) -> Spin {
+        Spin {
+            possible,
+            ..Spin::new(true)
+        }
+    }
+
+    #[test]
+    fn spins_for_short_writes_that_succeed() {
+        let now = Instant::now();
+        let mut spin = spin(true);
+        spin.on_sent(now);
+        assert_eq!(spin.until, None, "it is not known how long a write takes");
+        spin.on_written(WRITE, true, now);
+        assert_eq!(spin.until, Some(now + ANSWERED));
+        spin.on_sent(now);
+        assert_eq!(spin.until, Some(now + WRITE));
+        spin.on_written(WRITE, false, now);
+        assert_eq!(spin.until, None, "no caller was answered");
+        spin.on_written(WRITE * 2, true, now);
+        assert_eq!(spin.until, None);
+        spin.on_sent(now);
+        assert_eq!(spin.until, None, "writes are slow");
+        spin.on_written(WRITE, true, now);
+        spin.on_conflict();
+        spin.on_sent(now);
+        assert_eq!(spin.until, None, "other processes write as well");
+    }
+
+    #[test]
+    fn sleeps_where_no_other_thread_can_run() {
+        let now = Instant::now();
+        let mut spin = spin(false);
+        spin.on_written(WRITE, true, now);
+        assert_eq!(spin.until, None);
+        spin.on_sent(now);
+        assert_eq!(spin.until, None);
+        assert!(!Spin::new(false).possible);
+    }
+}
