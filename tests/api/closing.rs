@@ -1,4 +1,4 @@
-//! What is left when a manager was closed, or when its last handle was dropped.
+//! What remains after `close`, and after the drop of a manager's last handle.
 
 use std::{
     fs,
@@ -17,12 +17,12 @@ use locks_tests::{
 use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(20);
-/// More than a renewal takes, less than a test may take.
+/// Longer than a renewal, shorter than a test.
 const TTL: Duration = Duration::from_secs(1);
-/// Nothing is renewed and nothing is idle for that long.
+/// During a test nothing is renewed, and no session is idle for long enough to end.
 const LONG: Duration = Duration::from_mins(10);
 const SESSIONS: usize = 6_000;
-/// From the process to the server, one way, while six thousand sessions are closed.
+/// The latency from the process to the server, one way, while six thousand sessions are closed.
 const LATENCY: Duration = Duration::from_millis(1);
 
 on_every_engine!(
@@ -47,7 +47,7 @@ async fn close_reports_a_lock_that_an_open_fenced_transaction_keeps(db: Database
     let mut tx = journal.begin_entry("open").await.expect("it begins");
     on_engine!(Tx, &mut tx, tx => guard.fence(tx).await).expect("it is held");
     let closed = tokio::time::timeout(2 * SOON, locks.close()).await;
-    let closed = closed.expect("close() ends although the transaction is open");
+    let closed = closed.expect("close() returns although the transaction is open");
     let left = Session::of(&db, "holder").await;
     let Err(error) = closed else {
         panic!("close() answered Ok, and this was left: {left:?}");
@@ -58,12 +58,12 @@ async fn close_reports_a_lock_that_an_open_fenced_transaction_keeps(db: Database
         "the error does not name the lock: {text}"
     );
     assert!(guard.is_lost(), "a guard outlives its manager");
-    // The transaction was fenced before, so nothing forbids its commit.
+    // The transaction was fenced in time, so its commit is allowed.
     on_engine!(Tx, tx, tx => tx.commit().await).expect("it is not forbidden");
-    // The rest comes back by time.
+    // The lock becomes free when the session has expired.
     let next = connect(db.url(), "next", TTL).await;
     let next = next.wait("kept").timeout(SOON).await;
-    drop(next.expect("the lock comes back once the transaction has ended"));
+    drop(next.expect("the lock is free once the transaction has ended"));
 }
 
 async fn close_deletes_six_thousand_sessions_or_reports_an_error(db: Database) {
@@ -102,9 +102,9 @@ async fn close_deletes_six_thousand_sessions_or_reports_an_error(db: Database) {
     drop(guards);
 }
 
-/// Connections of this process to the test's database, past the test's own.
+/// The library's connections to the test's database.
 enum Connections {
-    /// The files that this process has open.
+    /// The open file descriptors of this process.
     File(String),
     Relay(Relay),
 }
@@ -133,7 +133,7 @@ impl Connections {
         }
     }
 
-    /// Waits until the driver has ended, so that none is left.
+    /// Waits until the driver has ended and none of its connections is open.
     async fn wait_until_gone(&self) {
         wait::until(SOON, "the driver's connections are closed", async || {
             self.open() == 0
@@ -152,14 +152,14 @@ async fn detached(db: &Database) -> (LockManager, Connections) {
 }
 
 async fn take_all_away(db: &Database) {
-    // One driver may not be seen beside the other in a file.
+    // On SQLite, two drivers in one process may not see each other's writes at once.
     let supervisor = connect(db.url(), "supervisor", TTL).await;
     let taken = supervisor.release_all().await.expect("it is done");
     assert_eq!(taken.len(), 1, "{taken:?}");
     supervisor.close().await.expect("it closes");
 }
 
-/// The simple case, which also shows that the connections of a driver are counted.
+/// The simple case. It also shows that the test counts the connections of a driver.
 async fn a_driver_whose_detached_lock_was_released_ends(db: Database) {
     let (locks, connections) = detached(&db).await;
     locks.release("x").await.expect("it is detached");
@@ -171,7 +171,7 @@ async fn a_driver_whose_detached_lock_was_released_ends(db: Database) {
 async fn a_driver_whose_detached_lock_was_taken_away_ends(db: Database) {
     let (locks, connections) = detached(&db).await;
     drop(locks);
-    // The lock stays while its process lives.
+    // The lock is held until its process ends.
     for _ in 0..3 {
         Session::next_beat(&db, "owner", SOON).await;
     }

@@ -1,4 +1,4 @@
-//! The conflict table through every engine, and two tables that meet on one row.
+//! The conflict table on every engine, and two conflict tables on one row.
 
 use std::{
     sync::{
@@ -45,7 +45,7 @@ fn pairs() -> impl Iterator<Item = (&'static str, &'static str)> {
         .flat_map(|held| NAMES.into_iter().map(move |asked| (held, asked)))
 }
 
-/// Asserts that `asked` was refused by that guard's lock and by nothing else.
+/// Asserts that `asked` was refused because of the guard's lock, and for no other reason.
 fn assert_refused_by(error: &LockError, asked: &str, guard: &LockGuard, task: &str) {
     assert!(error.is_busy(), "{asked}: {error}");
     let LockError::Busy {
@@ -99,14 +99,14 @@ async fn every_ordered_pair(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-/// A task excludes itself as it does any other; the platform's matrix is the default.
+/// A task conflicts with its own locks. The platform's matrix is the default.
 async fn every_ordered_pair_within_one_task(db: Database) {
     let a = LockManager::connect(db.url()).await.expect("it connects");
     judge_all_pairs(&a, &a.clone()).await;
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-/// Names of one request never conflict with each other, and each of them with others.
+/// Names of one request do not conflict with each other. Each of them conflicts with other locks.
 async fn every_pair_in_one_request(db: Database) {
     let a = connect(&db, "a", ConflictMatrix::platform()).await;
     let b = connect(&db, "b", ConflictMatrix::platform()).await;
@@ -146,13 +146,13 @@ async fn one_refused_name_refuses_the_whole_request(db: Database) {
         let holders = b.held().await.expect("it is readable");
         assert_eq!(holders.len(), 1, "{holders:?}");
     }
-    let other = b.acquire("other").await.expect("nobody holds it");
+    let other = b.acquire("other").await.expect("it is free");
     held.release().await.expect("it is held");
     other.release().await.expect("it is held");
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-/// Asserts that the only thing in the way is that this task has another matrix.
+/// Asserts that the only blocker is a holder with another matrix, of this task.
 fn assert_other_matrix(blocked_by: &[Blocker], task: &str) {
     assert!(!blocked_by.is_empty());
     for blocker in blocked_by {
@@ -197,19 +197,19 @@ async fn a_waiter_of_another_matrix_gets_its_turn(db: Database) {
     for (holding, asking) in [(&a, &b), (&b, &a)] {
         let held = holding.acquire("mail_restart").await.expect("it is empty");
         let waiting = tokio::spawn(asking.wait("other").timeout(SOON));
-        // Refused at least once: then it waits.
+        // The request is refused at least once, so it waits.
         sleep(Duration::from_millis(100)).await;
         assert!(!waiting.is_finished());
         let token = held.token();
         held.release().await.expect("it is held");
-        let granted = waiting.await.expect("no panic").expect("its turn");
+        let granted = waiting.await.expect("no panic").expect("it is granted");
         assert!(granted.token() > token);
         granted.release().await.expect("it is held");
     }
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-/// How many of each side are inside; each looks at the other's while it is inside itself.
+/// How many managers of each matrix hold a lock. Each reads the other count while it holds one.
 #[derive(Debug, Default)]
 struct Sides {
     inside: [AtomicU32; 2],

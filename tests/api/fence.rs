@@ -1,4 +1,4 @@
-//! The fence: what it takes, and that no commit comes after an eviction.
+//! The fence: what it accepts, and that no commit succeeds after an eviction.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use sqlx::{
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
-/// How often a commit and an eviction race, in so many lanes.
+/// The number of races between a commit and an eviction, and the number of lanes they run in.
 const RACES: usize = 500;
 const LANES: usize = 5;
 
@@ -41,7 +41,7 @@ async fn commit(guard: &LockGuard, tx: Tx) -> Result<(), LockError> {
     on_engine!(Tx, tx, tx => guard.commit(tx).await)
 }
 
-/// Everything that `fence` and `commit` promise to take, on one engine.
+/// Everything that `fence` and `commit` accept, on one engine.
 macro_rules! takes {
     ($engine:ty, $connection:ty, $guard:expr, $url:expr) => {{
         let pool: Pool<$engine> = pool_options(Engine::of_url($url))
@@ -111,7 +111,7 @@ async fn commit_refuses_and_rolls_back_what_is_lost(db: Database) {
     let guard = locks.acquire("x").await.expect("it is free");
     let other = connect(&db, "b").await;
     other.release_task("a").await.expect("it can");
-    // Its own driver has not looked since.
+    // The holder's driver has not read the row since.
     assert!(!guard.is_lost());
     let tx = journal.begin_entry("late").await.expect("it begins");
     let refused = commit(&guard, tx).await.expect_err("it was taken");
@@ -146,14 +146,14 @@ async fn commit_and_fence_may_be_repeated(db: Database) {
     commit(&second, tx).await.expect("it is held");
 }
 
-/// A holder and a supervisor, in a namespace where nobody else is.
+/// A holder and a supervisor, alone in a namespace.
 struct Lane {
     holder: LockManager,
     supervisor: LockManager,
     journal: Journal,
     number: usize,
-    /// How much later than the commit the eviction begins, in microseconds: adapted to who wins,
-    /// or the same one always would.
+    /// The delay from the commit to the eviction, in microseconds. It adapts to the results,
+    /// because otherwise one side would always win.
     lead: i64,
     committed: usize,
     refused: usize,
@@ -192,7 +192,7 @@ async fn commit_and_eviction_never_both(db: Database) {
         db.engine()
     ));
     assert_eq!(committed + refused, RACES);
-    // A race that always ends the same way shows nothing.
+    // A race with only one outcome shows nothing.
     assert!(committed > RACES / 10 && refused > RACES / 10);
 }
 
@@ -213,7 +213,7 @@ impl Lane {
                 .await
                 .expect("it can");
             assert_eq!(taken.len(), 1);
-            // From here on the lock is somebody else's.
+            // From here on, another task holds the lock.
             let next = self.supervisor.acquire("x").await.expect("it is free");
             (self.journal.has(&entry).await, next)
         };
@@ -236,7 +236,7 @@ impl Lane {
     }
 }
 
-/// A transaction that cannot be committed for reasons of its own.
+/// A transaction that cannot be committed, for a reason that has nothing to do with the lock.
 async fn a_failed_transaction_is_no_loss(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(&db, "a").await;
@@ -246,7 +246,7 @@ async fn a_failed_transaction_is_no_loss(db: Database) {
         .await
         .expect_err("there is none");
     match commit(&guard, tx).await {
-        // PostgreSQL takes no statement after one that failed.
+        // PostgreSQL accepts no statement after a failed one.
         Err(error) => {
             assert!(matches!(error, LockError::Database { .. }), "{error:?}");
             assert_eq!(db.engine(), Engine::Postgres);
@@ -260,7 +260,7 @@ async fn a_failed_transaction_is_no_loss(db: Database) {
     guard.release().await.expect("it is ours");
 }
 
-/// On SQLite the open transaction is in the way of every write, so of those requests, too.
+/// On SQLite the open transaction blocks every write, and therefore these requests too.
 async fn other_requests_do_not_hold_up_a_commit(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(&db, "a").await;
@@ -269,7 +269,7 @@ async fn other_requests_do_not_hold_up_a_commit(db: Database) {
         let tx = journal.begin_entry("entry").await.expect("it begins");
         let other = locks.acquire(format!("other_{round}"));
         let other = tokio::spawn(other);
-        // Long enough for its write to be under way.
+        // Long enough for the write to be in flight.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let start = Instant::now();
         commit(&guard, tx).await.expect("it is held");
@@ -304,14 +304,16 @@ async fn what_a_loss_says(db: Database) {
     assert_eq!(names, ["x", "y"]);
     assert!(lost.since >= before && lost.since <= std::time::SystemTime::now());
     assert!(lost.reason.contains("evicted"), "{}", lost.reason);
-    let told = tokio::time::timeout(SOON, told).await.expect("it is told");
+    let told = tokio::time::timeout(SOON, told)
+        .await
+        .expect("the loss is reported");
     assert_eq!((told.since, told.reason), (lost.since, lost.reason));
     let text = LockError::Lost(lost).to_string();
     assert!(text.starts_with("lost x, y: "), "{text}");
     drop(next);
 }
 
-/// Commits a nested transaction through the guard: the release waits for the outer one.
+/// Commits a nested transaction through the guard. The release waits for the outer transaction.
 macro_rules! nested {
     ($engine:ty, $guard:expr, $other:expr, $url:expr) => {{
         let pool: Pool<$engine> = pool_options(Engine::of_url($url))

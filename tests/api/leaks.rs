@@ -1,7 +1,7 @@
-//! A guard, or a request for one, that just goes away: nothing of it stays.
+//! Guards and pending requests that are dropped, or whose process ends: no entry of them remains.
 //!
-//! Each case runs in a process of its own, and the row is read from this one. What the process
-//! survives must be free while it lives; what ends it, at the moment it has ended.
+//! Each case runs in a process of its own, and the test reads the row. If the process lives on, the
+//! lock is free while it lives. If the process ends, the lock is free as soon as it has ended.
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ on_every_engine!(
     async two_thousand_waits_dropped,
 );
 
-/// Starts a process that holds the lock, and lets it go on when that was seen.
+/// Starts a process that holds the lock, waits until the lock is in the row, and lets the process
+/// continue.
 async fn holder(db: &Database, way: &str) -> Peer {
     let mut peer = peer!("end", db.url(), "holder", way);
     peer.expect_line("held", SOON);
@@ -50,14 +51,14 @@ async fn assert_empty(db: &Database, what: &str) {
     assert!(row.is_empty(), "{what} leaves {row:#?}");
 }
 
-/// The process ends, and nothing is left from then on.
+/// The process ends, and no entry remains.
 async fn ends(db: &Database, way: &str) {
     let mut peer = holder(db, way).await;
     peer.finish_well(SOON);
     assert_empty(db, way).await;
 }
 
-/// The process lives on, and nothing is left soon.
+/// The process lives on, and soon no entry remains.
 async fn survives(db: &Database, way: &str) {
     let mut peer = holder(db, way).await;
     peer.expect_line("dropped", SOON);
@@ -67,7 +68,7 @@ async fn survives(db: &Database, way: &str) {
     assert_empty(db, way).await;
 }
 
-/// The process lives on, and the drop itself returns only when nothing is left.
+/// The process lives on, and the drop returns only when no entry remains.
 async fn flushes(db: &Database, way: &str) {
     let mut peer = holder(db, way).await;
     peer.expect_line("dropped", SOON);
@@ -152,7 +153,7 @@ async fn two_thousand_waits_dropped(db: Database) {
 }
 
 async fn quits(db: &Database, how: &str) {
-    // So many are dropped; some others are answered before.
+    // The number of dropped requests. Some other requests are answered first.
     const DROPPED: u32 = 2000;
     let limit = Duration::from_mins(1);
     let mut peer = peer!("quit", db.url(), how, DROPPED.to_string());
@@ -167,7 +168,7 @@ async fn quits(db: &Database, how: &str) {
     assert!(dropped >= DROPPED, "{counts:?}");
     assert!(granted > 0, "{counts:?}");
     wait_until_empty(db, "platform", SOON).await;
-    // Nothing of them is left in the process either.
+    // The process itself keeps nothing of them either.
     peer.send("go");
     peer.finish_well(SOON);
     assert_empty(db, how).await;

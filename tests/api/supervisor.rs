@@ -1,5 +1,5 @@
-//! Supervisors: `release_task` and `release_all` take everything, and stop whoever still
-//! believes.
+//! Supervisors: `release_task` and `release_all` release everything, and every former holder learns
+//! of it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use locks_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-/// No renewal, time-out or eviction by time falls into a test by itself.
+/// No renewal, time-out or expiry happens during a test.
 const LONG: Duration = Duration::from_mins(2);
 
 on_every_engine!(
@@ -114,7 +114,7 @@ async fn only_that_task_is_released(db: Database) {
         .expect("it is another namespace's");
 }
 
-/// By another process than its own, which learns it from its next renewal.
+/// The lock is released by another process. The holder's process learns of it at its next renewal.
 async fn whoever_lost_its_lock_is_told(db: Database) {
     let supervisor = connect(&db, "supervisor").await;
     let journal = Journal::open(db.url()).await;
@@ -142,13 +142,13 @@ async fn a_task_goes_on_after_it_was_released(db: Database) {
     assert!(new.token() > old.token());
     let now = Session::of(&db, "worker").await.expect("it holds").id;
     assert_ne!(now, session, "an id is used once");
-    // The old guard takes nothing along.
+    // The old guard does not affect the new lock.
     assert!(old.release().await.expect_err("it was lost").is_lost());
     assert!(!new.is_lost());
     new.release().await.expect("it is ours");
 }
 
-/// It held nothing when its session ended, so nothing could tell it.
+/// The session held nothing when it was ended, so its driver does not learn of it.
 async fn what_an_idle_task_is_granted_later_is_safe(db: Database) {
     let supervisor = connect(&db, "supervisor").await;
     let locks = connect(&db, "worker").await;
@@ -230,7 +230,7 @@ async fn versions_and_tokens_go_on_growing(db: Database) {
     assert!(next.token() > after && next.token() > guard.token());
 }
 
-/// Fenced, and not yet committed: whoever takes the lock away waits for its end.
+/// The transaction is fenced and not committed. The next holder is granted after its end.
 async fn an_open_fenced_transaction_comes_first(db: Database) {
     let journal = Journal::open(db.url()).await;
     let supervisor = connect(&db, "supervisor").await;
@@ -242,7 +242,7 @@ async fn an_open_fenced_transaction_comes_first(db: Database) {
     let taken = tokio::spawn(taken);
     let next = supervisor.wait("x").timeout(SOON);
     let mut next = tokio::spawn(next);
-    // No condition to wait for: that it does not happen.
+    // That something does not happen is no condition to wait for.
     let early = tokio::time::timeout(Duration::from_millis(500), &mut next).await;
     assert!(early.is_err(), "granted while a fenced transaction is open");
     assert!(!taken.is_finished());

@@ -1,5 +1,4 @@
-//! Functions with `#[with_lock]` under real locks: when their body runs, and what the
-//! options do.
+//! Functions with `#[with_lock]` under real locks: when the body runs, and what the options do.
 
 use std::{
     fmt,
@@ -35,7 +34,7 @@ on_every_engine!(
     async another_matrix_is_refused,
 );
 
-/// Another process, which says what is held.
+/// Another process, which reports what is held.
 struct Watcher(Peer);
 
 impl Watcher {
@@ -220,7 +219,7 @@ enum Outcome {
 
 #[with_lock("app_task_<id>", acquire, busy = Ok(Outcome::Skipped(id)), locks = locks)]
 async fn skipping(locks: &LockManager, id: String) -> Result<Outcome> {
-    // Both the body and what stands in for it may take the argument.
+    // Both the body and the `busy` expression may use the argument.
     Ok(Outcome::Done(id))
 }
 
@@ -275,7 +274,7 @@ async fn a_time_out_is_told_or_skipped(db: Database) {
     assert!(at_most_or_skip(&locks).await.unwrap());
 }
 
-/// Counts how often it is displayed, and changes.
+/// Counts how often it is displayed, and changes each time.
 #[derive(Default)]
 struct Id {
     shown: AtomicU32,

@@ -1,5 +1,5 @@
-//! How functions with `#[with_lock]` end otherwise: by panic, cancellation, loss and
-//! deadlock, and what is dropped when.
+//! The other ends of functions with `#[with_lock]`: panic, cancellation, loss and deadlock, and the
+//! order of drops.
 
 use std::{
     fmt,
@@ -34,7 +34,7 @@ async fn connect(db: &Database) -> LockManager {
         .expect("the test's database")
 }
 
-/// What was dropped, in order, and whether the lock was held then.
+/// What was dropped, in order, and whether the lock was held at that time.
 #[derive(Clone)]
 struct Log(Arc<Mutex<Vec<String>>>, Arc<Database>);
 
@@ -59,7 +59,7 @@ impl fmt::Display for Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let Self(Log(log, db), name) = self;
-        // Past the library, so that nothing of it helps.
+        // Read with plain SQL, independently of the library.
         let row = wait::block_on_thread(LocksRow::read(db, "platform"));
         let held = row.is_some_and(|row| !row.held().is_empty());
         let state = if held { "held" } else { "free" };
@@ -224,7 +224,7 @@ async fn a_lost_lock_ends_the_body_at_its_next_await(db: Database) {
     assert!(matches!(error, Err(LockError::NotInstalled)), "{error:?}");
 }
 
-/// Blocks its thread while the lock is taken away, so that it can notice nothing.
+/// Blocks the thread while the lock is taken away, so that the loss goes unnoticed.
 fn take_away(locks: &LockManager) {
     wait::block_on_thread(async { locks.release_task(locks.task_id()).await.unwrap() });
 }
@@ -251,7 +251,7 @@ async fn a_lost_lock_is_told_when_the_body_succeeded_without_noticing(db: Databa
     let locks = connect(&db).await;
     let error = unnoticed(&locks, Ok(7)).await.unwrap_err();
     assert!(error.is_lost(), "{error}");
-    // What the body found is not hidden.
+    // The body's error is not hidden.
     let error = unnoticed(&locks, Err(LockError::NotInstalled)).await;
     assert!(matches!(error, Err(LockError::NotInstalled)), "{error:?}");
 
@@ -289,7 +289,7 @@ async fn a_nested_call_for_the_same_lock_is_a_deadlock(db: Database) {
 
     let between = async |locks: LockManager| {
         let inner = inner(locks.clone(), 1);
-        // The manager of the call does not matter, nor what lies between.
+        // Neither the manager of the call nor the calls in between matter.
         let other = locks.with_task_id("other").unwrap();
         let error = inner.await.unwrap_err();
         assert!(error.is_deadlock(), "{error}");

@@ -18,13 +18,13 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 /// The quickstart's own limit is below this.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Those that are there at the same time.
+/// The locks that are requested at one time.
 const EARLY: [&str; 4] = ["app_task_1", "app_task_2", "app_task_3", "app_backup_1"];
 const UPDATE: &str = "box_update";
 const LATE: &str = "app_task_4";
 
-/// Where the examples are built. `cargo test` has done so, except when told to build this
-/// test only; cargo knows, and then this is done in no time.
+/// Where the examples are built. `cargo test` has built them, unless it was told to build only this
+/// test; then this does nothing.
 static EXAMPLES: LazyLock<PathBuf> = LazyLock::new(|| {
     let test = std::env::current_exe().expect("this test has a path");
     let profile = test
@@ -57,7 +57,7 @@ fn output<const N: usize>(example: &str, args: [&str; N]) -> Vec<String> {
     lines
 }
 
-/// What an example that must fail says on its standard error.
+/// The standard error of an example that must fail.
 fn complaint<const N: usize>(example: &str, args: [&str; N]) -> String {
     let mut example = start(example, args);
     while example.next_line(LIMIT).is_some() {}
@@ -77,7 +77,7 @@ struct Row {
 }
 
 impl Row {
-    /// `None` if the line is none of the timeline's.
+    /// `None` if the line does not belong to the timeline.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
         Some(Self {
@@ -94,7 +94,7 @@ impl Row {
     }
 }
 
-/// Where in the timeline the text of this lock begins so.
+/// The position in the timeline of the line about this lock that begins with this text.
 fn place(rows: &[Row], lock: &str, text: &str) -> usize {
     let mut places = (0..rows.len())
         .filter(|place| rows[*place].lock == lock && rows[*place].text.starts_with(text));
@@ -188,15 +188,15 @@ fn the_quickstart_tells_what_is_wrong_with_a_url() {
     }
 }
 
-/// Starts the quickstart, and returns a worker process of each kind: one that holds its lock
-/// and one that waits.
+/// Starts the quickstart, and returns a worker process of each kind: one that holds its lock and
+/// one that waits.
 fn at_work(db: &Database) -> (Peer, [Pid; 2]) {
     let mut quickstart = start("quickstart", [db.url()]);
     let mut row = |text: &str| {
         std::iter::from_fn(|| quickstart.next_line(LIMIT))
             .filter_map(|line| Row::parse(&line))
             .find(|row| row.text.starts_with(text))
-            .unwrap_or_else(|| panic!("somebody {text}"))
+            .unwrap_or_else(|| panic!("a worker {text}"))
     };
     let workers = [row("starts").pid(), row("waits").pid()];
     (quickstart, workers)
@@ -204,7 +204,7 @@ fn at_work(db: &Database) -> (Peer, [Pid; 2]) {
 
 fn has_ended(worker: Pid) -> bool {
     let path = format!("/proc/{}/stat", worker.as_raw_nonzero());
-    // Nobody may be there to reap it.
+    // The worker may have no parent that reaps it.
     let stat = std::fs::read_to_string(path);
     test_kill_process(worker).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
 }
@@ -292,7 +292,7 @@ fn the_supervisor_tells_what_was_forgotten(db: Database) {
     assert_nothing_is_left(&db);
 }
 
-/// What the workers are given to do, and which locks that takes.
+/// The workers' jobs, and the locks that they take.
 const JOBS: [(&str, &str); 7] = [
     ("install wiki", "app_task_wiki"),
     ("install mail", "app_task_mail"),
@@ -303,7 +303,7 @@ const JOBS: [(&str, &str); 7] = [
     ("install blog", "app_task_blog"),
 ];
 
-/// Whether a lock may be taken beside one that is held.
+/// Whether a lock may be acquired while the other is held.
 fn goes_with(taken: &str, held: &str) -> bool {
     match (taken, held) {
         (taken, held) if taken == held => false,
@@ -313,8 +313,8 @@ fn goes_with(taken: &str, held: &str) -> bool {
     }
 }
 
-/// Every job comes to an end, none runs beside another that it does not go with, and nothing
-/// waits for what it goes with. Returns what was said of each job.
+/// Every job ends, none runs together with a job that it conflicts with, and none waits for a job
+/// that it does not conflict with. Returns what each job printed.
 fn judge_jobs(lines: &[String]) -> Vec<(&'static str, String)> {
     let said = lines.join("\n");
     let mut story = Vec::new();
@@ -330,7 +330,7 @@ fn judge_jobs(lines: &[String]) -> Vec<(&'static str, String)> {
         }
         let job = format!("{task} {app}");
         let job = JOBS.iter().find(|(known, _)| *known == job);
-        let (job, lock) = job.unwrap_or_else(|| panic!("a job that nobody gave: {line}"));
+        let (job, lock) = job.unwrap_or_else(|| panic!("an unknown job: {line}"));
         let mine = (worker.to_string(), *lock);
         match what[0] {
             "waits" => {
@@ -368,8 +368,7 @@ fn the_workers_need_nothing() {
 
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
 fn the_workers_do_all_jobs_and_wait_where_they_must(db: Database) {
-    // The work takes its time and is not held up for this, so on a busy machine a job may
-    // have come too late to have to wait.
+    // The work is not delayed for this, so on a busy machine a job may come too late to wait.
     wait::until_blocking(LIMIT, "everything that was to be shown", || {
         let story = judge_jobs(&output("worker", [db.url()]));
         assert_nothing_is_left(&db);

@@ -1,4 +1,4 @@
-//! Eight processes that are killed, stopped and cut off at random, and what comes of it.
+//! Eight processes that are killed, stopped and disconnected at random.
 
 use std::{
     path::Path,
@@ -28,17 +28,17 @@ const SOON: Duration = Duration::from_secs(30);
 
 on_every_engine!(async killed_stopped_and_cut_off);
 
-/// A place for one process after the other.
+/// Runs one process after the other, under one task id.
 struct Slot {
     number: usize,
     generation: usize,
     relay: Option<Relay>,
     peer: Peer,
-    /// Until when it stands still.
+    /// Until when the process is stopped.
     stopped: Option<Instant>,
 }
 
-/// What was done to them.
+/// The faults that were injected.
 #[derive(Debug, Default)]
 struct Blows {
     kills: usize,
@@ -63,11 +63,11 @@ impl Slot {
         format!("task_{}_{}", self.number, self.generation)
     }
 
-    /// Kills its process, and starts another one.
+    /// Kills the process and starts another one.
     fn kill(&mut self, db: &Database, directory: &Path) {
         self.peer.kill();
         let (mut oracle, task) = (Oracle::open(directory), self.task());
-        // One of those that stand still may have the ledger; who lets it go on must not wait.
+        // A stopped process may hold the ledger's lock, so the kill must not wait for the ledger.
         std::thread::spawn(move || oracle.gone(&task));
         self.generation += 1;
         let (number, generation) = (self.number, self.generation);
@@ -88,7 +88,7 @@ fn start(
     let task = format!("task_{number}_{generation}");
     let ttl = TTL.as_millis().to_string();
     let mut args = vec!["mortal", &*url, directory, &*task, &*ttl];
-    // Half of them depend on time alone.
+    // Half of the processes use time evidence only.
     if number.is_multiple_of(2) {
         args.push("--by-time");
     }
@@ -99,7 +99,7 @@ async fn killed_stopped_and_cut_off(db: Database) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
     Deeds::create(&db).await;
-    // The tables are made before anybody can be killed while making them.
+    // The tables are created before a process can be killed while it creates them.
     let first = LockManager::connect(db.url()).await.expect("it connects");
     first.close().await.expect("it closes");
     let mut slots: Vec<_> = (0..PROCESSES)
@@ -107,7 +107,7 @@ async fn killed_stopped_and_cut_off(db: Database) {
         .collect();
     let blows = strike(&db, path, &mut slots).await;
 
-    // Killed in the middle of whatever they do; nobody of theirs is left to clear up.
+    // Killed at any point of their work, so they cannot clean up.
     for slot in &mut slots {
         slot.peer.kill();
     }
@@ -141,11 +141,12 @@ async fn killed_stopped_and_cut_off(db: Database) {
     assert!(too_late > 0, "the fence was not needed");
 }
 
-/// Kills, stops and cuts at random until the time is up, and lets everybody go on at the end.
+/// Kills, stops and disconnects processes at random until the time is up. Lets all of them continue
+/// at the end.
 async fn strike(db: &Database, path: &Path, slots: &mut [Slot]) -> Blows {
     let mut blows = Blows::default();
     let start = Instant::now();
-    // Chance decides whether somebody is stopped for long between his work and his fence.
+    // Chance decides whether a process is stopped for long between its work and its fence.
     let refused = || Tally::read(path).contains_key("refused");
     while start.elapsed() < RUN || (start.elapsed() < 4 * RUN && !refused()) {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(10..80))).await;

@@ -1,4 +1,5 @@
-//! Wall clocks that are wrong, and set back and forth: they evict nobody and save nobody.
+//! Wrong wall clocks, also while they change: they neither evict a live session nor keep a dead
+//! one.
 
 use std::{
     process::Command,
@@ -29,8 +30,7 @@ on_every_engine!(
     async times_in_the_row_save_nobody,
 );
 
-/// The three parties, each with a wall clock of its own: the database, who holds a lock and who
-/// wants it.
+/// The database, the lock's holder and the next holder, each with a wall clock of its own.
 struct Scene {
     db: Database,
     server: Option<Server>,
@@ -40,11 +40,11 @@ struct Scene {
 }
 
 impl Scene {
-    /// `None` where there are no wrong clocks, or no server of one's own.
+    /// `None` where clocks cannot be wrong or a private server cannot be started.
     fn set(engine: Engine) -> Option<Self> {
         let clocks = [WallClock::new()?, WallClock::new()?];
         let (db, server) = if engine == Engine::Sqlite {
-            // Its database has the clock of whoever asks it.
+            // An SQLite database has the clock of the process that uses it.
             (Database::create(engine), None)
         } else {
             let server = Server::start_by(engine, Some(WallClock::new()?))?;
@@ -77,7 +77,7 @@ impl Scene {
         self.clocks().for_each(|clock| clock.set(seconds));
     }
 
-    /// The test is worth nothing if the clocks are right.
+    /// The test shows nothing if the clocks are right.
     fn assert_wrong(&mut self, seconds: i64) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = i64::try_from(now.expect("after 1970").as_secs()).expect("soon");
@@ -106,7 +106,7 @@ fn they_evict_nobody(engine: Engine) {
     };
     scene.holder.acquire("x");
     scene.heir.send("wait x");
-    // One after the other, and all together; each for a while, with renewals in it.
+    // Each clock alone, then all together; each for a while, with renewals in it.
     for seconds in [HOUR, -HOUR] {
         for number in 0..scene.clocks().count() {
             scene.clocks().nth(number).expect("counted").set(seconds);
@@ -138,7 +138,7 @@ fn they_save_nobody(engine: Engine) {
         let (before, _) = block_on_thread(beat);
         let stopped = Instant::now();
         scene.holder.stop();
-        // While its time is running.
+        // While the session's time is running.
         std::thread::sleep(TTL / 3);
         scene.set_all(seconds);
         scene.heir.granted();
@@ -187,7 +187,7 @@ fn wrong_clocks_save_nobody_on_postgres() {
     they_save_nobody(Engine::Postgres);
 }
 
-/// Writes a time into the row that is an hour off, by turns, again and again.
+/// Repeatedly writes a time into the row that is an hour too early or too late.
 async fn tamper(db: &Database) {
     let mut conn = db.connect().await;
     let times = match db.engine() {
@@ -206,7 +206,7 @@ async fn tamper(db: &Database) {
     };
     for time in times.iter().cycle() {
         let sql = format!("UPDATE lock_sessions SET seenAt = {time}");
-        // On SQLite somebody else may be writing.
+        // On SQLite another connection may be writing.
         let _ = conn.execute(&sql).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,4 +1,4 @@
-//! Eight processes that take random locks of the conflict table, judged by the oracle.
+//! Eight processes that acquire random locks of the conflict table, checked by the oracle.
 
 use std::{thread, time::Duration};
 
@@ -17,9 +17,9 @@ use tempfile::TempDir;
 const PROCESSES: u32 = 8;
 const RUN: Duration = Duration::from_secs(10);
 const ENOUGH: u64 = 1000;
-/// A process that has nothing more to do ends so soon, also on a busy machine.
+/// The limit for the end of an idle process, also on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
-/// On which the run may have to take longer to say something.
+/// The limit for a run on a busy machine, which may take longer to reach enough grants.
 const LATE: Duration = Duration::from_secs(100);
 
 on_every_engine!(async no_forbidden_pair_overlaps);
@@ -46,7 +46,7 @@ impl Contest {
         Oracle::open(self.directory.path())
     }
 
-    /// Ends it; asserts that nothing was violated and that nobody came away empty-handed.
+    /// Ends the run. Asserts that there was no violation, and that every process was granted locks.
     fn finish(mut self) {
         for peer in &mut self.peers {
             peer.close_stdin();
@@ -66,7 +66,7 @@ impl Contest {
     }
 }
 
-/// All processes have ended, so whatever is left now would stay.
+/// All processes have ended, so an entry that is left now would stay.
 async fn assert_empty(db: &Database) {
     let row = LocksRow::read(db, "platform").await.expect("it is there");
     assert!(row.is_empty(), "{row:#?}");
@@ -81,7 +81,7 @@ async fn no_forbidden_pair_overlaps(db: Database) {
     assert_empty(&db).await;
 }
 
-/// A server that ends and comes back in the middle, first in order and then by a crash.
+/// The server is stopped and started during the run: first in order, then by a crash.
 fn a_server_comes_back(engine: Engine) {
     let Some(server) = Server::start(engine) else {
         return;

@@ -1,4 +1,4 @@
-//! Notifications that are lost, late, or never come: that costs time, never a grant.
+//! Notifications that are lost, delayed or never sent: they cost time, never a grant.
 
 use std::time::Duration;
 
@@ -13,11 +13,10 @@ use locks_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-/// How long a grant may take that nobody is told of: a second between two looks, and the
-/// statements.
+/// The limit for a grant without a notification: a second between two looks, and the statements.
 const UNTOLD: Duration = Duration::from_millis(1_500);
 
-/// How many connections listen, or try to.
+/// The number of connections that listen, or try to.
 async fn listening(db: &Database) -> usize {
     let mut conn = db.connect().await;
     let sql = "SELECT count(*) AS n FROM pg_stat_activity \
@@ -35,7 +34,7 @@ async fn wait_until_listening(db: &Database) {
         listening(db).await == 1
     })
     .await;
-    // It is noted as its last statement as soon as it begins.
+    // The server shows `LISTEN` as the last statement as soon as it begins.
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
@@ -45,7 +44,7 @@ async fn held(url: &str) -> LockGuard {
     holder.acquire("x").await.expect("it is free")
 }
 
-/// Somebody who waits and listens.
+/// A process that waits and listens.
 async fn listener(db: &Database) -> Waiter {
     let mut waiter = waiter!(db.url(), "waiter");
     waiter.tell("wait job x");
@@ -54,7 +53,7 @@ async fn listener(db: &Database) -> Waiter {
     waiter
 }
 
-/// How long it takes from now until the grant.
+/// The time from `from` to the grant.
 fn delay(waiter: &mut Waiter, from: u64) -> Duration {
     let granted = waiter.granted("job", SOON);
     Duration::from_micros(granted.at.saturating_sub(from))
@@ -88,7 +87,7 @@ fn one_that_is_late() {
         guard.release().await.expect("it is held");
         let delay = delay(&mut waiter, from);
         assert!(delay < UNTOLD, "{delay:?}");
-        // When it comes at last, it tells nothing new.
+        // When the delayed notification arrives, it tells nothing new.
         let delayed = |counters: &locks_tests::relay::Counters| counters.delayed == 1;
         relay.wait_for(SOON, "the notification", delayed).await;
         tokio::time::sleep(Duration::from_secs(4)).await;
@@ -110,7 +109,7 @@ fn a_pooler_that_lets_nobody_listen() {
         let stalled = |counters: &locks_tests::relay::Counters| counters.stalled == 1;
         relay.wait_for(SOON, "the attempt to listen", stalled).await;
         assert_eq!(listening(&db).await, 0);
-        // Its looks come at a twentieth of the time.
+        // The looks are a twentieth of the waiting time apart.
         let length = Duration::from_secs(4);
         tokio::time::sleep(length).await;
         let from = micros();
@@ -132,8 +131,8 @@ fn a_change_that_nobody_tells_of() {
             .await;
         let holder = holder.expect("it is there");
         let other = holder.acquire("other").await.expect("it is free");
-        // As the original would, which notifies nobody. So it looks to whoever listens on a
-        // connection that has died without a word.
+        // As the original does it, without a notification. It appears so to a process whose
+        // listening connection is dead.
         let write =
             |data: &str| format!("UPDATE locks SET dataJson = '{data}', version = version + 1");
         db.execute(&write(r#"{"other":"holder","x":"original"}"#))
@@ -171,7 +170,7 @@ fn a_listener_that_is_cut_off_listens_again() {
         let delay = delay(&mut waiter, from);
         assert!(
             delay < Duration::from_millis(200),
-            "it is told again: {delay:?}"
+            "it is notified again: {delay:?}"
         );
     });
 }
@@ -184,9 +183,9 @@ fn nobody_listens_when_nobody_waits() {
         let mut waiter = listener(&db).await;
         guard.release().await.expect("it is held");
         waiter.granted("job", SOON);
-        // After a while, since the next may come.
+        // After a delay, because the next request may come.
         let limit = Duration::from_secs(30);
-        wait::until(limit, "nobody who listens", async || {
+        wait::until(limit, "no connection listens", async || {
             listening(&db).await == 0
         })
         .await;

@@ -1,5 +1,5 @@
-//! A database that is away for longer than the ttl, and for less: on its return nobody is
-//! evicted who still had time, and whoever lost something was told.
+//! Databases that are unavailable for longer than the ttl, and for less: when they return, no
+//! session is evicted that still had time, and every lost lock is reported.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(40);
 const TTL: Duration = Duration::from_millis(1_200);
-/// The ttl of those that survive an outage which is too long for the others.
+/// The ttl of sessions that survive an outage which is too long for the others.
 const LONG: Duration = Duration::from_secs(9);
 
 on_every_engine!(
@@ -29,7 +29,7 @@ on_every_engine!(
     async away_for_longer_whoever_lost_is_told_and_nobody_is_evicted,
 );
 
-/// Several holders, and somebody who waits for everything they hold, all behind one relay.
+/// Several holders, and a task that waits for all of their locks, all behind one relay.
 struct Scene {
     relay: Relay,
     namespace: String,
@@ -42,7 +42,7 @@ impl Scene {
     async fn set(db: &Database, ttls: &[Duration]) -> Self {
         let relay = Relay::start(db.server_address());
         let url = db.url_via(relay.address());
-        // The events of this process are told apart by it.
+        // The namespace identifies the events of this test.
         let namespace = format!("outage_{:08x}", fastrand::u32(..));
         let rival = LockManager::builder()
             .task_id("rival")
@@ -76,7 +76,7 @@ impl Scene {
         }
     }
 
-    /// Evictions of sessions by this process, because their beat stood still.
+    /// Evictions by this process of sessions whose heartbeat expired.
     fn evictions(&self) -> usize {
         let events = Events::keep().with("namespace", &self.namespace);
         let evicted = events.iter().filter(|event| {
@@ -128,12 +128,12 @@ async fn away_for_longer_whoever_lost_is_told_and_nobody_is_evicted(db: Database
     Events::keep();
     let journal = Journal::open(db.url()).await;
     let mut scene = Scene::set(&db, &[TTL, LONG, TTL, LONG]).await;
-    // Just renewed, so that those with the longer ttl have time enough.
+    // Just renewed, so that those with the longer ttl have enough time.
     Session::next_beat(&db, "holder_1", SOON).await;
     let away = Instant::now();
     scene.relay.refuse();
     scene.relay.cut_all();
-    // They are told while the database is away, by their own clock.
+    // The loss is reported while the database is unavailable, by the holder's own clock.
     for number in [0, 2] {
         let told = scene.holders[number].ask("told");
         assert!(told.contains("not renewed in time"), "{told}");
@@ -149,7 +149,7 @@ async fn away_for_longer_whoever_lost_is_told_and_nobody_is_evicted(db: Database
     }
     scene.relay.heal();
     let back = Instant::now();
-    // Every observer's window starts again, so until then nobody can have been given up.
+    // Every observation starts again, so no session can have been evicted before.
     tokio::time::sleep_until((back + TTL).into()).await;
     assert_eq!(scene.evictions(), 0);
     for number in [1, 3] {
@@ -158,7 +158,7 @@ async fn away_for_longer_whoever_lost_is_told_and_nobody_is_evicted(db: Database
         assert!(!scene.waiting[number].is_finished());
     }
     assert_eq!(scene.evictions(), 0);
-    // Who lost its lock is refused, and goes on with a new session.
+    // The release by a former holder is refused, and the task continues with a new session.
     for number in [0, 2] {
         assert_eq!(scene.holders[number].ask("begin late"), "begun");
         let refused = scene.holders[number].ask("commit");
@@ -175,14 +175,14 @@ async fn away_for_longer_whoever_lost_is_told_and_nobody_is_evicted(db: Database
     scene.rival.close().await.expect("it closes");
 }
 
-/// With a server that is really gone, and comes back with its data.
+/// A server that is killed, and starts again with its data.
 fn a_server_that_crashes_and_comes_back(engine: Engine) {
     let Some(server) = Server::start(engine) else {
         return;
     };
     let db = Database::create_on(server.url());
     let mut short = worker!(db.url(), "short", "--ttl", TTL.as_millis().to_string());
-    // Servers take their time to start, and machines to run them.
+    // A server and a machine take their time to start.
     let mut long = worker!(db.url(), "long", "--ttl", "120000");
     short.acquire("x");
     long.acquire("y");
@@ -225,7 +225,7 @@ fn postgres_crashes_and_comes_back() {
     a_server_that_crashes_and_comes_back(Engine::Postgres);
 }
 
-/// On SQLite whoever writes for long is in the way of everybody.
+/// On SQLite, a long write transaction blocks every other writer.
 #[test]
 fn sqlite_is_busy_for_longer_than_the_ttl() {
     run_async(Engine::Sqlite, async |db| {
@@ -241,7 +241,7 @@ fn sqlite_is_busy_for_longer_than_the_ttl() {
         let waiting = heir.wait("x");
         let waiting = tokio::spawn(async move { waiting.await.expect("it waits on") });
         let queued = async || heir.waiting().await.expect("it answers").len() == 1;
-        wait::until(SOON, "the heir waits", queued).await;
+        wait::until(SOON, "the next holder waits", queued).await;
         Session::next_beat(&db, "long", SOON).await;
         let tx = journal.begin_entry("slow").await.expect("it begins");
         let told = short.ask("told");

@@ -1,4 +1,4 @@
-//! The tests' own worker processes, and the oracle among eight of them.
+//! The worker processes of the tests, and the oracle with eight of them.
 
 use std::time::{Duration, Instant};
 

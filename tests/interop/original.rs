@@ -1,4 +1,4 @@
-//! The original and ours on one MariaDB row: each respects what the other holds.
+//! The original and this library on one MariaDB row: each respects the other's locks.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A foreign platform, installed first, with its table as it makes it.
+/// The original, which creates the table as its installation does.
 async fn original(db: &Database, task: &str) -> Original {
     let mut original = connect_original(db, task).await;
     original.create_table().await.expect("an empty database");
@@ -45,7 +45,7 @@ async fn row(db: &Database) -> LocksRow {
     LocksRow::read(db, "platform").await.expect("it is there")
 }
 
-/// Asserts that the lock of the original is all that stands in the way.
+/// Asserts that the original's lock is the only blocker.
 fn assert_refused_by(error: &LockError, name: &str, task: &str) {
     let LockError::Busy { blocked_by, .. } = error else {
         panic!("{error}");
@@ -100,7 +100,7 @@ fn every_ordered_pair_in_both_directions() {
     });
 }
 
-/// Takes and gives back random locks until it is told to end; counts its grants.
+/// Acquires and releases random locks until it is stopped, and counts its grants.
 async fn contend(
     mut original: Original,
     mut oracle: Oracle,
@@ -149,7 +149,7 @@ fn four_of_each_exclude_each_other() {
         }
         let enough = async || {
             let theirs = theirs.load(Relaxed);
-            // One of each of theirs may be inside.
+            // One lock of each of the original's tasks may still be held.
             theirs >= ENOUGH && oracle.grants() >= theirs + u64::from(EACH) + ENOUGH
         };
         let what = "enough grants on both sides";
@@ -242,7 +242,7 @@ fn a_table_with_locks_in_it_is_widened_and_keeps_them() {
         expected.insert("app_task_2".to_owned(), "ours".to_owned());
         assert_eq!(row(&db).await.held(), expected);
 
-        // The original goes on as if nothing had happened.
+        // The original continues to work.
         theirs.release("app_task_1").await.expect("it holds it");
         let refused = theirs.release("app_task_2").await;
         assert!(matches!(refused, Err(OriginalError::HeldByOther { by, .. }) if by == "ours"));
@@ -255,7 +255,7 @@ fn a_table_with_locks_in_it_is_widened_and_keeps_them() {
     });
 }
 
-/// What does not fit the original's columns: 64 KiB of locks and a version beyond 2^31.
+/// What does not fit the original's columns: 64 KiB of locks, and a version beyond 2^31.
 #[test]
 fn an_adopted_table_has_room_for_more() {
     run_async(Engine::MySql, async |db| {
@@ -278,7 +278,7 @@ fn a_foreign_lock_is_never_evicted() {
     run_async(Engine::MySql, async |db| {
         let mut theirs = original(&db, "foreign").await;
         theirs.acquire("app_task_1").await.expect("nothing is held");
-        // Its process is gone, and nobody beats for it.
+        // The process has ended, and nothing renews the lock.
         drop(theirs);
         let ttl = Duration::from_secs(1);
         let locks = LockManager::builder()
@@ -288,7 +288,7 @@ fn a_foreign_lock_is_never_evicted() {
             .await
             .expect("it connects");
         let error = locks.wait("app_task_1").timeout(ttl * 4).await;
-        let error = error.expect_err("nobody releases it");
+        let error = error.expect_err("it is not released");
         assert!(error.is_timeout(), "{error}");
         assert_eq!(row(&db).await.held()["app_task_1"], "foreign");
         let error = locks.acquire("app_task_1").await.expect_err("it is held");
@@ -302,8 +302,8 @@ fn a_foreign_lock_is_released_by_nobody_else() {
         let mut theirs = original(&db, "foreign").await;
         theirs.acquire("app_task_1").await.expect("nothing is held");
         let locks = ours(&db, "ours").await;
-        // The row is adopted before, so that its version stands still from here on.
-        let other = locks.acquire("other").await.expect("nobody holds it");
+        // The row is adopted first, so its version does not change from here on.
+        let other = locks.acquire("other").await.expect("it is free");
         other.release().await.expect("it is held");
         let before = row(&db).await;
         let error = locks.release("app_task_1").await.expect_err("not ours");
@@ -316,7 +316,10 @@ fn a_foreign_lock_is_released_by_nobody_else() {
             told.contains("foreign") && told.contains("app_task_1"),
             "{told}"
         );
-        let error = locks.release("app_task_2").await.expect_err("nobody's");
+        let error = locks
+            .release("app_task_2")
+            .await
+            .expect_err("it is not held");
         assert!(matches!(error, LockError::NotHeld { name, .. } if name == "app_task_2"));
         assert_eq!(row(&db).await, before);
     });
@@ -332,7 +335,7 @@ fn a_supervisor_of_ours_removes_what_a_foreign_task_forgot() {
         }
         others.acquire("app_task_2").await.expect("nothing is held");
         let locks = ours(&db, "ours").await;
-        let guard = locks.acquire("other").await.expect("nobody holds it");
+        let guard = locks.acquire("other").await.expect("it is free");
 
         let forgotten = locks.release_task("foreign").await.expect("it is done");
         let [task, mail] = &forgotten[..] else {
@@ -349,7 +352,7 @@ fn a_supervisor_of_ours_removes_what_a_foreign_task_forgot() {
             Err(OriginalError::NeverAcquired(_))
         ));
 
-        // There is nothing more to release, and so nothing is written.
+        // Nothing is left to release, so nothing is written.
         let forgotten = locks.release_task("foreign").await.expect("it is done");
         assert_eq!(forgotten, []);
         assert_eq!(row(&db).await, after);
@@ -390,7 +393,7 @@ fn a_foreign_lock_has_the_platforms_matrix() {
     });
 }
 
-/// The supervisor of the original frees what a task of ours holds; the task is told.
+/// The original's supervisor releases the lock of a task of this library; the task learns of it.
 #[test]
 fn a_foreign_supervisor_takes_our_lock_away() {
     run_async(Engine::MySql, async |db| {
@@ -399,10 +402,10 @@ fn a_foreign_supervisor_takes_our_lock_away() {
         let guard = locks.acquire("app_task_1").await.expect("it is free");
         let taken = theirs.release_by_task_id("ours").await.expect("a row");
         assert_eq!(taken, ["app_task_1"]);
-        wait::until(SOON, "the guard is told", async || guard.is_lost()).await;
+        wait::until(SOON, "the guard is lost", async || guard.is_lost()).await;
         assert_eq!(guard.lost().await.names[..], guard.names()[..]);
         let again = locks.wait("app_task_1").timeout(SOON).await;
-        let again = again.expect("nobody holds it");
+        let again = again.expect("it is free");
         assert!(again.token() > guard.token());
         drop(guard);
         assert_eq!(locks.held().await.expect("it is readable").len(), 1);

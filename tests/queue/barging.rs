@@ -1,4 +1,4 @@
-//! Those who do not stand in line: `Fairness::Barging`, and the original.
+//! Requests that do not queue: those with `Fairness::Barging`, and those of the original.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn whoever_barges_passes_those_who_wait(db: Database) {
         other.acquire("app_backup_1").await.is_err(),
         "it is awaited"
     );
-    let at_once = barges.acquire("app_task_2").await.expect("nobody holds it");
+    let at_once = barges.acquire("app_task_2").await.expect("it is free");
     let waited = barges.wait("app_backup_1").timeout(SOON).await;
     let waited = waited.expect("nor this");
     task.release().await.expect("it is held");
@@ -61,7 +61,7 @@ async fn whoever_barges_stands_in_no_queue_and_is_woken_all_the_same(db: Databas
     barges.tell("within brief 300 x");
     assert_eq!(barges.refused("brief", SOON).kind, "timeout");
     let after = LocksRow::read(&db, "platform").await.expect("it is there");
-    assert_eq!(after, before, "nobody wrote");
+    assert_eq!(after, before, "the row was not written");
     guard.release().await.expect("it is held");
     let granted = barges.granted("job", Duration::from_secs(2));
     assert!(granted.token > before.version);
@@ -80,12 +80,12 @@ async fn those_who_barge_exclude_each_other(db: Database) {
         .map(|n| processes[n % 4].granted(&n.to_string(), SOON).token)
         .collect();
     tokens.sort_unstable();
-    // A token twice would be two at once.
+    // A repeated token would mean two holders at one time.
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-/// Ours, on a row that the original made.
+/// A manager of this library on a row that the original created.
 async fn beside_the_original(db: &Database) -> (Original, LockManager) {
     let original = Original::connect(db.url(), "original").await;
     let mut original = original.expect("it is there");
@@ -101,7 +101,8 @@ fn the_original_barges_past_our_queue_and_ours_still_exclude_it() {
         let mut update = waiter!(db.url(), "update");
         update.tell("wait job box_update");
         wait_until_queued(&db, "platform", 1).await;
-        // What it takes past the queue is in our way like any other lock.
+        // What the original acquires out of turn blocks this library's requests like any other
+        // lock.
         original
             .acquire("app_task_2")
             .await

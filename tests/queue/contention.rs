@@ -1,5 +1,5 @@
-//! A process that loses every race for the row: what it only has to read, it knows all the
-//! same, and it gets its turn to write.
+//! A process that loses every race for the row: what it only needs to read is answered
+//! nevertheless, and it gets its turn to write.
 
 use std::{
     sync::{
@@ -29,12 +29,12 @@ on_every_engine!(servers:
     async new_tasks_get_their_sessions_while_the_row_is_contended,
 );
 
-/// In the order in which they have to go.
+/// Fields are dropped in this order.
 struct Race {
-    /// Its writes are slow.
+    /// The writes of this manager are slow.
     slow: LockManager,
     other: LockManager,
-    /// Somebody who writes all the time, and how often.
+    /// A manager that writes all the time, and the number of its writes.
     writing: JoinHandle<()>,
     writes: Arc<AtomicU64>,
     relay: Relay,
@@ -46,10 +46,10 @@ impl Race {
         let relay = Relay::start(db.server_address());
         let slow = connect(&db.url_via(relay.address()), "slow").await;
         let other = connect(db.url(), "other").await;
-        // Its session is there before.
-        let guard = slow.acquire("other").await.expect("nobody holds it");
+        // Its session is created before the race.
+        let guard = slow.acquire("other").await.expect("it is free");
         guard.release().await.expect("it is held");
-        let held = other.acquire(NAME).await.expect("nobody holds it");
+        let held = other.acquire(NAME).await.expect("it is free");
         for _ in 0..1000 {
             let pause = How::Delay(Duration::from_millis(50));
             relay.arm(When::Containing(NAME.into()), pause);
@@ -59,7 +59,7 @@ impl Race {
         let counted = writes.clone();
         let writing = tokio::spawn(async move {
             let write = "UPDATE locks SET version = version + 1";
-            // Until the database goes with a test that failed.
+            // Until a failed test drops the database.
             while conn.execute(write).await.is_ok() {
                 counted.fetch_add(1, Ordering::Relaxed);
             }
@@ -124,7 +124,7 @@ async fn a_grant_comes_in_the_middle_of_the_race(db: Database) {
     let token = held.token();
     held.release().await.expect("it is held");
     let before = race.writes.load(Ordering::Relaxed);
-    let guard = race.slow.acquire(NAME).await.expect("nobody holds it");
+    let guard = race.slow.acquire(NAME).await.expect("it is free");
     assert!(race.relay.counters().delayed > 0, "there was no race");
     assert!(race.writes.load(Ordering::Relaxed) > before, "it was alone");
     assert!(guard.token() > token);
@@ -133,12 +133,12 @@ async fn a_grant_comes_in_the_middle_of_the_race(db: Database) {
     race.finish(guard).await;
 }
 
-/// The server ends whoever stops while it has the row's lock.
+/// The server ends a client that stops while it has the row's lock.
 async fn who_stops_in_its_turn_does_not_stop_others(db: Database) {
     let (race, held) = Race::start(db).await;
     held.release().await.expect("it is held");
-    // From here on it takes turns.
-    let guard = race.slow.acquire(NAME).await.expect("nobody holds it");
+    // From here on the manager uses the row lock.
+    let guard = race.slow.acquire(NAME).await.expect("it is free");
     guard.release().await.expect("it is held");
     race.relay.disarm();
     race.relay.arm(When::Containing(NAME.into()), How::Stall);
@@ -153,17 +153,17 @@ async fn who_stops_in_its_turn_does_not_stop_others(db: Database) {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(writes() <= stopped + 1, "it did not have the lock");
     let start = Instant::now();
-    let other = race.other.acquire("other").await.expect("nobody holds it");
+    let other = race.other.acquire("other").await.expect("it is free");
     let took = start.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
     other.release().await.expect("it is held");
     race.relay.heal();
-    let guard = asking.await.expect("no panic").expect("nobody holds it");
+    let guard = asking.await.expect("no panic").expect("it is free");
     race.finish(guard).await;
 }
 
-/// Each job is a task of its own, so some requests always lack a session while others have
-/// theirs, and the row lock is taken by turns.
+/// Each job is a task of its own. Some requests therefore always lack a session while others have
+/// theirs, and the row lock passes between the managers.
 async fn new_tasks_get_their_sessions_while_the_row_is_contended(db: Database) {
     const MANAGERS: usize = 3;
     const WORKERS: usize = 4;

@@ -1,6 +1,6 @@
-//! Circles among jobs of different processes are broken, and nothing else is taken for one.
+//! Deadlocks between jobs of different processes are broken, and nothing else is reported as one.
 
-// A test's database is its own, and goes with it.
+// A test takes its database by value, and drops it at its end.
 #![allow(clippy::needless_pass_by_value)]
 
 use std::{
@@ -56,7 +56,7 @@ async fn of_two_that_wait_for_each_other_one_is_told(db: Database) {
     ] {
         assert!(refused.text.contains(part), "{part} in {}", refused.text);
     }
-    // It is still in its outer call, and the other one waits on until that is over.
+    // The refused job is still in its outer call. The other one waits until that call has ended.
     assert!(a.is_silent_about("granted"));
     b.tell("leave job");
     b.hear("left job", SOON);
@@ -79,10 +79,10 @@ async fn of_two_that_close_the_circle_at_once_one_is_told(db: Database) {
         for (n, process) in two.iter_mut().enumerate() {
             process.tell(&format!("enter {job} {}", ["y", "x"][n]));
         }
-        // One of them is refused, and the other goes on when that leaves.
+        // One of the jobs is refused. The other continues when the refused one leaves.
         let start = Instant::now();
         let refused = loop {
-            assert!(start.elapsed() < SOON, "nobody is told");
+            assert!(start.elapsed() < SOON, "no deadlock is reported");
             let told = |process: &mut Waiter| !process.is_silent_about(&format!("refused {job}"));
             if let Some(refused) = two.iter_mut().position(told) {
                 break refused;
@@ -116,7 +116,7 @@ async fn a_circle_of_five_is_broken_where_it_is_closed(db: Database) {
     let refused = five[4].refused("job", SOON);
     assert_eq!(refused.kind, "deadlock", "{}", refused.text);
     five[4].tell("leave job");
-    // The others go on, one after the other.
+    // The others continue, one after the other.
     for process in five[..4].iter_mut().rev() {
         process.granted("job", SOON);
         for _ in 0..2 {
@@ -136,7 +136,7 @@ async fn a_call_that_waits_for_its_caller_is_told_at_once(db: Database) {
         process.tell(&format!("enter job {names}"));
         assert_eq!(process.refused("job", SOON).kind, "deadlock", "{names}");
     }
-    // So is a guard by hand.
+    // A guard without a scope is refused as well.
     process.tell("wait job app_task_1");
     assert_eq!(process.refused("job", SOON).kind, "deadlock");
 }
@@ -144,7 +144,7 @@ async fn a_call_that_waits_for_its_caller_is_told_at_once(db: Database) {
 async fn siblings_and_guards_outside_any_scope_just_wait(db: Database) {
     let mut two = processes(&db, 2);
     let [a, b] = &mut two[..] else { unreachable!() };
-    // Two jobs of a process: what one waits for, the other will give back.
+    // Two jobs of one process: one waits for what the other will release.
     a.tell("enter first x");
     a.granted("first", SOON);
     a.tell("enter second y");
@@ -159,7 +159,7 @@ async fn siblings_and_guards_outside_any_scope_just_wait(db: Database) {
         a.hear("left second", SOON);
     }
     b.granted("job", SOON);
-    // By guards outside any scope nobody can tell whose job it is: no verdict.
+    // The job of a guard outside any scope is unknown, so there is no verdict.
     a.tell("wait guards x");
     a.granted("guards", SOON);
     a.tell("within guards 1500 y");
@@ -172,7 +172,7 @@ async fn a_task_passes_an_update_that_waits_for_it(db: Database) {
     let update = LockManager::builder().task_id("update");
     let update = update.connect(db.url()).await.expect("it is there");
     let mut task = waiter!(db.url(), "task");
-    // By calls, by guards, and by calls of somebody who holds a guard.
+    // By calls, by guards, and by calls of a job that holds a guard.
     for [first, then] in [
         ["enter", "enter"],
         ["wait", "wait"],
@@ -197,7 +197,7 @@ async fn a_task_passes_an_update_that_waits_for_it(db: Database) {
             task.hear(&format!("{ended} {job}"), SOON);
         }
         let guard = tokio::time::timeout(SOON, waiting).await.expect("in time");
-        let guard = guard.expect("no panic").expect("it is its turn");
+        let guard = guard.expect("no panic").expect("it is granted");
         guard.release().await.expect("it is held");
     }
 }

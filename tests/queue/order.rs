@@ -1,4 +1,4 @@
-//! Who came first is served first, across processes.
+//! Requests are granted in the order of their arrival, across processes.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn fifty_waiters_of_five_processes_are_served_as_they_came(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let mut processes = processes(&db, 5);
-    // No order that a process or its name could have made.
+    // An order that follows neither from the processes nor from their names.
     let mut arrivals: Vec<usize> = (0..50).map(|n| n % 5).collect();
     fastrand::shuffle(&mut arrivals);
     for (n, process) in arrivals.iter().enumerate() {
@@ -60,7 +60,7 @@ async fn so_are_those_who_come_at_the_same_time(db: Database) {
     for n in 0..50 {
         processes[n % 5].tell(&format!("pass {n} x"));
     }
-    // Whatever order they came in, this is it: the names tell who is who.
+    // Their order is the order of the queue: the names identify the requests.
     let row = wait_until_queued(&db, "platform", 50).await;
     guard.release().await.expect("it is held");
     let mut served = Vec::new();
@@ -68,8 +68,7 @@ async fn so_are_those_who_come_at_the_same_time(db: Database) {
         served.push((processes[n % 5].granted(&n.to_string(), SOON).token, n % 5));
     }
     served.sort_unstable();
-    // The jobs of a process are told apart by nothing in the row, so its session stands for
-    // each of them.
+    // The row does not identify the jobs of a process, so its session stands for each of them.
     let session = |process: usize| {
         let first = served
             .iter()
@@ -117,13 +116,13 @@ async fn several_names_wait_for_all_that_came_before_any_of_them(db: Database) {
     let holder = manager(&db, "holder").await;
     let (x, y) = (holder.acquire("x").await, holder.acquire("y").await);
     let mut processes = processes(&db, 3);
-    // The first waits for x, the second for x and y, the third for y only, behind the second.
+    // The first request is for x, the second for x and y, the third, behind the second, for y only.
     for (n, names) in ["x", "x y", "y"].into_iter().enumerate() {
         processes[n].tell(&format!("wait job {names}"));
         wait_until_queued(&db, "platform", n + 1).await;
     }
     y.expect("it was free").release().await.expect("it is held");
-    // Nobody has a use for it yet; a write of somebody else makes everybody look.
+    // Neither lock can be granted yet. A write by another task makes every waiter read the row.
     let other = manager(&db, "other").await;
     other
         .acquire("z")

@@ -1,4 +1,4 @@
-//! Who conflicts with nobody before it is not held up by those who wait.
+//! A request that conflicts with no earlier request is not delayed by the queue.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,8 @@ async fn others_go_on_beside_an_update_that_waits(db: Database) {
     let mut update = waiter!(db.url(), "update");
     update.tell("wait job box_update");
     wait_until_queued(&db, "platform", 1).await;
-    // A task and a backup stand behind the update, and whatever meets neither goes on.
+    // A task and a backup queue behind the update. A request that conflicts with neither is
+    // granted.
     for name in ["app_task_2", "app_backup_1"] {
         assert!(
             b.acquire(name).await.expect_err("it is awaited").is_busy(),
@@ -53,7 +54,7 @@ async fn others_go_on_beside_an_update_that_waits(db: Database) {
     );
     task.release().await.expect("it is held");
     update.granted("job", SOON);
-    // It is directional: while the update is held, a backup may start.
+    // The table has a direction: while the update is held, a backup may start.
     let backup = b.acquire("app_backup_1").await.expect("it may start");
     backup.release().await.expect("it is held");
 }
@@ -70,7 +71,7 @@ async fn a_waiter_whose_way_is_free_passes_those_it_has_nothing_to_do_with(db: D
     y.release().await.expect("it is held");
     second.granted("job", SOON);
     assert!(first.is_silent_about("granted"));
-    let waiting = holder.waiting().await.expect("it is told");
+    let waiting = holder.waiting().await.expect("it answers");
     assert_eq!((waiting.len(), &*waiting[0].task_id), (1, "first"));
     x.release().await.expect("it is held");
     first.granted("job", SOON);
@@ -92,7 +93,7 @@ async fn work_goes_on_beside_a_long_queue(db: Database) {
             .wait(&name)
             .timeout(SOON)
             .await
-            .expect("nobody is in its way");
+            .expect("it conflicts with no request");
         guard.release().await.expect("it is held");
     }
     let elapsed = start.elapsed();
@@ -100,12 +101,12 @@ async fn work_goes_on_beside_a_long_queue(db: Database) {
     assert!(crowd.is_silent_about("granted"));
     drop(crowd);
     guard.release().await.expect("it is held");
-    // The crowd is gone with its process, as soon as it is in anybody's way.
+    // The waiters ended with their process. Each is removed as soon as it blocks a request.
     let guard = worker
         .wait("app_task_7")
         .timeout(SOON)
         .await
-        .expect("ghosts block nobody");
+        .expect("dead waiters do not block requests");
     guard.release().await.expect("it is held");
     wait_until_empty(&db, "platform", SOON).await;
 }

@@ -1,4 +1,4 @@
-//! The queue has a bound, and those beyond it are told.
+//! The queue has a limit, and requests beyond it are refused.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn one_more_than_the_queue_may_hold_is_told(db: Database) {
         crowd.tell(&format!("wait {n} x"));
         wait_until_queued(&db, "platform", n + 1).await;
     }
-    // The bound is the namespace's, whoever came.
+    // The limit counts all requests of the namespace.
     crowd.tell("wait more x");
     let refused = crowd.refused("more", SOON);
     assert_eq!(refused.kind, "full");
@@ -42,15 +42,11 @@ async fn one_more_than_the_queue_may_hold_is_told(db: Database) {
         .await
         .expect_err("it is full");
     assert!(matches!(error, LockError::QueueFull { limit: 3, .. }) && error.is_transient());
-    // Who need not wait is not concerned.
-    let free = holder
-        .wait("free")
-        .timeout(SOON)
-        .await
-        .expect("nobody is there");
+    // A request that need not wait is not affected.
+    let free = holder.wait("free").timeout(SOON).await.expect("it is free");
     free.release().await.expect("it is held");
     assert!(holder.acquire("x").await.expect_err("it is held").is_busy());
-    // A place that is left is free again.
+    // A place in the queue that becomes free can be used again.
     crowd.tell("drop 1");
     wait_until_queued(&db, "platform", 2).await;
     crowd.tell("wait again x");
@@ -76,10 +72,10 @@ async fn ten_thousand_may_wait_unless_said_otherwise(db: Database) {
     for _ in 0..=LIMIT {
         waits.spawn(holder.wait("x"));
     }
-    // The only one that is over is the one that is too many.
+    // The only request that ends is the one beyond the limit.
     let over = tokio::time::timeout(SOON, waits.join_next())
         .await
-        .expect("it is told");
+        .expect("it is refused");
     let error = over
         .expect("one")
         .expect("no panic")
@@ -90,11 +86,7 @@ async fn ten_thousand_may_wait_unless_said_otherwise(db: Database) {
     );
     wait_until_queued(&db, "platform", LIMIT).await;
     let queued = start.elapsed();
-    let other = holder
-        .wait("y")
-        .timeout(SOON)
-        .await
-        .expect("nobody is there");
+    let other = holder.wait("y").timeout(SOON).await.expect("it is free");
     other.release().await.expect("it is held");
     waits.abort_all();
     while waits.join_next().await.is_some() {}

@@ -1,7 +1,6 @@
-//! Random programs of several processes that would finish without a queue, and so must with
-//! one.
+//! Random programs of several processes that finish without a queue must finish with one.
 
-// A test's database is its own, and goes with it.
+// A test takes its database by value, and drops it at its end.
 #![allow(clippy::needless_pass_by_value)]
 
 use std::{
@@ -22,17 +21,17 @@ use locks_tests::{
 
 const SOON: Duration = Duration::from_secs(30);
 const PROGRAMS: usize = 500;
-/// How many run side by side, each in a namespace of its own.
+/// How many run at one time, each in a namespace of its own.
 const NAMESPACES: usize = 10;
 const PROCESSES: usize = 4;
 
 on_every_engine!(sync five_hundred_random_programs_all_finish);
 
-/// What runs in a namespace now.
+/// A namespace and the programs that run in it.
 struct Stage {
     namespace: String,
     directory: tempfile::TempDir,
-    /// The processes that are not done, and what they run.
+    /// The processes that are not done, and their programs.
     running: Vec<(usize, Program)>,
     since: Instant,
 }
@@ -47,8 +46,8 @@ impl Stage {
         }
     }
 
-    /// Lets two to four processes run a program each, half of the time by calls and else by
-    /// guards outside any scope.
+    /// Starts two to four processes with a program each. Half of the programs use calls, the others
+    /// use guards outside any scope.
     fn begin(&mut self, peers: &mut [Peer]) {
         self.since = Instant::now();
         let how = if fastrand::bool() { "scoped" } else { "guards" };

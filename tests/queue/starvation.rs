@@ -1,4 +1,4 @@
-//! A waiter that conflicts with many gets in, however many keep arriving.
+//! A waiter that conflicts with many requests is granted, however many keep arriving.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use locks_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-/// How long a job holds its lock, at most one and a half times that.
+/// How long a job holds its lock, in milliseconds; at most one and a half times that.
 const HELD: &str = "30";
 const PROCESSES: usize = 4;
 
@@ -22,7 +22,7 @@ on_every_engine!(
     async with_barging_it_does_not,
 );
 
-/// Processes in which jobs with such locks arrive without pause.
+/// Processes in which jobs with such locks arrive continuously.
 async fn streams(db: &Database, prefix: &str, more: &[&str]) -> Vec<Peer> {
     let start = |n: usize| {
         let task = format!("stream{n}");
@@ -46,7 +46,7 @@ async fn streams(db: &Database, prefix: &str, more: &[&str]) -> Vec<Peer> {
     streams
 }
 
-/// The tokens of all that their jobs were granted.
+/// The tokens of all grants to their jobs.
 fn stop(streams: &mut [Peer]) -> Vec<i64> {
     streams.iter_mut().for_each(Peer::close_stdin);
     let mut tokens = Vec::new();
@@ -69,8 +69,8 @@ async fn gets_in(db: &Database, prefix: &str) {
     for _ in 0..5 {
         let start = Instant::now();
         let waiting = tokio::spawn(update.wait("box_update"));
-        // Versions are tokens: what is granted from here on came after it, but for those who
-        // stand in the queue before it, since the last round.
+        // Versions are tokens: what is granted from here on was requested later, except by the
+        // requests that queued before it since the last round.
         let (from, ahead) = wait::until_some(SOON, "the update in the queue", async || {
             let row = LocksRow::read(db, "platform").await?;
             let place = row
@@ -89,16 +89,16 @@ async fn gets_in(db: &Database, prefix: &str) {
         let elapsed = start.elapsed();
         let row = LocksRow::read(db, "platform").await.expect("it is there");
         let held = row.held();
-        // Backups do not mind that it is held, only that it waits.
+        // Backups do not conflict with a held update, only with a waiting one.
         let with_it = held.keys().filter(|name| name.starts_with("app_task_"));
         assert_eq!(with_it.count(), 0, "{held:?}");
-        // Those that were there are done after 45 ms; the rest is for the statements. That it
-        // was nobody else is seen by the tokens.
+        // Earlier jobs are done after 45 ms; the rest is for the statements. The tokens show that
+        // no other job was granted in between.
         assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
         times.push(elapsed);
         let token = guard.token();
         guard.release().await.expect("it is held");
-        // The streams go on before the next round.
+        // The streams continue before the next round.
         wait::until(SOON, "something held again", async || {
             let row = LocksRow::read(db, "platform").await;
             row.is_some_and(|row| !row.held().is_empty())
@@ -142,10 +142,10 @@ async fn with_barging_it_does_not(db: Database) {
     assert!(error.is_timeout(), "{error}");
     let tokens = stop(&mut streams);
     assert!(tokens.len() > 10 * PROCESSES, "{tokens:?}");
-    // Without them it is there at once, and nothing of the waiting is left.
+    // Without the streams it is granted at once, and no entry of the waiter remains.
     let guard = update.wait("box_update").timeout(SOON).await;
     guard
-        .expect("nobody is there")
+        .expect("it is free")
         .release()
         .await
         .expect("it is held");

@@ -1,4 +1,4 @@
-//! Time-outs and waits that are given up: in time, and without a trace.
+//! Time-outs and cancelled waits: they end in time and leave no entry.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn time_outs_fire_in_time_and_leave_no_trace(db: Database) {
     let (holder, waiter) = (manager(&db, "holder").await, manager(&db, "waiter").await);
     let guard = holder.acquire("x").await.expect("it is free");
     let before = LocksRow::read(&db, "platform").await.expect("it is there");
-    // What a machine does that is busy with other tests does not happen three times in a row.
+    // A busy machine does not delay three rounds in a row.
     let mut rounds = Vec::new();
     while rounds.len() < 3 && rounds.last().is_none_or(|late| *late >= IN_TIME) {
         rounds.push(forty_time_outs(&waiter).await);
@@ -45,12 +45,12 @@ async fn time_outs_fire_in_time_and_leave_no_trace(db: Database) {
     );
     let after = wait_until_queued(&db, "platform", 0).await;
     assert_eq!(after.data_json, before.data_json);
-    // Neither names nor the session of those who waited.
+    // Neither the names nor the session of the waiters remain.
     assert_eq!(after.meta(), before.meta());
     guard.release().await.expect("it is held");
 }
 
-/// How late the latest of them was.
+/// How late the latest of the time-outs was.
 async fn forty_time_outs(waiter: &LockManager) -> Duration {
     let mut waits = JoinSet::new();
     for n in 0..40 {
@@ -75,7 +75,7 @@ async fn a_time_out_of_another_process_leaves_the_queue_to_the_next(db: Database
     let (mut first, mut second) = (waiter!(db.url(), "first"), waiter!(db.url(), "second"));
     first.tell("within job 3000 x y");
     wait_until_queued(&db, "platform", 1).await;
-    // It waits for nothing but the first one.
+    // It waits for the first request only.
     second.tell("wait job y");
     wait_until_queued(&db, "platform", 2).await;
     let refused = first.refused("job", SOON);
@@ -86,7 +86,7 @@ async fn a_time_out_of_another_process_leaves_the_queue_to_the_next(db: Database
         "{}",
         refused.text
     );
-    // As soon as its next look, which is a twentieth of the time later.
+    // After its next look, which comes a twentieth of the time later.
     let delay = Duration::from_micros(granted.at.saturating_sub(refused.at));
     assert!(delay < Duration::from_millis(500), "{delay:?}");
     guard.release().await.expect("it is held");
@@ -96,8 +96,8 @@ async fn a_thousand_waits_that_are_dropped_leave_an_empty_queue(db: Database) {
     let (holder, waiter) = (manager(&db, "holder").await, manager(&db, "waiter").await);
     let other = manager(&db, "other").await;
     let mut waits = JoinSet::new();
-    // Ten hundreds, in which each is dropped at some moment, also while a grant is under way:
-    // the lock is released and taken again all the while.
+    // Ten hundreds of waits, each dropped at a random moment, also while a grant is in flight: the
+    // lock is released and acquired all the time.
     for n in 0..1_000u32 {
         let locks = if n % 2 == 0 { &waiter } else { &other };
         let wait = locks.wait(["x", &format!("y{}", n % 10)]);
@@ -107,14 +107,14 @@ async fn a_thousand_waits_that_are_dropped_leave_an_empty_queue(db: Database) {
         });
         if n % 100 == 99 {
             while waits.try_join_next().is_some() {}
-            let guard = holder.wait("x").timeout(SOON).await.expect("in its turn");
+            let guard = holder.wait("x").timeout(SOON).await.expect("it is granted");
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..20))).await;
             guard.release().await.expect("it is held");
         }
     }
     waits.join_all().await;
     wait_until_empty(&db, "platform", SOON).await;
-    let guard = holder.acquire(["x", "y1"]).await.expect("nobody is there");
+    let guard = holder.acquire(["x", "y1"]).await.expect("it is free");
     guard.release().await.expect("it is held");
 }
 
@@ -126,7 +126,7 @@ async fn what_blocks_is_told_with_since_when_and_by_whom(db: Database) {
     wait_until_queued(&db, "platform", 1).await;
     let asks = manager(&db, "asks").await;
 
-    let waiting = asks.waiting().await.expect("it is told");
+    let waiting = asks.waiting().await.expect("it answers");
     let [waiter] = &waiting[..] else {
         panic!("{waiting:?}")
     };
@@ -173,7 +173,7 @@ async fn what_blocks_is_told_with_since_when_and_by_whom(db: Database) {
             "{text}"
         );
     }
-    // Since when is told once it is a while ago.
+    // The start of the wait is reported once some time has passed.
     let text = asks
         .acquire("app_task_1")
         .await

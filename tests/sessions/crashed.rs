@@ -1,5 +1,5 @@
-//! Holders that die: others get their locks, at once where the process is seen to be gone, by
-//! time elsewhere.
+//! Holders whose process ends: their locks are free at once where the end of the process is seen,
+//! and after their ttl elsewhere.
 
 use std::{
     process::Command,
@@ -17,16 +17,16 @@ use locks_tests::{
 };
 use tokio::task::JoinHandle;
 
-/// How long others may take on a machine that has other things to do.
+/// How long other requests may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
-/// In which a lock must pass on when its holder's process is seen to be gone.
+/// The limit for a grant after the holder's process was seen to have ended.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// How often a holder is killed for the median.
+/// The number of kills for the median.
 const KILLS: usize = 20;
-/// The life of a session that time ends, and what an observer adds to it.
+/// The ttl of a session that expires, and what an observer adds to it.
 const TTL: Duration = Duration::from_secs(2);
 const MARGIN: Duration = Duration::from_millis(200);
-/// What it may take beyond: a look at the beat that is due, and a busy machine.
+/// Further delays: the next look at the beat, and a busy machine.
 const LATE: Duration = Duration::from_secs(2);
 
 on_every_engine!(
@@ -45,11 +45,11 @@ async fn connect(db: &Database, evidence: Evidence) -> LockManager {
     builder.connect(db.url()).await.expect("it connects")
 }
 
-/// Lets `locks` wait for the lock, and returns once it stands in the queue.
+/// Requests the lock, and returns once the request is in the queue.
 async fn queue(db: &Database, locks: &LockManager, name: &'static str) -> JoinHandle<LockGuard> {
     let waiting = locks.wait(name).timeout(SOON);
     let waiting = tokio::spawn(async move { waiting.await.expect("it is granted in time") });
-    let what = format!("somebody waits for {name}");
+    let what = format!("a request waits for {name}");
     wait::until(SOON, &what, async || {
         locks.waiting().await.expect("the database answers").len() == 1
     })
@@ -63,7 +63,7 @@ async fn held_by(db: &Database, name: &str) -> Option<String> {
     row.held().get(name).cloned()
 }
 
-/// When the waiting is over, and then gives the lock back.
+/// When the request was granted. Then releases the lock.
 async fn granted(waiting: JoinHandle<LockGuard>) -> Instant {
     let guard = waiting.await.expect("it is granted");
     let at = Instant::now();
@@ -105,12 +105,12 @@ async fn a_zombie_is_gone(db: Database) {
     assert!(granted(waiting).await - killed < AT_ONCE);
     let stat = format!("/proc/{}/stat", holder.pid());
     if let Ok(stat) = std::fs::read_to_string(stat) {
-        assert!(stat.contains(") Z "), "it was reaped meanwhile: {stat}");
+        assert!(stat.contains(") Z "), "it was reaped: {stat}");
     }
 }
 
-/// What becomes of a dead holder's process id is written into its row: the number of a process
-/// that lives, with the start of the one that died.
+/// The process identity in the dead holder's row is changed: the id of a live process, with the
+/// start time of the dead one.
 async fn a_reused_process_id_is_not_alive(db: Database) {
     let locks = connect(&db, Evidence::Process).await;
     let mut holder = worker!(db.url(), "holder");
@@ -128,14 +128,14 @@ async fn a_reused_process_id_is_not_alive(db: Database) {
     assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
 }
 
-/// Waits without looking at the queue, in which it may never stand.
+/// Requests the lock without a look at the queue, in which the request may never appear.
 fn queue_or_have(locks: &LockManager, name: &'static str) -> JoinHandle<LockGuard> {
     let waiting = locks.wait(name).timeout(SOON);
     tokio::spawn(async move { waiting.await.expect("it is granted in time") })
 }
 
-/// To the heir, the directory of the holder in `/proc` is an empty one; the holder stands still
-/// for less than its ttl, then goes on.
+/// To the next holder, the lock holder's directory in `/proc` is empty. The lock holder is stopped
+/// for less than its ttl, then continues.
 async fn a_process_that_cannot_be_looked_at_is_not_gone(db: Database) {
     let mut holder = worker!(db.url(), "holder");
     holder.acquire("x");
@@ -162,7 +162,7 @@ async fn a_process_that_cannot_be_looked_at_is_not_gone(db: Database) {
     heir.send("wait x");
     heir.expect_silence(TTL);
     assert_eq!(holder.ask("lost"), "false");
-    // It sees all others as ever.
+    // It sees all other processes as usual.
     holder.kill();
     heir.granted();
 }
@@ -183,7 +183,7 @@ async fn without_evidence_a_killed_holders_lock_is_had_by_time(db: Database) {
         let killed = Instant::now();
         holder.kill();
         let granted = granted(waiting).await;
-        // Its last beat came after `before`, and it could trust that for the whole ttl.
+        // The last renewal came after `before`, and is valid for a whole ttl.
         assert!(granted - before >= TTL + MARGIN, "{:?}", granted - before);
         times.push(granted - killed);
     }
@@ -206,7 +206,7 @@ async fn a_killed_waiter_is_passed_over(db: Database) {
         locks.waiting().await.expect("the database answers").len() == 1
     })
     .await;
-    // Behind the update, which conflicts with it.
+    // The request is behind the update, which conflicts with it.
     let waiting = locks.wait("app_task_2").timeout(SOON);
     let waiting = tokio::spawn(async move { waiting.await.expect("it is granted in time") });
     wait::until(SOON, "both wait", async || {
@@ -241,7 +241,7 @@ async fn what_never_expires_outlives_its_process(db: Database) {
         .expect("it is ours");
 }
 
-/// Sessions that hold nothing stand in nobody's way, so nobody is refused and looks after them.
+/// Sessions that hold nothing block no request, so no refusal leads to a look at them.
 async fn what_a_killed_process_left_is_swept(db: Database) {
     let mut holder = worker!(db.url(), "holder");
     holder.acquire("x");

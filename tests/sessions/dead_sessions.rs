@@ -1,4 +1,4 @@
-//! A session that somebody ended while it held nothing: nothing is granted under it any more.
+//! Sessions that were ended while they held nothing: nothing is granted under them.
 
 use std::time::Duration;
 
@@ -26,9 +26,9 @@ async fn two(db: &Database) -> (LockManager, LockManager) {
     (task, supervisor)
 }
 
-/// What the task is granted now it really holds, and nobody else.
+/// A grant to the task is valid, and excludes others.
 async fn holds_what_it_is_granted(db: &Database, task: &LockManager, other: &LockManager) {
-    let guard = task.acquire("app_task_1").await.expect("nobody holds it");
+    let guard = task.acquire("app_task_1").await.expect("it is free");
     let limit = Duration::from_secs(1);
     let refused = other.wait("box_update").timeout(limit).await.map(drop);
     assert!(
@@ -38,7 +38,7 @@ async fn holds_what_it_is_granted(db: &Database, task: &LockManager, other: &Loc
     );
     assert!(!guard.is_lost());
     guard.release().await.expect("it is held");
-    let next = other.acquire("box_update").await.expect("nobody holds it");
+    let next = other.acquire("box_update").await.expect("it is free");
     next.release().await.expect("it is held");
     wait_until_empty(db, "platform", SOON).await;
 }
@@ -57,7 +57,7 @@ async fn granted_after_everything_was_released(db: Database) {
     holds_what_it_is_granted(&db, &task, &supervisor).await;
 }
 
-/// It goes on waiting, under another session, and holds what it is granted in the end.
+/// The request continues to wait, under a new session, and its grant is valid.
 async fn waiting_when_the_task_is_released(db: Database) {
     let (task, supervisor) = two(&db).await;
     let first = supervisor.acquire("app_task_1").await.expect("it is free");
@@ -65,7 +65,7 @@ async fn waiting_when_the_task_is_released(db: Database) {
     tokio::time::sleep(Duration::from_millis(200)).await;
     supervisor.release_task("task").await.expect("it is done");
     first.release().await.expect("it is held");
-    let guard = waiting.await.expect("no panic").expect("its turn");
+    let guard = waiting.await.expect("no panic").expect("it is granted");
     let limit = Duration::from_secs(1);
     let refused = supervisor.wait("app_task_1").timeout(limit).await.map(drop);
     assert!(

@@ -1,4 +1,4 @@
-//! Waiters that are gone, or were taken for it.
+//! Waiters whose process ended or was stopped, or whose session was evicted.
 
 use std::time::Duration;
 
@@ -34,14 +34,14 @@ async fn a_killed_waiter_holds_up_nobody(db: Database) {
         .into_iter()
         .enumerate()
     {
-        // The last one waits for nothing but the dead.
+        // The last request waits for requests of dead processes only.
         let names = if n == 2 { "y" } else { "x y" };
         process.tell(&format!("wait job {names}"));
         wait_until_queued(&db, "platform", n + 1).await;
     }
     killed.peer().kill();
     zombie.peer().kill_unreaped();
-    // Its sessions would expire after 15 s.
+    // The sessions would expire after 15 s.
     let limit = Duration::from_secs(5);
     next.granted("job", limit);
     let row = wait_until_queued(&db, "platform", 0).await;
@@ -55,7 +55,7 @@ async fn nor_does_one_that_is_known_to_be_dead_only_by_its_silence(db: Database)
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let mut killed = waiter!(db.url(), "killed", "--expiry", "1000");
-    // As if it ran on another machine.
+    // As if the process ran on another machine.
     let mut next = waiter!(db.url(), "next", "--by-time");
     killed.tell("wait job x y");
     wait_until_queued(&db, "platform", 1).await;
@@ -83,7 +83,7 @@ async fn one_whose_session_is_lost_keeps_its_place(db: Database) {
     second.tell("wait job x");
     let row = wait_until_queued(&db, "platform", 2).await;
     let old = row.queue()[0].0.clone();
-    // Somebody evicted it: wrongly, for its process lives.
+    // Another process evicted the session: wrongly, since its process lives.
     db.execute(&format!("DELETE FROM lock_sessions WHERE id = '{old}'"))
         .await;
     db.execute(&format!("DELETE FROM lock_fences WHERE session = '{old}'"))
@@ -135,7 +135,7 @@ async fn one_that_was_stopped_lets_others_pass_and_comes_back(db: Database) {
     first.peer().stop();
     let two = second.granted("job", SOON);
     first.peer().cont();
-    // It stands in the queue again, though it never knew that it did not.
+    // The request is in the queue again. Its process never knew that it was not.
     wait_until_queued(&db, "platform", 1).await;
     guard.release().await.expect("it is held");
     assert!(first.is_silent_about("granted"));
@@ -158,7 +158,7 @@ async fn a_supervisor_ends_the_waiting_of_a_task(db: Database) {
     next.tell("wait job y z");
     wait_until_queued(&db, "platform", 2).await;
     dead.peer().kill();
-    // Nothing but the supervisor's word counts here.
+    // Only the supervisor's call can end this session.
     let forgotten = holder.release_task("dead").await.expect("it is done");
     let names: Vec<_> = forgotten
         .iter()

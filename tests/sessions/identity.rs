@@ -1,6 +1,6 @@
 //! A live process is not taken for dead: in other namespaces, and without its main thread.
 
-// The macro hands each test its database.
+// The macro passes each test its database by value.
 #![allow(clippy::needless_pass_by_value)]
 
 use std::{
@@ -20,12 +20,12 @@ use locks_tests::{
 use rustix::process::geteuid;
 
 const SOON: Duration = Duration::from_secs(20);
-/// Process evidence evicts within milliseconds, and the sessions live for much longer.
+/// Process evidence evicts within milliseconds, and the sessions live much longer.
 const HELD: Duration = Duration::from_secs(2);
 const TTL_MS: &str = "120000";
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 const MAIN_THREAD_ENDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/support/main_thread_ends.c");
-/// Another time namespace: its boot was earlier.
+/// Another time namespace, with an earlier boot time.
 const TIME: [&str; 5] = ["unshare", "--time", "--boottime", "100000", "--fork"];
 
 on_every_engine!(
@@ -51,7 +51,7 @@ fn ordinary(db: &Database, task: &str) -> Worker {
     worker!(db.url(), task, "--ttl", TTL_MS)
 }
 
-/// Whether the command can be run here; says so if not.
+/// Whether the command can be run here; prints a note if it cannot.
 fn is_permitted(words: &[&str]) -> bool {
     let tried = Command::new(words[0])
         .args(&words[1..])
@@ -65,7 +65,7 @@ fn is_permitted(words: &[&str]) -> bool {
     false
 }
 
-/// The lock stays with its holder while the observer waits for it, and passes on afterwards.
+/// The holder keeps its lock while the observer waits for it; then the lock passes on.
 fn assert_kept(holder: &mut Worker, observer: &mut Worker) {
     holder.acquire("x");
     observer.send("wait x");
@@ -90,7 +90,7 @@ fn an_observer_in_another_time_namespace_evicts_no_live_holder(db: Database) {
     }
 }
 
-/// Another process namespace, in which `/proc` is that of this one.
+/// Another process namespace, which sees the `/proc` of this one.
 const PID: [&str; 4] = ["unshare", "--pid", "--fork", "--kill-child"];
 
 fn a_holder_in_another_pid_namespace_keeps_its_lock(db: Database) {
@@ -107,7 +107,7 @@ fn an_observer_in_another_pid_namespace_evicts_no_live_holder(db: Database) {
     }
 }
 
-/// A process whose id is at the same time that of another process, in another namespace.
+/// A process with the id of another process, in another namespace.
 struct Namesake(Child);
 
 impl Namesake {
@@ -117,7 +117,7 @@ impl Namesake {
         Self(command.spawn().expect("there is a sleep"))
     }
 
-    /// Ends it; its parent does not reap it yet, so that it is a zombie.
+    /// Kills the process, and leaves it a zombie.
     fn end(&mut self) {
         let stat = format!("/proc/{}/stat", self.0.id());
         self.0.kill().expect("it is our child");
@@ -141,8 +141,8 @@ fn only_child(id: &str) -> String {
     children.expect("it runs").trim().to_owned()
 }
 
-/// Two processes of one process namespace that see the `/proc` of another: what it says about
-/// the holder's id is about another process, which ends.
+/// Two processes of one process namespace see the `/proc` of another one: what it says about the
+/// holder's id is about another process, which ends.
 fn two_processes_with_a_foreign_proc_do_not_evict_each_other(db: Database) {
     // The id of the next process of the namespace is set through this file.
     let choose_id = "/proc/sys/kernel/ns_last_pid";
@@ -166,7 +166,7 @@ fn two_processes_with_a_foreign_proc_do_not_evict_each_other(db: Database) {
     assert_kept(&mut holder, &mut observer);
 }
 
-/// Compiles the library that ends the main thread. `None`, with a note, where it cannot.
+/// Compiles the library that ends the main thread. `None`, with a note, where that is not possible.
 fn main_thread_ends() -> Option<(tempfile::TempDir, String)> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let library = directory.path().join("main_thread_ends.so");
@@ -206,7 +206,7 @@ fn an_observer_whose_main_thread_has_ended_evicts_no_live_holder(db: Database) {
     }
 }
 
-/// All threads have ended; the zombie remains until its parent reaps it.
+/// All threads have ended. The process is a zombie until its parent reaps it.
 fn a_killed_holder_whose_main_thread_had_ended_is_evicted(db: Database) {
     if let Some((_directory, preload)) = main_thread_ends() {
         let mut holder = headless(&preload, &db, "holder");

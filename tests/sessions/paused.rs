@@ -1,5 +1,5 @@
-//! Holders that stand still for longer than their ttl: the lock passes on, and whoever goes on
-//! afterwards does no harm.
+//! Holders that are stopped for longer than their ttl: the lock passes on, and the former holder
+//! does no harm when it continues.
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ async fn a_stopped_holders_lock_passes_on(db: Database) {
     assert!(guard.token() > old);
 
     holder.cont();
-    // The very first thing that it does.
+    // The first thing that the process does.
     assert_eq!(holder.ask("lost"), "true");
     let told = holder.ask("told");
     assert!(told.starts_with("told lost x: its session was "), "{told}");
@@ -71,7 +71,7 @@ async fn a_stopped_holders_lock_passes_on(db: Database) {
     guard.release().await.expect("it is ours");
     assert_eq!(journal.entries().await, ["in time"]);
 
-    // It starts over, with a session of its own.
+    // It continues with a new session.
     assert!(holder.acquire("x") > old);
     assert_eq!(holder.ask("lost"), "false");
     assert_eq!(holder.ask("release"), "released");
@@ -83,9 +83,14 @@ async fn a_stopped_holders_lock_passes_on(db: Database) {
     ));
 }
 
-/// Begun and written to while the lock was held; another database session, which nothing ends.
+/// The transaction was begun and written to while the lock was held, on a connection that nothing
+/// ends.
 async fn a_transaction_from_before_the_stop_is_refused(db: Database) {
-    assert_ne!(db.engine(), Engine::Sqlite, "there it would stop everybody");
+    assert_ne!(
+        db.engine(),
+        Engine::Sqlite,
+        "there it would block every writer"
+    );
     let journal = Journal::open(db.url()).await;
     let locks = heir(&db).await;
     let mut holder = holder(&db);
@@ -108,8 +113,9 @@ async fn one_that_goes_on_in_time_keeps_its_lock(db: Database) {
     let waiting = tokio::spawn(async move { locks.wait("x").timeout(SOON).await });
     for round in 0..4 {
         let (_, beat) = Session::next_beat(&db, "holder", SOON).await;
-        // It counts from the last beat that it knows of: a beat whose answer it does not get
-        // before it stands still is none to it, and two of these in a row would be its end.
+        // The session's ttl counts from the last renewal with an answer. A renewal whose answer is
+        // not received before the stop does not count, and two of these in a row would end the
+        // session.
         tokio::time::sleep_until((beat + TTL / 20).into()).await;
         holder.stop();
         tokio::time::sleep_until((beat + TTL / 3).into()).await;

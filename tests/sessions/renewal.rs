@@ -1,4 +1,4 @@
-//! Renewals: nothing holds them up, and they cost what they promise.
+//! Renewals: nothing delays them, and they cost what is documented.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(30);
 const TTL: Duration = Duration::from_millis(1500);
-/// So many locks do not slow a renewal down.
+/// The number of locks that a renewal must cope with.
 const MANY: usize = 10_000;
 
 on_every_engine!(
@@ -34,8 +34,8 @@ on_every_engine!(
 );
 
 async fn connect(url: &str, task: &str, ttl: Duration) -> LockManager {
-    // Another process that looked for evidence would find that this one lives; by time alone
-    // it depends on the renewals.
+    // With process evidence, an observer would find the process alive. With time evidence, the
+    // session depends on its renewals.
     let builder = LockManager::builder()
         .task_id(task)
         .expiry(Expiry::After(ttl));
@@ -43,7 +43,7 @@ async fn connect(url: &str, task: &str, ttl: Duration) -> LockManager {
     builder.connect(url).await.expect("it connects")
 }
 
-/// Somebody else wants the lock, and would take it as soon as a renewal is missing.
+/// Requests the lock from another process, which gets it if a renewal is missed.
 async fn rival(db: &Database, name: &'static str) -> tokio::task::JoinHandle<LockGuard> {
     let locks = connect(db.url(), "rival", TTL).await;
     let waiting = locks.wait(name);
@@ -95,7 +95,7 @@ async fn ten_thousand_locks_are_kept(db: Database) {
         "{} renewals in two ttls",
         after - before
     );
-    // While the row is written again and again, with all of them in it.
+    // While the row, which contains all of them, is written repeatedly.
     let busy = Instant::now();
     let mut writes = 0;
     while busy.elapsed() < TTL {
@@ -122,7 +122,8 @@ async fn ten_thousand_locks_are_kept(db: Database) {
     drop(rival.await.expect("no panic"));
 }
 
-/// On SQLite it is in the way of every write, so of renewals too: for a third of the ttl it may.
+/// On SQLite the transaction blocks every write, and therefore renewals too. A third of the ttl is
+/// harmless.
 async fn a_fenced_transaction_may_stay_open(db: Database) {
     let ttl = 3 * TTL;
     let locks = connect(db.url(), "holder", ttl).await;
@@ -147,7 +148,7 @@ async fn a_fenced_transaction_may_stay_open_at_every_isolation_level(db: Databas
     let journal = Journal::open(db.url()).await;
     for level in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
         let mut tx = begin_at(&journal, level).await;
-        // From here on it has a snapshot, from before the fence.
+        // From here on the transaction has a snapshot, from before the fence.
         tx.execute("SELECT * FROM journal")
             .await
             .expect("it is there");
@@ -187,7 +188,7 @@ async fn begin_at(journal: &Journal, level: &str) -> Tx {
     }
 }
 
-/// A write that waits for a lock which somebody else has on the row, for longer than a ttl.
+/// A write waits for a foreign lock on the row, for longer than a ttl.
 async fn a_blocked_write_holds_up_no_renewal(db: Database) {
     let locks = connect(db.url(), "holder", TTL).await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -215,12 +216,12 @@ async fn a_blocked_write_holds_up_no_renewal(db: Database) {
     drop(rival.await.expect("no panic"));
 }
 
-/// A holder behind a relay, which keeps one lock.
+/// A holder of one lock behind a relay.
 async fn behind_relay(db: &Database, ttl: Duration) -> (Relay, LockManager, LockGuard) {
     let relay = Relay::start(db.server_address());
     let locks = connect(&db.url_via(relay.address()), "holder", ttl).await;
     let guard = locks.acquire("x").await.expect("it is free");
-    // Its renewals have a connection by then.
+    // By then the renewals have a connection.
     Session::next_beat(db, "holder", SOON).await;
     (relay, locks, guard)
 }
@@ -264,7 +265,7 @@ async fn a_failed_renewal_is_repeated(db: Database) {
     drop(rival.await.expect("no panic"));
 }
 
-/// Nothing is said while there is time, and something before it is too late.
+/// No warning while there is time, and one before it is too late.
 async fn at_half_the_ttl_a_warning_is_logged(db: Database) {
     let events = Events::keep();
     let ttl = 2 * TTL;

@@ -1,4 +1,4 @@
-//! The traces that broke earlier designs of sessions and fences, each as a test.
+//! The traces that broke earlier designs of sessions and fences, one test each.
 
 use std::{
     future::poll_fn,
@@ -20,10 +20,10 @@ use locks_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(30);
-/// Nothing expires by itself.
+/// Nothing expires during a test.
 const LONG: Duration = Duration::from_mins(10);
 const TTL: Duration = Duration::from_secs(1);
-/// For that something does not happen there is no condition to wait for.
+/// That something does not happen is no condition to wait for.
 const A_WHILE: Duration = Duration::from_millis(500);
 
 on_every_engine!(
@@ -61,7 +61,7 @@ async fn fence(guard: &LockGuard, tx: &mut Tx) -> Result<(), LockError> {
     on_engine!(Tx, tx, tx => guard.fence(tx).await)
 }
 
-/// The lock was taken away; its guard does not know it yet, and commits.
+/// The lock was taken away. Its guard does not know that yet, and commits.
 async fn must_be_refused(db: &Database, guard: &LockGuard) {
     let journal = Journal::open(db.url()).await;
     let mut tx = journal.begin_entry("fenced").await.expect("it begins");
@@ -97,7 +97,7 @@ async fn a_fence_after_release_all_is_refused(db: Database) {
     must_be_refused(&db, &guard).await;
 }
 
-/// A process of the original beside ours, without its pauses.
+/// A process of the original, without its pauses.
 async fn original(db: &Database) -> Original {
     let original = Original::connect(db.url(), "original").await;
     let pause = Duration::from_millis(5);
@@ -128,7 +128,7 @@ fn a_fence_after_the_originals_release_all_is_refused() {
         original.release_all().await.expect("it can");
         original.acquire("x").await.expect("it is free");
         must_be_refused(&db, &guard).await;
-        // Also once somebody has adopted the new row.
+        // Also after a process of this library has adopted the new row.
         original.release("x").await.expect("it holds it");
         let next = connect(db.url(), "b", LONG).await;
         let next = next.acquire("x").await.expect("it is free");
@@ -145,8 +145,8 @@ fn a_fence_after_the_originals_release_all_is_refused() {
     });
 }
 
-/// The fence passed in time, the original then took the lock, and somebody of ours wants it:
-/// the commit comes first.
+/// The fence succeeded, then the original took the lock away, and another task of this library
+/// requests it: the commit comes first.
 async fn robbed_while_fenced(db: Database, rob: impl AsyncFnOnce(&mut Original)) {
     let locks = connect(db.url(), "a", LONG).await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -192,7 +192,7 @@ fn robbed_by_the_originals_release_all_while_fenced() {
     });
 }
 
-/// Polls a future so often, and drops it if it has not ended by then.
+/// Polls a future this many times, and drops it if it has not completed by then.
 async fn polled<F: Future>(times: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = times;
@@ -210,8 +210,8 @@ async fn polled<F: Future>(times: usize, future: F) -> Option<F::Output> {
     .await
 }
 
-/// The body's future is dropped at any moment of its commit; whoever is granted the lock next
-/// sees all that will ever be there of it.
+/// The body's future is dropped at any point of its commit. The next holder of the lock sees every
+/// row that the commit will ever make visible.
 async fn a_dropped_commit_comes_before_the_next_grant(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(db.url(), "a", LONG).await;
@@ -250,7 +250,7 @@ async fn a_dropped_commit_comes_before_the_next_grant(db: Database) {
     assert!(there > 0 && there < seen.len());
 }
 
-/// The same with a commit that is on its way for long, also after its connection is closed.
+/// As above, with a commit that is in flight for long, also after its connection is closed.
 async fn a_commit_that_lands_late_comes_before_the_next_grant(db: Database) {
     let relay = Relay::start(db.server_address());
     let journal = Journal::open(db.url()).await;
@@ -278,12 +278,12 @@ async fn a_commit_that_lands_late_comes_before_the_next_grant(db: Database) {
     next.release().await.expect("it is ours");
 }
 
-/// The insert is swallowed and reaches the server when its session has long been given up.
+/// The insert is stalled, and reaches the server long after its session was given up.
 async fn a_session_insert_that_lands_late_changes_nothing(db: Database) {
     let relay = Relay::start(db.server_address());
     let locks = connect(&db.url_via(relay.address()), "late_task", LONG).await;
     let other = connect(db.url(), "other", LONG).await;
-    // The row is made, and the driver's statements are prepared.
+    // The row exists, and the driver's statements are prepared.
     other
         .acquire("y")
         .await
@@ -306,7 +306,7 @@ async fn a_session_insert_that_lands_late_changes_nothing(db: Database) {
         all.len() == 2
     };
     wait::until(SOON, "the insert lands", both).await;
-    // It is nobody's, and stands in nobody's way.
+    // The session has no owner, and blocks no request.
     assert!(!guard.is_lost());
     let row = LocksRow::read(&db, "platform").await.expect("it is there");
     assert!(
@@ -317,7 +317,7 @@ async fn a_session_insert_that_lands_late_changes_nothing(db: Database) {
     assert!(other.acquire("x").await.expect_err("it is held").is_busy());
     guard.release().await.expect("it is ours");
     let guard = other.acquire("x").await.expect("it is free");
-    // A supervisor finds nothing to tell, and clears it away.
+    // A supervisor has nothing to report, and removes the session.
     assert!(
         other
             .release_task("late_task")
@@ -329,7 +329,7 @@ async fn a_session_insert_that_lands_late_changes_nothing(db: Database) {
     wait_until_only(&db, &["other"], SOON).await;
 }
 
-/// It was executed and its answer lost: another id is tried, and no row stays behind.
+/// The insert was executed and its answer lost: the driver tries another id, and no row remains.
 async fn a_session_insert_without_an_answer_leaves_nothing(db: Database) {
     let relay = Relay::start(db.server_address());
     let locks = connect(&db.url_via(relay.address()), "cut_task", LONG).await;
@@ -374,10 +374,10 @@ async fn only_the_evicted_namespace_is_lost(db: Database) {
     assert_eq!(two.release_task("a").await.expect("it can").len(), 1);
     let lost = tokio::time::timeout(SOON, guards[1].lost())
         .await
-        .expect("it is told");
+        .expect("the loss is reported");
     assert_eq!(lost.names[0].as_str(), "x");
     let next = two.acquire("x").await.expect("it is free");
-    // The others go on beating, for longer than they last without.
+    // The other sessions continue to beat, for longer than they live without.
     tokio::time::sleep(2 * TTL).await;
     for (guard, held) in guards.iter().zip([true, false, true]) {
         assert_eq!(guard.is_lost(), !held);
@@ -391,7 +391,7 @@ async fn only_the_evicted_namespace_is_lost(db: Database) {
     assert_eq!(of_a.len(), 2);
 }
 
-/// A holder that looks like one on another machine, and is dead.
+/// A dead holder that looks like one on another machine.
 async fn dead_remote_holder(db: &Database) {
     let mut holder = worker!(db.url(), "holder", "--ttl", TTL.as_millis().to_string());
     holder.acquire("x");
@@ -422,7 +422,7 @@ async fn one_that_only_acquires_gets_the_lock_of_a_dead_remote_holder(db: Databa
     guard.release().await.expect("it is ours");
 }
 
-/// The observation goes on though nobody waits.
+/// The observation continues without a waiting request.
 async fn one_that_asked_once_gets_it_the_next_time(db: Database) {
     let locks = connect(db.url(), "a", LONG).await;
     dead_remote_holder(&db).await;
@@ -443,7 +443,7 @@ async fn one_that_asked_once_gets_it_the_next_time(db: Database) {
         .expect("it is ours");
 }
 
-/// Sessions begin, hold and end, one after the other; nobody may take one for dead.
+/// Sessions begin, hold and end, one after the other. None of them may be taken for dead.
 async fn come_and_go(db: &Database, locks: &LockManager) {
     let mut conn = db.connect().await;
     for round in 0..25 {
@@ -451,7 +451,7 @@ async fn come_and_go(db: &Database, locks: &LockManager) {
         let locks = locks.expect("an id");
         let name = format!("job_{round}");
         let guard = locks.acquire(&name).await.expect("it is free");
-        // As long as it takes an observer to look several times.
+        // Long enough for an observer to look several times.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..60))).await;
         assert!(!guard.is_lost());
         let row = LocksRow::read_on(&mut conn, "platform").await;
@@ -460,7 +460,7 @@ async fn come_and_go(db: &Database, locks: &LockManager) {
         let sessions = Session::all_on(&mut conn).await;
         let own = sessions.iter().any(|s| s.task == locks.task_id());
         assert!(own, "taken for dead");
-        guard.release().await.expect("nobody took it");
+        guard.release().await.expect("it was not taken away");
     }
 }
 
@@ -470,11 +470,12 @@ async fn sessions_that_come_and_go_are_never_taken_for_dead(db: Database) {
     let obstacle = locks.acquire("x").await.expect("it is free");
     let waiting = tokio::spawn(async move { observer.wait("x").await });
     come_and_go(&db, &locks).await;
-    obstacle.release().await.expect("nobody took it");
+    obstacle.release().await.expect("it was not taken away");
     drop(waiting.await.expect("no panic").expect("it is granted"));
 }
 
-/// The same with an observer whose every request is late, so that much happens between any two.
+/// As above, with an observer whose every request is delayed, so that much happens between two of
+/// them.
 async fn a_session_that_begins_between_two_reads_is_not_dead(db: Database) {
     let relay = Relay::start(db.server_address());
     let locks = connect(db.url(), "a", LONG).await;
@@ -496,11 +497,11 @@ async fn a_session_that_begins_between_two_reads_is_not_dead(db: Database) {
     }
     assert!(relay.counters().delayed > 10, "{:?}", relay.counters());
     relay.disarm();
-    obstacle.release().await.expect("nobody took it");
+    obstacle.release().await.expect("it was not taken away");
     drop(waiting.await.expect("no panic").expect("it is granted"));
 }
 
-/// What a killed holder that never expires had is nobody's, until a supervisor says so.
+/// The lock of a killed holder without expiry is held until a supervisor releases it.
 async fn supervisor_frees_it(db: &Database, name: &str) {
     let heir = connect(db.url(), "heir", LONG).await;
     let asked = heir.wait(name).timeout(A_WHILE).await;

@@ -1,5 +1,5 @@
-//! Rows that a stranger keeps locked: statements of ours wait on the server, and do not pile up
-//! there.
+//! Rows locked by a foreign transaction: the library's statements wait on the server, and do not
+//! pile up there.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ const SOON: Duration = Duration::from_secs(20);
 const ROW_LOCKED: Duration = Duration::from_secs(25);
 /// How long a fence row is locked: longer than a client waits for an eviction.
 const FENCE_LOCKED: Duration = Duration::from_secs(65);
-/// How long a request waits at most.
+/// The time-out of a request.
 const PATIENT: Duration = Duration::from_mins(2);
-/// One statement that writes, one that renews or looks, one that ends.
+/// One statement that writes, one that renews or reads, and one that is ending.
 const MOST: u64 = 3;
 
 on_every_engine!(
@@ -57,7 +57,7 @@ async fn a_locked_row_keeps_three_backends_waiting_at_most(db: Database) {
     ));
     assert!(all.iter().all(Result::is_ok), "{all:?}");
     let again = locks.wait("held").timeout(SOON).await;
-    drop(again.expect("a guard that was dropped meanwhile is released"));
+    drop(again.expect("the dropped guard is released"));
     assert!(most <= MOST, "{most} backends waited for the row");
 }
 

@@ -1,4 +1,4 @@
-//! Evictions that have to wait for open fenced transactions do not hold up other evictions.
+//! Evictions that wait for open fenced transactions do not delay other evictions.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use locks_tests::{
 use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(20);
-/// In which a lock of a killed process of this machine is granted.
+/// The limit for a grant of a lock whose holder's process, on this machine, was killed.
 const AT_ONCE: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_mins(10);
-/// How many transactions a journal can have open.
+/// The number of open transactions per journal.
 const PER_JOURNAL: usize = 4;
 
 on_every_engine!(
@@ -39,8 +39,7 @@ fn stuck(n: usize) -> String {
     format!("stuck-{n}")
 }
 
-/// Waits until every eviction has begun: the beat rows are deleted, and the fence rows cannot
-/// be.
+/// Waits until every eviction has begun: the beat rows are deleted, and the fence rows cannot be.
 async fn wait_until_evicting(db: &Database) {
     wait::until(SOON, "the beat rows are deleted", async || {
         let sessions = Session::all(db).await;
@@ -51,8 +50,8 @@ async fn wait_until_evicting(db: &Database) {
     .await;
 }
 
-/// Kills a process that holds a lock, while evictions are stuck, and says after what time a
-/// request that waits for the lock is granted.
+/// Kills a process that holds a lock, while evictions are blocked. Returns the time until a request
+/// that waits for the lock is granted.
 async fn kill_a_holder(db: &Database, observer: &LockManager) -> Duration {
     let namespace = observer.namespace();
     let mut victim = worker!(db.url(), "victim", "--namespace", namespace);
@@ -76,7 +75,7 @@ async fn kill_a_holder(db: &Database, observer: &LockManager) -> Duration {
     took
 }
 
-/// A supervisor supervised tasks that are about to commit.
+/// A supervisor releases tasks that are about to commit.
 async fn eight_open_fenced_transactions_do_not_hold_up_an_eviction(db: Database) {
     const STUCK: usize = 8;
     let holders = connect(&db, "holders").await;
@@ -101,7 +100,7 @@ async fn eight_open_fenced_transactions_do_not_hold_up_an_eviction(db: Database)
     wait_until_evicting(&db).await;
     let took = kill_a_holder(&db, &observer).await;
     note(&format!(
-        "{}: a killed process was evicted after {took:?}, beside {STUCK} stuck evictions",
+        "{}: a killed process was evicted after {took:?}, during {STUCK} blocked evictions",
         db.engine()
     ));
     for (guard, tx) in open {
@@ -116,7 +115,7 @@ async fn eight_open_fenced_transactions_do_not_hold_up_an_eviction(db: Database)
     assert!(took <= AT_ONCE, "{took:?}");
 }
 
-/// Processes die, and a foreign connection keeps their fence rows locked.
+/// Processes are killed, and a foreign connection keeps their fence rows locked.
 async fn thirty_stuck_evictions_do_not_hold_up_one_of_another_namespace(db: Database) {
     const STUCK: usize = 30;
     let observer = connect(&db, "observer").await;
@@ -147,7 +146,7 @@ async fn thirty_stuck_evictions_do_not_hold_up_one_of_another_namespace(db: Data
     wait_until_evicting(&db).await;
     let took = kill_a_holder(&db, &other).await;
     note(&format!(
-        "{}: a killed process was evicted after {took:?}, beside {STUCK} stuck evictions",
+        "{}: a killed process was evicted after {took:?}, during {STUCK} blocked evictions",
         db.engine()
     ));
     fences.end().await;

@@ -38,13 +38,13 @@ async fn read(db: &Database) -> LocksRow {
     row.expect("the row is there")
 }
 
-/// The format number of the row as it stands.
+/// The format number in the row.
 async fn format_of(db: &Database) -> Option<u64> {
     let row = read(db).await;
     row.meta().get("format").and_then(Value::as_u64)
 }
 
-/// Writes both texts as another program does: the version and the stamp change.
+/// Writes both columns as another program does: the version and the stamp change.
 async fn write(db: &Database, data: &str, meta: &str) -> LocksRow {
     assert!(!data.contains(['\'', '\\']) && !meta.contains(['\'', '\\']));
     let stamp = format!("{:032x}", fastrand::u128(..));
@@ -70,7 +70,7 @@ async fn refused<T>(
     }
 }
 
-/// The errors of everything that reads or writes the row; the row must stay as it is.
+/// The errors of every request that reads or writes the row. The row must be unchanged.
 async fn refusals(db: &Database, locks: &LockManager) -> Vec<(&'static str, LockError)> {
     let before = read(db).await;
     let long = Duration::from_mins(1);
@@ -123,7 +123,7 @@ async fn every_written_row_contains_the_format_number(db: Database) {
     drop(next);
 }
 
-/// A row that the original made has no `metaJson` at all.
+/// A row of the original has no `metaJson`.
 async fn an_adopted_row_contains_the_format_number(db: Database) {
     connect(&db, "first").await.close().await.expect("it ends");
     db.execute("DELETE FROM locks").await;
@@ -136,7 +136,7 @@ async fn an_adopted_row_contains_the_format_number(db: Database) {
     guard.release().await.expect("it is held");
 }
 
-/// Version 0.1 wrote no number.
+/// Version 0.1 wrote no format number.
 async fn a_row_without_a_format_number_is_read(db: Database) {
     let holder = connect(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
@@ -167,10 +167,10 @@ async fn a_row_of_a_newer_format_is_refused_and_left_unchanged(db: Database) {
     let readable = read(&db).await;
     let newer = FORMAT + 1;
     let metas = [
-        // As today, with one field more.
+        // The current format with one more field.
         json!({"format": newer, "sessions": [], "token": 0, "since": 0, "held": {}, "queue": [],
                "shared": {"x": [1, 2]}}),
-        // Fields of the same names and other shapes.
+        // Fields of known names with other types.
         json!({"sessions": {"s": {"task": "t"}}, "held": [{"name": "x", "modes": ["s"]}],
                "queue": {"x": []}, "format": 1_000_000}),
         json!({"format": newer, "leases": [["s", 1]]}),
@@ -185,7 +185,7 @@ async fn a_row_of_a_newer_format_is_refused_and_left_unchanged(db: Database) {
         }
         connected_after.close().await.expect("it holds nothing");
         assert_eq!(read(&db).await.meta_json, Some(meta.to_string()));
-        // The older program works again once the row is as it knows it.
+        // The older program works again when the row has its format again.
         let meta = readable.meta_json.as_deref().expect("it was written");
         write(&db, &readable.data_json, meta).await;
         let guard = connected_before.wait("x").timeout(SOON).await;
@@ -211,7 +211,7 @@ async fn a_row_whose_format_is_no_number_is_refused_and_left_unchanged(db: Datab
     }
 }
 
-/// A newer program writes the row while an older one holds a lock.
+/// A newer program writes the row while an older program holds a lock.
 async fn a_release_does_not_write_a_row_of_a_newer_format(db: Database) {
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -232,7 +232,8 @@ async fn a_release_does_not_write_a_row_of_a_newer_format(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-/// Fields that this version does not know, under a format that it knows, or under none.
+/// Fields that this version does not know, in a row with the known format number, and in a row
+/// without one.
 async fn unknown_fields_are_not_erased(db: Database) {
     let holder = connect(&db, "holder").await;
     let _guard = holder.acquire("x").await.expect("it is free");
@@ -249,7 +250,7 @@ async fn unknown_fields_are_not_erased(db: Database) {
         let before = write(&db, &readable.data_json, &meta.to_string()).await;
         let other = connect(&db, "other").await;
         match other.acquire("y").await {
-            // Kept, also by the write of the release.
+            // The fields are kept, also by the write of the release.
             Ok(guard) => {
                 assert_eq!(
                     read(&db).await.meta().get("unknown"),

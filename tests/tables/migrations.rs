@@ -1,4 +1,4 @@
-//! The tables: made by whoever comes first, or by the users' own tooling.
+//! The creation of the tables: by the first process that connects, or by the users' own tooling.
 
 use std::{path::Path, time::Duration};
 
@@ -26,7 +26,7 @@ on_every_engine!(
     async as_many_times_as_one_likes,
 );
 
-/// Where the files of this engine lie, for the users' own tooling.
+/// The directory of this engine's migrations, for the users' own tooling.
 fn directory(engine: Engine) -> String {
     let name = match engine {
         Engine::Sqlite => "sqlite",
@@ -61,7 +61,7 @@ async fn tables(db: &Database) -> Vec<String> {
     names
 }
 
-/// Everything about the columns of our tables that could be changed.
+/// Everything about the columns of the library's tables that could be changed.
 async fn shape(db: &Database) -> String {
     let sql = match db.engine() {
         Engine::Sqlite => "SELECT sql FROM sqlite_master WHERE name LIKE 'lock%' ORDER BY name",
@@ -79,10 +79,10 @@ async fn shape(db: &Database) -> String {
     format!("{:#?}", db.connect().await.rows(sql).await.unwrap())
 }
 
-/// Connects and takes and returns a lock.
+/// Connects, acquires a lock and releases it.
 async fn use_it(db: &Database) {
     let locks = LockManager::connect(db.url()).await.expect("it connects");
-    let guard = locks.acquire("x").await.expect("nobody else is here");
+    let guard = locks.acquire("x").await.expect("it is free");
     guard.release().await.expect("it is ours");
     locks.close().await.expect("it closes");
 }
@@ -97,7 +97,7 @@ async fn migrate(db: &Database, directory: impl AsRef<Path>) {
     .unwrap_or_else(|error| panic!("{}: {error}", directory.as_ref().display()));
 }
 
-/// What the application's migrator has written down.
+/// The records of the application's migrator.
 async fn bookkeeping(db: &Database) -> String {
     let sql = "SELECT version, description FROM _sqlx_migrations ORDER BY version";
     format!("{:?}", db.connect().await.rows(sql).await.unwrap())
@@ -137,13 +137,13 @@ async fn a_table_of_each_name_is_made_and_no_other(db: Database) {
 }
 
 async fn the_tables_of_the_users_tooling_are_accepted(db: Database) {
-    // As a text, the way a database's own client applies it.
+    // As a text, as a database client applies it.
     db.execute(&file(db.engine())).await;
     let made = shape(&db).await;
     use_it(&db).await;
     assert_eq!(shape(&db).await, made);
 
-    // By a migrator, which refuses to go on if its own table is not as it left it.
+    // By a migrator, which refuses to run if its own table was changed.
     let other = Database::create(db.engine());
     migrate(&other, directory(db.engine())).await;
     let (made, written) = (shape(&other).await, bookkeeping(&other).await);
@@ -152,7 +152,7 @@ async fn the_tables_of_the_users_tooling_are_accepted(db: Database) {
     assert_eq!(bookkeeping(&other).await, written);
     migrate(&other, directory(db.engine())).await;
 
-    // And it is the same that the library makes.
+    // The result equals the tables that the library creates.
     let third = Database::create(db.engine());
     use_it(&third).await;
     assert_eq!(shape(&third).await, made);
@@ -188,8 +188,8 @@ async fn the_applications_migrations_are_left_alone(db: Database) {
 async fn what_is_missing_is_made_and_what_is_there_is_kept(db: Database) {
     use_it(&db).await;
     let made = shape(&db).await;
-    // Held by somebody of whom we know nothing but that.
-    db.execute(r#"UPDATE locks SET dataJson = '{"x":"somebody"}'"#)
+    // The lock's holder is known by its task id only.
+    db.execute(r#"UPDATE locks SET dataJson = '{"x":"foreign"}'"#)
         .await;
     for table in ["lock_sessions", "lock_fences"] {
         let row = LocksRow::read(&db, "platform").await;
@@ -197,13 +197,13 @@ async fn what_is_missing_is_made_and_what_is_there_is_kept(db: Database) {
         let locks = LockManager::connect(db.url()).await.expect("it connects");
         assert_eq!(shape(&db).await, made, "after {table} was missing");
         assert_eq!(LocksRow::read(&db, "platform").await, row);
-        let refused = locks.acquire("x").await.expect_err("somebody holds it");
+        let refused = locks.acquire("x").await.expect_err("another task holds it");
         assert!(refused.is_busy(), "{refused}");
         locks.acquire("y").await.unwrap().release().await.unwrap();
         locks.close().await.unwrap();
     }
     let held = LocksRow::read(&db, "platform").await.unwrap().held();
-    assert_eq!(held, [("x".to_owned(), "somebody".to_owned())].into());
+    assert_eq!(held, [("x".to_owned(), "foreign".to_owned())].into());
 }
 
 async fn as_many_times_as_one_likes(db: Database) {

@@ -66,11 +66,13 @@ async fn two_prefixes_are_two_lock_tables(db: Database) {
     for prefix in prefixes {
         let other = connect(builder("b").table_prefix(prefix), db.url()).await;
         assert!(is_busy(other.acquire("x").await));
-        // What ends in one table is not seen in the others.
+        // The end of a lock in one table is not seen in the others.
         other.acquire("y").await.expect("it is free").detach();
         other.release_all().await.expect("it can");
         let left = guards.remove(0);
-        tokio::time::timeout(SOON, left.lost()).await.expect("told");
+        tokio::time::timeout(SOON, left.lost())
+            .await
+            .expect("the loss is reported");
         assert!(guards.iter().all(|guard| !guard.is_lost()));
     }
     let schema = if db.engine() == Engine::Postgres {
@@ -98,7 +100,7 @@ async fn the_fence_works_with_a_prefix(db: Database) {
         on_engine!(Tx, tx, tx => guard.commit(tx).await)
     };
     commit("held").await.expect("it is held");
-    // Another lock table says nothing about this one.
+    // Another lock table does not affect this one.
     let stranger = connect(builder("stranger"), db.url()).await;
     assert_eq!(stranger.release_task("holder").await.expect("it can"), []);
     commit("held on").await.expect("it is held");
@@ -124,7 +126,7 @@ async fn invalid_prefixes_are_invalid_configuration(db: Database) {
     assert_eq!(tables(&db).await, [""; 0]);
 }
 
-/// A prefix that begins with a digit may be refused, but does not fail otherwise.
+/// A prefix that begins with a digit may be refused, but does not fail later.
 async fn valid_prefixes_work(db: Database) {
     let long = "x".repeat(40);
     for prefix in ["_", "a", "select_", "9_", "1e5", &long] {
@@ -177,7 +179,7 @@ fn a_schema_that_does_not_exist_is_named() {
     });
 }
 
-/// Whatever characters its name has, and with a prefix or without.
+/// For any characters in the schema's name, with and without a prefix.
 #[test]
 fn the_tables_are_made_in_the_schema() {
     run_async(Engine::Postgres, async |db| {
@@ -209,7 +211,7 @@ fn the_tables_are_made_in_the_schema() {
     });
 }
 
-/// Where each manager says which schema it means, several lock tables are no mistake.
+/// If each manager names its schema, several lock tables are no mistake.
 #[test]
 fn two_schemas_by_name_are_two_lock_tables() {
     run_async(Engine::Postgres, async |db| {
@@ -222,7 +224,7 @@ fn two_schemas_by_name_are_two_lock_tables() {
     });
 }
 
-/// `pg_dump` through a pooler leaves connections whose `search_path` is empty.
+/// `pg_dump` through a pooler leaves connections with an empty `search_path`.
 async fn goes_on_without_search_path(builders: [Builder; 2], db: Database) {
     let relay = Relay::start(db.server_address());
     let url = db.url_via(relay.address());

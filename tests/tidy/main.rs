@@ -1,4 +1,4 @@
-//! The house is in order: what is said in one place is true in the others.
+//! The files of the workspace agree with each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,11 +11,11 @@ use std::{
 
 use serde_json::Value;
 
-/// Files under `src/` are split before they are longer.
+/// The limit for files under `src/`.
 const MOST_LINES: usize = 600;
-/// Rust that tests read or compile for themselves.
+/// Rust that tests read or compile themselves.
 const CASES: [&str; 2] = ["tests/ui/", "locks-macros/golden/"];
-/// What has no place in anything that is committed. In halves, to be none here.
+/// What must not be committed. In halves, so that this file does not contain it.
 const UNFINISHED: [&str; 4] = [
     concat!("#[", "ignore"),
     concat!("to", "do!"),
@@ -23,13 +23,13 @@ const UNFINISHED: [&str; 4] = [
     concat!("db", "g!"),
 ];
 
-/// The top level, which holds all that is checked here.
+/// The top level of the workspace.
 static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().expect("tests is a directory of it").into()
 });
 
-/// What cargo knows of the workspace's packages.
+/// Cargo's metadata of the workspace's packages.
 static PACKAGES: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
@@ -53,7 +53,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// How a path is called in messages.
+/// The path as messages show it.
 fn short(path: &Path) -> String {
     path.strip_prefix(&*ROOT)
         .unwrap_or(path)
@@ -66,7 +66,7 @@ fn assert_none(wrong: &[String], what: &str) {
     assert!(wrong.is_empty(), "{what}:\n  {}", wrong.join("\n  "));
 }
 
-/// Which version of another package of the workspace a package asks for.
+/// The version of another package of the workspace that a package requires.
 fn asked_for<'a>(package: &'a Value, dependency: &str) -> Option<&'a str> {
     let dependencies = package["dependencies"].as_array().expect("dependencies");
     let found = dependencies.iter().find(|d| d["name"] == dependency)?;
@@ -104,7 +104,7 @@ fn the_changelog_has_an_entry_for_this_version() {
     assert!(item, "CHANGELOG.md says nothing below {found:?}");
 }
 
-/// A command's words, but for those that only make it quiet.
+/// The words of a command, without `--quiet`.
 fn words(command: &str) -> Vec<&str> {
     let words = command.split_whitespace();
     words.filter(|word| *word != "--quiet").collect()
@@ -212,10 +212,10 @@ fn what_is_published_carries_what_it_needs() {
     assert_eq!(inside, outside, "locks-core/migrations leads to migrations");
 }
 
-/// A Rust file, and how cargo comes to it.
+/// How a Rust file is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// In what is published or run.
+    /// As part of what is published or run.
     Program,
     /// Below a `#[cfg(test)] mod`.
     Test,
@@ -300,12 +300,12 @@ fn every_file_belongs_to_a_target_and_every_target_has_its_file() {
         if !known.contains_key(&file) {
             let file = short(&file);
             wrong.push(format!(
-                "{file}: neither listed in its Cargo.toml nor anybody's module"
+                "{file}: neither listed in its Cargo.toml nor a module of another file"
             ));
         }
     }
     assert_none(&wrong, "files and targets");
-    // Else cargo would add what it finds, and the lists would mean nothing.
+    // Otherwise cargo would add what it finds, and the lists would be incomplete.
     for (directory, off) in [("tests", "autotests"), ("examples", "autoexamples")] {
         let manifest = read(Path::new(directory).join("Cargo.toml"));
         let off = format!("{off} = false");
@@ -325,7 +325,7 @@ fn files_under_src_are_short() {
     assert_none(&wrong, &format!("more than {MOST_LINES} lines; split them"));
 }
 
-/// Numbers the lines that are code, without whole lines of comment.
+/// The numbered lines of code, without whole lines of comment.
 fn code(source: &str) -> impl Iterator<Item = (usize, &str)> {
     let numbered = source
         .lines()
@@ -334,7 +334,7 @@ fn code(source: &str) -> impl Iterator<Item = (usize, &str)> {
     numbered.filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
-/// The code that is not below a `#[cfg(test)]`, in a file as rustfmt leaves it.
+/// The code that is not below a `#[cfg(test)]`, in a file formatted by rustfmt.
 fn code_without_tests(source: &str) -> Vec<(usize, &str)> {
     let mut kept = Vec::new();
     let mut lines = code(source);
@@ -345,7 +345,7 @@ fn code_without_tests(source: &str) -> Vec<(usize, &str)> {
         };
         let ends = [format!("{indent}}}"), format!("{indent}}};")];
         let mut item = lines.by_ref().map(|(_, line)| line);
-        // An item of one line, or up to the brace that closes it.
+        // An item of one line, or one that ends at its closing brace.
         let first = item.find(|line| !line.trim_start().starts_with("#["));
         if first.is_some_and(|first| !first.ends_with([';', '}'])) {
             item.find(|line| ends.iter().any(|end| line == end));

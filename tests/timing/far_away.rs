@@ -1,8 +1,8 @@
-//! A database that is not local: a dead holder is evicted although other processes write the
-//! row all the time, and although a round trip is longer than half of the holder's ttl.
+//! A remote database: a dead holder is evicted although other processes write the row continuously,
+//! and although a round trip is longer than half of the holder's ttl.
 //!
-//! The observer sees the holder as a process of another machine: `Evidence::Time` keeps it from
-//! asking the process table.
+//! The observer treats the holder as a process of another machine: with `Evidence::Time` it does
+//! not look at the process table.
 
 use std::{
     sync::{
@@ -26,14 +26,14 @@ use tokio::task::{JoinHandle, JoinSet};
 const SOON: Duration = Duration::from_secs(20);
 /// The ttl of the holder while other managers write.
 const TTL: Duration = Duration::from_secs(3);
-/// From the observer to the database, one way.
+/// The latency from the observer to the database, one way.
 const NEAR: Duration = Duration::from_millis(5);
-/// The same for the holder with the shortest ttl.
+/// The latency for the holder with the shortest ttl, one way.
 const FAR: Duration = Duration::from_millis(60);
-/// Each of the writers acquires and releases a lock so often.
+/// The interval at which each writer acquires and releases a lock.
 const PERIOD: Duration = Duration::from_millis(20);
 const WRITERS: usize = 2;
-/// Fewer pairs per second would not show anything.
+/// Fewer pairs per second would show nothing.
 const LEAST_RATE: f64 = 40.0;
 
 on_every_engine!(
@@ -43,7 +43,7 @@ on_every_engine!(
     async a_holder_whose_ttl_is_shorter_than_two_round_trips_is_evicted,
 );
 
-/// A manager that judges by time only.
+/// A manager that uses time evidence only.
 async fn connect(url: &str, task: &str) -> LockManager {
     let builder = LockManager::builder().task_id(task);
     let builder = builder.evidence(Evidence::Time);
@@ -84,7 +84,7 @@ impl Writers {
         this
     }
 
-    /// Ends them and returns how many pairs per second they reached.
+    /// Stops the writers and returns their rate in pairs per second.
     async fn stop(mut self) -> f64 {
         let pairs = u32::try_from(self.pairs.load(Relaxed)).expect("few");
         let seconds = self.start.elapsed().as_secs_f64();
@@ -96,7 +96,7 @@ impl Writers {
     }
 }
 
-/// Waits for the lock `x`, and returns once the request stands in the queue.
+/// Requests the lock `x`, and returns once the request is in the queue.
 async fn queue(db: &Database, observer: &LockManager) -> JoinHandle<LockGuard> {
     let waiting = observer.wait("x").timeout(4 * SOON);
     let waiting = tokio::spawn(async move { waiting.await.expect("it is granted in the end") });
@@ -104,7 +104,7 @@ async fn queue(db: &Database, observer: &LockManager) -> JoinHandle<LockGuard> {
     waiting
 }
 
-/// When the request is granted, unless that takes longer than the limit.
+/// The time until the request is granted, which must be within the limit.
 async fn granted(waiting: JoinHandle<LockGuard>, since: Instant, limit: Duration) -> Duration {
     let left = limit.saturating_sub(since.elapsed());
     let guard = tokio::time::timeout(left, waiting).await;
@@ -130,7 +130,7 @@ async fn evicted_while_others_write(db: &Database, death: Death) {
     relay.set_latency(NEAR);
     let waiting = queue(db, &observer).await;
     let writers = Writers::start(db).await;
-    // The moment after a renewal is the worst one: the observer has to wait for the whole ttl.
+    // The moment after a renewal is the worst case: the observer has to wait for the whole ttl.
     for _ in 0..2 {
         Session::next_beat(db, "holder", SOON).await;
     }
@@ -163,7 +163,7 @@ async fn a_stopped_holder_is_evicted_while_others_write(db: Database) {
     evicted_while_others_write(&db, Death::Stop).await;
 }
 
-/// The observer's looks are more than half of the ttl apart, whatever it does.
+/// The observer's looks are at least half of the ttl apart.
 async fn a_holder_whose_ttl_is_shorter_than_two_round_trips_is_evicted(db: Database) {
     let relay = Relay::start(db.server_address());
     let mut holder = worker!(db.url(), "holder", "--ttl", "200");

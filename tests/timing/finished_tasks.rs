@@ -1,6 +1,4 @@
-//! Tasks that have finished: their sessions end, and cost nothing afterwards.
-//!
-//! The tests of this file measure the CPU time of the process, so they run one after the other.
+//! Finished tasks: their sessions end, and cost nothing afterwards.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,19 +14,19 @@ use locks_tests::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 
-/// How many jobs finish, and how many of them run at once.
+/// The number of jobs, and how many of them run at one time.
 const JOBS: usize = 10_000;
 const AT_ONCE: usize = 50;
 /// The jobs whose CPU time is measured run one after the other.
 const MEASURED: usize = 100;
-/// Late jobs may cost so much more than early ones.
+/// How much more CPU time a late job may use than an early one.
 const SLACK: Duration = Duration::from_micros(600);
 const TTL: Duration = Duration::from_secs(2);
-/// In which the sessions of finished jobs have ended: a few ttls.
+/// The limit for the end of the sessions of finished jobs: a few ttls.
 const ENDED: Duration = Duration::from_secs(10);
-/// So many rows may be left: that of the manager, and those of the last jobs.
+/// The number of rows that may be left: that of the manager, and those of the last jobs.
 const HANDFUL: usize = 5;
-/// In which a session of a process that died elsewhere is removed.
+/// The limit for the removal of a session whose process died on another machine.
 const REMOVED: Duration = Duration::from_secs(20);
 const FORGED_TTL_MS: u64 = 1000;
 
@@ -65,14 +63,14 @@ async fn connect(db: &Database, task: &str, ttl: Duration) -> LockManager {
     builder.connect(db.url()).await.expect("it connects")
 }
 
-/// The CPU time that this process has used.
+/// The CPU time of this process.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let time = Duration::try_from(time);
     time.expect("a process does not use negative time")
 }
 
-/// A task of its own acquires a lock, releases it, and finishes.
+/// One job: a new task acquires a lock, releases it, and ends.
 async fn job(locks: LockManager, n: usize) {
     let task = locks.with_task_id(&format!("job-{n}")).expect("an id");
     let guard = task.acquire(format!("job_{n}")).await;
@@ -80,7 +78,7 @@ async fn job(locks: LockManager, n: usize) {
     guard.release().await.expect("it is held");
 }
 
-/// Runs the jobs of these numbers one after the other and returns the CPU time of one.
+/// Runs the jobs of these numbers one after the other and returns the CPU time per job.
 async fn measured(locks: &LockManager, from: usize) -> Duration {
     let before = cpu_time();
     for n in from..from + MEASURED {
@@ -90,7 +88,7 @@ async fn measured(locks: &LockManager, from: usize) -> Duration {
     used / u32::try_from(MEASURED).expect("few")
 }
 
-/// Runs jobs side by side.
+/// Runs jobs concurrently.
 async fn unmeasured(locks: &LockManager, numbers: std::ops::Range<usize>) {
     let mut running = JoinSet::new();
     for n in numbers {
@@ -102,7 +100,7 @@ async fn unmeasured(locks: &LockManager, numbers: std::ops::Range<usize>) {
     running.join_all().await;
 }
 
-/// Waits until a handful of rows is left, while something else goes on.
+/// Waits until few rows are left, and runs something else in between.
 async fn wait_until_few(db: &Database, what: &str, mut meanwhile: impl AsyncFnMut()) {
     let start = Instant::now();
     let mut conn = db.connect().await;
@@ -140,7 +138,7 @@ async fn finished_jobs_cost_nothing_later(db: Database) {
         late <= early.mul_f64(1.5) + SLACK,
         "the CPU time of a job grows from {early:?} to {late:?}"
     );
-    // The manager goes on working, under a session of its own.
+    // The manager continues to work, under its own session.
     wait_until_few(&db, "while the manager works", async || {
         let guard = locks.acquire("work").await.expect("it is free");
         guard.release().await.expect("it is held");
@@ -148,7 +146,7 @@ async fn finished_jobs_cost_nothing_later(db: Database) {
     .await;
     unmeasured(&locks, JOBS..JOBS + 10 * MEASURED).await;
     wait_until_few(&db, "while the manager is idle", async || {}).await;
-    // A task that comes back has a session again.
+    // A task that is used again has a session again.
     job(locks.clone(), 0).await;
 }
 
@@ -168,7 +166,7 @@ async fn forge(db: &Database, task: &str) -> String {
     id
 }
 
-/// Sessions that nothing refers to: one stands still, one beats, one never expires.
+/// Sessions without a reference in the row: one stands still, one beats, one never expires.
 async fn sessions_of_the_dead_are_removed(db: Database) {
     let locks = connect(&db, "main", Duration::from_secs(1)).await;
     let guard = locks.acquire("x").await.expect("it is free");

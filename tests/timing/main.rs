@@ -1,6 +1,6 @@
 //! Tests which measure time, CPU or allocations, or change state of the whole process.
 //!
-//! They run one after the other.
+//! They run one after the other, with no other test at that time.
 
 mod far_away;
 mod finished_tasks;

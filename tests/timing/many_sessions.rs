@@ -1,5 +1,5 @@
-//! Many sessions or many namespaces of one process, on a database that is not local: the work
-//! that grows with their number does not cost a grant or a lock.
+//! Many sessions or many namespaces of one process, on a remote database: work that grows with
+//! their number delays no grant and loses no lock.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use locks_tests::{
 };
 use tokio::task::JoinSet;
 
-/// From the process to the database, one way.
+/// The latency from the process to the database, one way.
 const LATENCY: Duration = Duration::from_millis(10);
 const TASKS: usize = 450;
 const NAMESPACES: usize = 200;
@@ -27,7 +27,7 @@ async fn connect(url: &str, ttl: Duration) -> LockManager {
     builder.connect(url).await.expect("it connects")
 }
 
-/// All sessions are new, so all of them have to be inserted before the first grant.
+/// All sessions are new, so all of them are inserted before the first grant.
 async fn all_new_tasks_are_granted(db: Database) {
     const LIMIT: Duration = Duration::from_secs(10);
     let relay = Relay::start(db.server_address());
@@ -64,7 +64,7 @@ async fn locks_in_many_namespaces_are_kept(db: Database) {
     const TTL: Duration = Duration::from_secs(6);
     let relay = Relay::start(db.server_address());
     let locks = connect(&db.url_via(relay.address()), TTL).await;
-    // The latency begins afterwards: this test is about what it takes to keep the locks.
+    // The latency starts later: this test is about the cost of keeping the locks.
     let mut requests = JoinSet::new();
     for n in 0..NAMESPACES {
         let locks = locks.with_namespace(&format!("n{n}")).expect("a namespace");

@@ -1,4 +1,5 @@
-//! What waiting costs a server that cannot tell: one look at a time, for however many.
+//! What waiting costs a server that sends no notifications: one look at a time, for any number of
+//! waiters.
 
 use std::time::{Duration, Instant};
 
@@ -21,13 +22,13 @@ on_every_engine!(
 );
 
 async fn manager(url: &str, task: &str) -> LockManager {
-    // Renewals are not what is counted here.
+    // Renewals are not counted here.
     let expiry = Expiry::After(Duration::from_mins(10));
     let builder = LockManager::builder().task_id(task).expiry(expiry);
     builder.connect(url).await.expect("it is there")
 }
 
-/// What so many waiters in one process ask in two seconds, two seconds after they came.
+/// The requests of a process with this many waiters, in two seconds, two seconds after the start.
 async fn requests(db: &Database, number: usize) -> u64 {
     let holder = manager(db.url(), "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
@@ -59,7 +60,7 @@ async fn a_thousand_waiters_cost_as_much_as_one(db: Database) {
         "requests on {} in 2 s: {one} for one waiter, {thousand} for 1,000",
         db.engine()
     ));
-    // Looks come at random moments, so their numbers differ a little.
+    // Looks come at random moments, so the numbers differ a little.
     assert!(one >= 1 && thousand <= 2 * one + 5, "{one}, {thousand}");
 }
 
@@ -74,12 +75,12 @@ async fn an_idle_process_asks_nothing(db: Database) {
     let guard = tokio::time::timeout(SOON, waiting).await.expect("in time");
     guard
         .expect("no panic")
-        .expect("its turn")
+        .expect("it is granted")
         .release()
         .await
         .expect("it is held");
     holder.close().await.expect("it is there");
-    // Nobody waits and nothing is held; the connection that listens stays for some seconds.
+    // No request waits and nothing is held. The connection that listens stays for some seconds.
     wait::until(SOON, "two seconds without a request", async || {
         let before = relay.counters().requests;
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -105,7 +106,7 @@ async fn a_missing_row_is_looked_for_every_50_ms(db: Database) {
         took > Duration::from_secs(2),
         "the driver did not wait: {took:?}"
     );
-    // 60 looks in 3 s, and what makes the row and opens a session anew.
+    // 60 looks in 3 s, and the statements that create the row and open a session.
     assert!(requests < 120, "{requests} requests in {took:?}");
     guard.release().await.expect("it is held");
 }

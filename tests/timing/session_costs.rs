@@ -1,5 +1,4 @@
-//! What sessions cost: counted by triggers on the tables, and by a relay that sees every
-//! request.
+//! What sessions cost: counted by triggers on the tables, and by a relay that sees every request.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +14,7 @@ use locks_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-/// Nothing is renewed while a test counts something else.
+/// Nothing is renewed while a test counts other statements.
 const LONG: Duration = Duration::from_mins(10);
 const TTL: Duration = Duration::from_millis(900);
 
@@ -27,10 +26,10 @@ on_every_engine!(
 );
 on_every_engine!(servers: async one_statement_renews_all_sessions);
 
-/// How often what was written.
+/// The number of writes by kind.
 type Writes = BTreeMap<String, usize>;
 
-/// Lets triggers note every row that is written from now on.
+/// Creates triggers that record every row which is written.
 async fn audit(db: &Database) {
     let mut sql = vec!["CREATE TABLE audit (what VARCHAR(80) NOT NULL)".to_owned()];
     if db.engine() == Engine::Postgres {
@@ -59,7 +58,7 @@ async fn audit(db: &Database) {
     }
 }
 
-/// What was written since the last time.
+/// The rows written since the last call.
 async fn written(db: &Database) -> Writes {
     let mut conn = db.connect().await;
     let rows = conn
@@ -86,7 +85,7 @@ fn writes<const N: usize>(expected: [(&str, usize); N]) -> Writes {
         .collect()
 }
 
-/// A manager on a row that is there already, and triggers that note what it writes.
+/// A manager on an existing row, and triggers that record its writes.
 async fn audited(db: &Database, url: &str, expiry: Expiry) -> LockManager {
     let first = LockManager::builder().task_id("first");
     let first = first.connect(db.url()).await.expect("it connects");
@@ -135,7 +134,7 @@ async fn two_rows_before_the_first_grant_and_none_later(db: Database) {
         .await
         .expect_err("it is held");
     assert!(refused.is_timeout());
-    // Else the release may be written together with the end of the wait.
+    // Otherwise the release may be written together with the end of the wait.
     wait_until_queued(&db, "platform", 0).await;
     guard.release().await.expect("it is ours");
     assert_eq!(written(&db).await, writes([("update locks", 3)]));
@@ -179,7 +178,7 @@ async fn a_fence_is_touched_by_fenced_commits_only(db: Database) {
         let tx = journal.begin_entry("entry").await.expect("it begins");
         on_engine!(Tx, tx, tx => guard.commit(tx).await).expect("it is held");
     }
-    // A shared lock writes nothing. A file has one writer anyway.
+    // A shared lock writes nothing. A file has only one writer.
     let expected = match db.engine() {
         Engine::Sqlite => writes([("update lock_fences", 3)]),
         Engine::MySql | Engine::Postgres => Writes::new(),
@@ -203,7 +202,7 @@ async fn what_never_expires_has_a_session_that_does_not_beat(db: Database) {
     guard.release().await.expect("it is ours");
 }
 
-/// Beside it, one statement looks at the row of each namespace in which something is held.
+/// In addition, one statement reads the row of each namespace in which something is held.
 async fn one_statement_renews_all_sessions(db: Database) {
     let relay = Relay::start(db.server_address());
     let locks = audited(&db, &db.url_via(relay.address()), Expiry::After(TTL)).await;
@@ -231,13 +230,14 @@ async fn one_statement_renews_all_sessions(db: Database) {
     locks.close().await.expect("it closes");
 }
 
-/// Renewals of each of the three sessions in some time, and requests of the driver meanwhile.
+/// The renewals of each of the three sessions in a period, and the driver's requests in that
+/// period.
 async fn ticks(db: &Database, relay: &Relay) -> (u64, u64) {
-    // The connection of the renewals is there, and its statements are prepared.
+    // The connection of the renewals exists, and its statements are prepared.
     for _ in 0..2 {
         Session::next_beat(db, "c", SOON).await;
     }
-    // What belongs to that renewal comes at once, and then nothing for a third of the ttl.
+    // The statements of that renewal come at once. The next ones come after a third of the ttl.
     tokio::time::sleep(TTL / 9).await;
     written(db).await;
     let before = relay.counters().requests;

@@ -1,6 +1,4 @@
-//! As many sessions and namespaces as one process may have: nothing of them is lost.
-//!
-//! Each test needs both cores, so they run one after the other.
+//! The largest supported number of sessions and namespaces of one process: no lock is lost.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,15 +10,15 @@ use locks_tests::engine::{Database, Engine, note, run_async};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 const TTL: Duration = Duration::from_secs(12);
-/// For how many ttls the locks are watched once all are held.
+/// The number of ttls for which the locks are watched once all are held.
 const WATCHED: u32 = 3;
-/// How many requests are pending at the same time.
+/// The number of requests that are pending at one time.
 const PENDING: usize = 1_000;
-/// In which everything is acquired.
+/// The limit for the acquisition of all locks.
 const ACQUIRED: Duration = Duration::from_secs(110);
 
-/// 20,000 sessions: more than SQLite takes as parameters of one statement, filled up to a power
-/// of two.
+/// 20,000 sessions: more than SQLite accepts as parameters of one statement, padded to a power of
+/// two.
 const SPREAD: Load = Load {
     namespaces: 2_000,
     tasks: 10,
@@ -29,7 +27,7 @@ const SPREAD: Load = Load {
 #[derive(Debug, Clone, Copy)]
 struct Load {
     namespaces: usize,
-    /// In each namespace; each has a session and holds a lock.
+    /// Per namespace; each has a session and holds a lock.
     tasks: usize,
 }
 

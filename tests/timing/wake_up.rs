@@ -1,6 +1,6 @@
-//! How soon a process hears of a release in another one, after it has waited for so long.
+//! How soon a process learns of a release by another one, after it has waited for some time.
 
-// A test's database is its own, and goes with it.
+// A test takes its database by value, and drops it at its end.
 #![allow(clippy::needless_pass_by_value)]
 
 use std::{
@@ -56,8 +56,7 @@ fn a_release_is_heard_of(db: Database) {
             Engine::Sqlite | Engine::Postgres => Duration::from_millis(5),
             Engine::MySql => (length / 20).max(Duration::from_millis(5)),
         };
-        // The release and the grant are writes, with reads before them, on a machine that may
-        // be busy with other tests.
+        // The release and the grant are writes, with reads before them.
         let (median, most) = (limit + 4 * write.0, limit + 4 * write.1);
         assert!(
             delay.0 < median + Duration::from_millis(5),
@@ -85,7 +84,7 @@ fn one_in_the_same_process_is_known_at_once(db: Database) {
         drop(guard);
         let (granted, at) = waiting.join().expect("no panic");
         granted
-            .expect("it is its turn")
+            .expect("it is granted")
             .release()
             .blocking()
             .expect("it is held");
@@ -93,12 +92,12 @@ fn one_in_the_same_process_is_known_at_once(db: Database) {
     }
     delays.sort();
     note(&format!("within a process on {}: {delays:?}", db.engine()));
-    // One write, however long it waited: no look every twentieth of the time.
+    // One write, for any waiting time: no delay of a twentieth of the time.
     assert!(delays[1] < Duration::from_millis(50), "{delays:?}");
 }
 
-/// The delays from release to grant, and how much of each the release took, in a namespace of
-/// their own, where nothing happens meanwhile.
+/// The delays from release to grant, and the part of each that the release took, in a namespace of
+/// their own, in which nothing else happens.
 fn measure(db: &Database, length: Duration, waiters: usize, rounds: usize) -> Vec<[Duration; 2]> {
     let namespace = format!("wake-{}", length.as_millis());
     let builder = LockManager::builder()

@@ -1,4 +1,5 @@
-//! What `#[with_lock]` costs beside the same by hand: no allocation per poll, and no write.
+//! The cost of `#[with_lock]` compared with code by hand: no allocation per poll, and no further
+//! write.
 
 use std::{
     cell::Cell,
@@ -13,7 +14,7 @@ use locks_tests::{engine::Database, on_every_engine, row::WriteCount};
 
 on_every_engine!(async it_polls_without_allocating, async it_writes_as_often_as_by_hand);
 
-/// A body that is never done, and counts how often it is asked.
+/// A body that never completes, and counts its polls.
 async fn endless(asked: &Cell<usize>) -> Result<u32> {
     poll_fn(|_| {
         asked.set(asked.get() + 1);

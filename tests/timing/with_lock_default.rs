@@ -1,5 +1,5 @@
-//! Which manager a function with `#[with_lock]` uses when it is given none. The installed
-//! one belongs to the process, so all of it is one test.
+//! The manager of a function with `#[with_lock]` that names none. The installed manager belongs to
+//! the process, so this is one test.
 
 use locks_core::{LockError, LockManager, Result, with_lock};
 use locks_tests::{
@@ -27,7 +27,7 @@ async fn the_default_is_the_scoped_or_the_installed_one() {
     let db = Database::create(Engine::Sqlite);
     let (one, two) = (connect(&db, "one").await, connect(&db, "two").await);
 
-    // The macro says at once what is missing.
+    // The macro reports what is missing.
     let error = used("1").await.unwrap_err();
     assert!(matches!(error, LockError::NotInstalled), "{error:?}");
     let text = error.to_string();
@@ -47,7 +47,7 @@ async fn the_default_is_the_scoped_or_the_installed_one() {
     let blocking = one.default_for(async { tokio::task::block_in_place(|| used_blocking("1")) });
     assert_eq!(blocking.await.unwrap(), "one");
 
-    // Installed: for all of the process, once, until it is taken back.
+    // Installed: for the whole process, once, until the installation is dropped.
     let installed = one.install().unwrap();
     let error = two.install().unwrap_err();
     assert!(matches!(error, LockError::AlreadyInstalled), "{error:?}");
@@ -58,7 +58,7 @@ async fn the_default_is_the_scoped_or_the_installed_one() {
     drop(installed);
     assert!(matches!(used("1").await, Err(LockError::NotInstalled)));
 
-    // It holds the manager no longer than that: the last handle flushes.
+    // The installation holds the manager until it is dropped: the last handle flushes.
     let installed = two.install().unwrap();
     two.acquire("mail_restart").await.unwrap().detach();
     drop((one, two));

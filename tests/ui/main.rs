@@ -1,7 +1,6 @@
-//! What `#[with_lock]` compiles, and what it says where it does not.
+//! What `#[with_lock]` compiles, and its messages where it does not.
 //!
-//! What the compiler says changes from version to version, so the messages are compared
-//! on one of them.
+//! The compiler's messages change from version to version, so they are compared for one version.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Databases that cannot be reached, or are none, and passwords that are nobody's business.
+//! Databases that cannot be reached or do not exist, and passwords, which must never be printed.
 
 use std::{error::Error as _, net::TcpListener};
 
@@ -18,7 +18,7 @@ on_every_engine!(
     async a_database_that_is_not_there,
 );
 
-/// Everything that an error says to whoever looks closely.
+/// All texts of an error: `Display`, `Debug` and its sources.
 fn all_it_says(error: &LockError) -> String {
     let mut said = vec![format!("{error} {error:?} {error:#?} {error:#}")];
     let mut source = error.source();
@@ -37,7 +37,7 @@ fn has_no(secret: &str, told: &[String]) {
 
 async fn a_wrong_password_is_never_printed(db: Database) {
     let events = Events::keep();
-    // Such that it is another one after percent-encoding.
+    // The password changes when it is percent-encoded.
     let secret = format!("hunter{}/ @", fastrand::u32(..));
     let encoded = secret
         .replace('/', "%2F")
@@ -56,7 +56,7 @@ async fn a_wrong_password_is_never_printed(db: Database) {
                 ..
             }
         ),
-        "somebody must mend this: {error:?}"
+        "a wrong password is not transient: {error:?}"
     );
     told.push(all_it_says(&error));
     told.push(format!("{:?}", events.all()));
@@ -106,7 +106,7 @@ async fn a_password_in_a_wrong_url_is_never_printed(db: Database) {
     }
 }
 
-/// The database's URL with another port.
+/// The database's URL with the listener's port.
 fn at_port_of(db: &Database, listener: &TcpListener) -> String {
     let port = listener.local_addr().unwrap().port();
     db.url_with(|url| url.set_port(Some(port)).unwrap())
@@ -129,7 +129,7 @@ async fn a_server_that_is_not_there(db: Database) {
 }
 
 async fn a_server_that_says_nothing(db: Database) {
-    // It takes connections, as far as the system does that for it.
+    // The operating system accepts the connections; the program does not.
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = at_port_of(&db, &listener);
     let error = error_within(GIVEN_UP, LockManager::connect(&url)).await;

@@ -1,12 +1,12 @@
-//! An engine that is not compiled in: its URL says which feature to turn on.
+//! Engines that are not compiled in: the error names the feature to enable.
 
 use std::{
     path::Path,
     process::{Command, Output},
 };
 
-/// A program that depends on the library with one engine only, and says what connecting to each
-/// URL of its arguments comes to.
+/// A program that uses the library with one engine, and prints the result of connecting to each URL
+/// of its arguments.
 const PROGRAM: &str = r#"
 fn main() {
     for url in std::env::args().skip(1) {
@@ -19,12 +19,12 @@ fn main() {
 }
 "#;
 
-/// Builds it with this feature of the library, and runs it with these URLs.
+/// Builds the program with this feature of the library, and runs it with these URLs.
 fn run(feature: &str, urls: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the workspace");
-    // Kept between runs, or everything would be built each time.
+    // The build directory is kept between runs, so that dependencies are built once.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("left-out");
     let package = tempfile::tempdir().expect("a directory");
     let manifest = format!(
@@ -36,7 +36,7 @@ fn run(feature: &str, urls: &[&str]) -> Output {
     std::fs::write(package.path().join("Cargo.toml"), manifest).unwrap();
     std::fs::create_dir(package.path().join("src")).unwrap();
     std::fs::write(package.path().join("src/main.rs"), PROGRAM).unwrap();
-    // The same versions as everywhere, which are on this machine already.
+    // The versions of the workspace's lock file, which are already on this machine.
     std::fs::copy(root.join("Cargo.lock"), package.path().join("Cargo.lock")).unwrap();
     Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
         .args(["run", "--quiet", "--offline", "--target-dir"])
@@ -48,7 +48,7 @@ fn run(feature: &str, urls: &[&str]) -> Output {
         .expect("cargo runs")
 }
 
-// One engine is built, the quickest; all three say the same in the same way.
+// One engine is built, the fastest. All engines report the error by one function.
 #[test]
 fn its_url_names_its_feature() {
     let expected = [

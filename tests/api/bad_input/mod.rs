@@ -1,4 +1,4 @@
-//! What cannot be: each a clear error, and nothing is changed by it.
+//! Invalid input: each gives a clear error and changes nothing.
 
 mod addresses;
 mod left_out;
@@ -10,17 +10,17 @@ use std::{fmt::Debug, time::Duration};
 
 use locks_core::LockError;
 
-/// No error of these takes longer; what needs time is not tried again.
+/// The limit for errors that are not retried.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// But for what may heal, or may only be slow.
+/// The limit for errors that may be transient, or only slow.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
-/// The error of a request, which comes at once.
+/// The error of a request that fails without delay.
 async fn error_of<T: Debug>(request: impl IntoFuture<Output = locks_core::Result<T>>) -> LockError {
     error_within(AT_ONCE, request).await
 }
 
-/// The error of a request, which comes within this time.
+/// The error of a request that fails within this time.
 async fn error_within<T: Debug>(
     limit: Duration,
     request: impl IntoFuture<Output = locks_core::Result<T>>,

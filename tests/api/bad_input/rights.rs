@@ -1,4 +1,4 @@
-//! Databases in which we may not do everything.
+//! Accounts with too few rights.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,8 @@ async fn connect(url: &str) -> locks_core::Result<LockManager> {
     answer.expect("an answer")
 }
 
-/// The tables are missing and cannot be made, and the error says with what to make them.
+/// The tables are missing and cannot be created, and the error names the migration that creates
+/// them.
 async fn names_its_migration(url: &str, engine: Engine) {
     let error = connect(url).await.expect_err("it cannot make its tables");
     assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
@@ -38,15 +39,15 @@ async fn names_its_migration(url: &str, engine: Engine) {
     assert!(!error.is_transient());
 }
 
-/// Nothing can be written; what is asked says so, and the row is as it was.
+/// The database refuses writes: requests report that, and the row is unchanged.
 async fn nothing_is_granted(db: &Database, locks: &LockManager, said: &str) {
     let row = LocksRow::read(db, "platform").await;
     let start = Instant::now();
-    // The first may be told of a connection that ended.
+    // The first error may report a closed connection.
     let first = locks.wait("x").timeout(Duration::from_secs(2)).await;
     let error = first.expect_err("it cannot be written");
     assert!(matches!(error, LockError::Database { .. }), "{error:?}");
-    // At whatever moment their time is over: that it can be read is no answer to them.
+    // At any point of the time-out, a readable row is no answer to these requests.
     let mut asked: Vec<_> = (1..=20)
         .map(|n| {
             locks
@@ -64,7 +65,7 @@ async fn nothing_is_granted(db: &Database, locks: &LockManager, said: &str) {
         let text = error.to_string().to_lowercase();
         assert!(text.contains(said), "{text}");
     }
-    println!("told after {:?}", start.elapsed());
+    println!("reported after {:?}", start.elapsed());
     assert_eq!(LocksRow::read(db, "platform").await, row);
 }
 
@@ -74,7 +75,7 @@ async fn works(locks: &LockManager) {
     guard.release().await.expect("it may write now");
 }
 
-/// Makes an account that may only read and write rows of this database, and returns its URL.
+/// Creates an account that may only read and write rows of this database, and returns its URL.
 async fn make_clerk(db: &Database) -> String {
     let name = db.url().rsplit('/').next().unwrap();
     let sql = match db.engine() {
@@ -95,14 +96,14 @@ async fn make_clerk(db: &Database) -> String {
     })
 }
 
-/// The statements that make the server refuse writes, and that let it accept them again.
+/// The statements that make the server refuse writes, and those that make it accept them again.
 fn read_only(db: &Database) -> [Vec<String>; 2] {
     if db.engine() == Engine::MySql {
         return ["1", "0"].map(|on| vec![format!("SET GLOBAL read_only = {on}")]);
     }
-    // The library overrides `default_transaction_read_only`. A server that cannot write at
-    // all, such as a standby, answers as these triggers do. The connections are ended, as by
-    // a switch to another server.
+    // The library overrides `default_transaction_read_only`. A server that cannot write at all,
+    // such as a standby, answers as these triggers do. The connections are closed, as a switch to
+    // another server does.
     let tables = ["locks", "lock_sessions", "lock_fences"];
     let refuse = tables.map(|table| {
         format!(
@@ -134,7 +135,7 @@ fn a_clerk_on_a_private_server(engine: Engine) {
         names_its_migration(&url, engine).await;
         assert_eq!(LocksRow::read(&db, "platform").await, None);
 
-        // It is as the error says: somebody else applies the file, and the rights suffice.
+        // As the error advises: another account applies the migration, and then the rights suffice.
         db.execute(&migration(engine).1).await;
         let locks = connect(&url).await.expect("nothing is missing now");
         works(&locks).await;
@@ -144,7 +145,7 @@ fn a_clerk_on_a_private_server(engine: Engine) {
             db.execute(&sql).await;
         }
         nothing_is_granted(&db, &locks, "read").await;
-        // Who comes now is refused, or finds the tables and can do no more.
+        // A new connection is refused, or it finds the tables and cannot write.
         if let Ok(newcomer) = connect(&url).await {
             let limited = newcomer.wait("x").timeout(Duration::from_secs(1));
             limited.await.expect_err("it cannot be written");

@@ -1,4 +1,4 @@
-//! A row, a table or a file that is not what it should be: told, and left as it is.
+//! Invalid rows, tables and files: reported, and left unchanged.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -49,7 +49,7 @@ async fn connect(db: &Database, task: &str) -> LockManager {
     builder.connect(db.url()).await.expect("it connects")
 }
 
-/// The error of a request, which comes soon, told apart from being busy.
+/// The error of a request, which comes soon and is not `Busy`.
 async fn trouble<T>(
     what: &str,
     limit: Duration,
@@ -64,7 +64,7 @@ async fn trouble<T>(
     error
 }
 
-/// Everything that can be asked fails because of this column, and the row stays as it is.
+/// Every request fails because of this column, and the row is unchanged.
 async fn all_is_refused(db: &Database, locks: &LockManager, column: &str) {
     let row = LocksRow::read(db, "platform").await;
     let long = Duration::from_mins(1);
@@ -93,14 +93,14 @@ async fn is_never_overwritten(db: Database, column: &str, texts: &[&str]) {
     guard.release().await.unwrap();
     let sound = LocksRow::read(&db, "platform").await.unwrap();
     for text in texts {
-        // By hand: the version stays, so the cached row seems to be good.
+        // Written by hand: the version is unchanged, so the cached row appears to be current.
         let set = format!("UPDATE locks SET {column} = '{text}'");
         assert_eq!(db.execute(&set).await, 1);
         let newcomer = connect(&db, "newcomer").await;
         all_is_refused(&db, &newcomer, column).await;
         newcomer.close().await.expect("there is nothing to release");
 
-        // By a program: the version moves.
+        // Written by a program: the version changes.
         db.execute("UPDATE locks SET version = version + 1").await;
         all_is_refused(&db, &veteran, column).await;
 
@@ -136,7 +136,7 @@ async fn a_row_that_broke_under_a_guard_is_left_until_it_is_mended(db: Database)
     .await;
     let row = LocksRow::read(&db, "platform").await;
     drop(guard);
-    // Whoever asks after the drop is answered after the release was tried.
+    // The requests after the drop are answered after the release was tried.
     for _ in 0..3 {
         trouble("acquire", AT_ONCE, locks.acquire("y")).await;
         assert_eq!(LocksRow::read(&db, "platform").await, row);
@@ -149,7 +149,7 @@ async fn a_row_that_broke_under_a_guard_is_left_until_it_is_mended(db: Database)
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-/// Whether there is a table of this name.
+/// Whether a table of this name exists.
 async fn is_there(db: &Database, table: &str) -> bool {
     let mut conn = db.connect().await;
     conn.rows(&format!("SELECT * FROM {table}")).await.is_ok()
@@ -174,7 +174,7 @@ async fn a_table_that_was_dropped_is_told_and_not_made_again(db: Database) {
         );
     }
     assert!(!is_there(&db, "locks").await);
-    // What it says helps, and nobody is fooled about what was held before.
+    // What the error advises helps, and the lock that was held before is not reported as held.
     let again = connect(&db, "again").await;
     let theirs = again.acquire("x").await.expect("the table is new");
     wait::until(SOON, "the loss is seen", async || guard.is_lost()).await;
@@ -196,7 +196,7 @@ async fn a_table_that_was_replaced_is_told(db: Database) {
     let guard = locks.acquire("x").await.unwrap();
     let original = "CREATE TABLE locks (id VARCHAR(128) PRIMARY KEY, dataJson TEXT, \
                     version INT DEFAULT 1)";
-    let insert = "INSERT INTO locks (id, dataJson) VALUES ('platform', '{\"z\":\"somebody\"}')";
+    let insert = "INSERT INTO locks (id, dataJson) VALUES ('platform', '{\"z\":\"foreign\"}')";
     for sql in ["DROP TABLE locks", original, insert] {
         db.execute(sql).await;
     }
@@ -208,13 +208,13 @@ async fn a_table_that_was_replaced_is_told(db: Database) {
     let row = LocksRow::read(&db, "platform").await.unwrap();
     assert_eq!(
         (row.version, row.data_json.as_str()),
-        (1, r#"{"z":"somebody"}"#)
+        (1, r#"{"z":"foreign"}"#)
     );
 }
 
 async fn a_side_table_that_was_dropped_is_told(db: Database) {
     for table in ["lock_sessions", "lock_fences"] {
-        // A manager that has no session yet, and so needs one.
+        // A manager without a session, which therefore needs one.
         let locks = connect(&db, "us").await;
         let row = LocksRow::read(&db, "platform").await;
         db.execute(&format!("DROP TABLE {table}")).await;
@@ -240,7 +240,7 @@ async fn a_side_table_that_was_dropped_is_told(db: Database) {
     }
 }
 
-/// The file of an SQLite database.
+/// The path of an SQLite database.
 fn path(db: &Database) -> PathBuf {
     assert_eq!(db.engine(), Engine::Sqlite);
     let path = db.url().strip_prefix("sqlite://").unwrap();
@@ -268,7 +268,7 @@ fn a_file_that_was_deleted_is_told_and_not_made_again() {
         std::fs::remove_file(path(&db)).unwrap();
         file_is_gone(&locks, "the file is gone").await;
         assert!(!path(&db).exists());
-        // Somebody else starts afresh in a new file of that name, and holds the same lock.
+        // Another process creates a new file of this name, and holds a lock of this name in it.
         let theirs = connect(&db, "them").await.acquire("x").await.unwrap();
         file_is_gone(&locks, "the file is another").await;
         wait::until(SOON, "the loss is seen", async || guard.is_lost()).await;

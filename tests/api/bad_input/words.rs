@@ -1,4 +1,4 @@
-//! Names, namespaces and task ids that cannot be, and releases that make no sense.
+//! Invalid names, namespaces and task ids, and releases of locks that are not held.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -44,7 +44,7 @@ async fn used(db: &Database) -> (LockManager, LocksRow) {
         .connect(db.url())
         .await
         .expect("it connects");
-    let guard = locks.acquire("used").await.expect("nobody else is here");
+    let guard = locks.acquire("used").await.expect("it is free");
     guard.release().await.expect("it is ours");
     let row = LocksRow::read(db, "platform").await.expect("it was used");
     (locks, row)
@@ -161,7 +161,7 @@ async fn task_ids_that_cannot_be(db: Database) {
             assert!(error.to_string().contains(&format!("{id:?}")), "{error}");
         }
         assert_eq!(LocksRow::read(&other, "platform").await, None);
-        // Nobody can be called so, and nobody is.
+        // No task can have such an id.
         assert_eq!(locks.release_task(&id).await.unwrap_or_default(), []);
     }
     assert_eq!(LocksRow::read(&db, "platform").await, Some(row));
@@ -210,7 +210,7 @@ async fn a_release_of_what_another_holds(db: Database) {
 
 #[test]
 fn bad_input_costs_no_connection() {
-    // The checks come first: nothing listens here, and nobody asks.
+    // The checks come first: the server does not listen, and no connection is attempted.
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     port.set_nonblocking(true).unwrap();
     let url = format!("postgres://u@{}/d", port.local_addr().unwrap());
@@ -227,5 +227,5 @@ fn bad_input_costs_no_connection() {
             "{error:?}"
         );
     }
-    port.accept().expect_err("nobody has come");
+    port.accept().expect_err("no connection was attempted");
 }

@@ -1,4 +1,4 @@
-//! Requests without a runtime, and what the types promise to the compiler.
+//! Requests without a runtime, and the traits of the public types.
 
 use std::{
     fmt::Debug,
@@ -104,7 +104,7 @@ async fn a_worker_that_is_taken_out_may_block(db: Database) {
 
 type Call<'t> = (&'t str, Box<dyn FnOnce() + 't>);
 
-/// Calls all that blocks; each must panic, and say why.
+/// Makes every blocking call. Each must panic and give the reason.
 fn all_panic(locks: &LockManager, url: &str, guard: LockGuard) {
     let long = Duration::from_mins(1);
     let calls: [Call<'_>; 7] = [
@@ -138,7 +138,8 @@ async fn an_asynchronous_context_must_not_block(db: Database) {
     let a = task(&db, "a").await;
     let guard = a.acquire("g").await.unwrap();
     all_panic(&a, db.url(), guard);
-    // It goes on, nothing is left, and nothing was closed: it panics before it does anything.
+    // The panic comes before the call has any effect: the manager works, no entry remains, nothing
+    // is closed.
     let guard = soon(a.acquire(["x", "g"])).await.expect("nothing is held");
     assert_eq!(held(&db).await, pairs(&[("g", "a"), ("x", "a")]));
     guard.release().await.unwrap();
@@ -156,7 +157,7 @@ fn a_single_threaded_runtime_must_not_block_either(db: Database) {
         all_panic(&a, db.url(), guard);
         a
     });
-    // Outside of it this thread may, while the runtime still exists.
+    // Outside of the runtime this thread may block, while the runtime exists.
     let guard = a.acquire("x").blocking().unwrap();
     drop(runtime);
     guard.release().blocking().unwrap();

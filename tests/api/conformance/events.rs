@@ -1,4 +1,4 @@
-//! What is told through `tracing`, for whoever reads the log at night.
+//! The events that the library emits through `tracing`.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ on_every_engine!(
     servers: async a_cut_is_told,
 );
 
-/// A manager whose task nobody else has, in any test.
+/// A manager whose task id no other test uses.
 async fn unheard_of(url: &str) -> (LockManager, String) {
     let id = format!("told-{:016x}", fastrand::u64(..));
     let builder = LockManager::builder().namespace("told").task_id(&id);
     (builder.connect(url).await.unwrap(), id)
 }
 
-/// Events about this lock of this task, with the namespace.
+/// The events about this lock of this task, which also name the namespace.
 fn about(task: &str, lock: &str) -> Vec<Event> {
     let mut events = Events::keep().with("task", task);
     events.retain(|e| e.get("lock") == Some(lock) && e.get("namespace") == Some("told"));
@@ -47,8 +47,8 @@ async fn a_grant_and_a_release_are_told(db: Database) {
     guard.release().await.unwrap();
     let after = about(&id, "granted");
     let more = after[told.len()..].iter().any(with_token);
-    assert!(more, "the release is told as well: {after:?}");
-    // The names of a grant are told together or one by one.
+    assert!(more, "the release is reported as well: {after:?}");
+    // The names of a grant are reported in one event or in one event each.
     soon(locks.wait(["a", "b"]))
         .await
         .unwrap()
@@ -79,7 +79,7 @@ async fn a_wait_is_told_when_it_begins(db: Database) {
     let (waiter, id) = unheard_of(db.url()).await;
     let guard = holder.acquire("awaited").await.unwrap();
     let waiting = tokio::spawn(waiter.wait("awaited").timeout(SOON));
-    wait::until(SOON, "it is told", async || {
+    wait::until(SOON, "the wait is reported", async || {
         !about(&id, "awaited").is_empty()
     })
     .await;

@@ -1,4 +1,4 @@
-//! `acquire`: at once or refused, together or not at all, with tokens that grow.
+//! `acquire`: it grants all names or none, without waiting, with tokens that grow.
 
 use std::{borrow::Cow, rc::Rc, sync::Arc, time::SystemTime};
 
@@ -63,7 +63,7 @@ async fn a_held_lock_is_refused_and_says_who_holds_it(db: Database) {
 async fn a_refusal_writes_nothing(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let _guard = a.acquire(["x", "box_update"]).await.unwrap();
-    // The first one may look after the session that is in its way.
+    // The first refusal may also check the session of the lock's holder.
     blockers(b.acquire("x").await);
     let before = row(&db).await;
     blockers(b.acquire("x").await);
@@ -157,7 +157,7 @@ async fn names_of_one_request_collapse_and_do_not_conflict(db: Database) {
 async fn a_request_conflicts_with_ones_own_guards(db: Database) {
     let a = task(&db, "a").await;
     let _guard = a.acquire("box_update").await.unwrap();
-    // A lock is no counter: not even for the task that holds it.
+    // A lock is not reentrant, not even for the task that holds it.
     assert_eq!(
         names(&holders(a.acquire("box_update").await)),
         [("box_update", "a")]
@@ -206,7 +206,7 @@ async fn names_come_in_many_forms(db: Database) {
 
 async fn names_are_compared_byte_by_byte(db: Database) {
     let a = task(&db, "a").await;
-    // Equal to some collation, all of them.
+    // Each collation of the engines treats some of these as equal.
     let similar = [
         "app_1", "APP_1", "App_1", "ä", "a\u{308}", "a", "A", "ss", "ß", "x  y", "x y",
     ];
@@ -219,7 +219,7 @@ async fn names_are_compared_byte_by_byte(db: Database) {
         );
     }
     assert_eq!(held(&db).await.len(), similar.len());
-    // Namespaces of which one is the beginning of the other.
+    // Namespaces of which one is a prefix of the other.
     for namespace in ["a", "a.", "a_", "a-", "a1"] {
         let other = a.with_namespace(namespace).unwrap();
         guards.push(other.acquire("x").await.expect("a namespace of its own"));
@@ -273,7 +273,7 @@ async fn tokens_grow_along_everything_that_conflicts(db: Database) {
         let guard = b.acquire("app_task_1").await.unwrap();
         grown(guard.token());
         if round == 1 {
-            // It takes the lock away, and must not start the tokens over.
+            // This releases the lock, and must not reset the tokens.
             assert_eq!(a.release_all().await.unwrap().len(), 1);
         }
         drop(guard);
@@ -281,7 +281,7 @@ async fn tokens_grow_along_everything_that_conflicts(db: Database) {
         grown(guard.token());
         guard.release().await.unwrap();
     }
-    // A new process goes on where all others have gone.
+    // A new process continues after the highest token.
     a.close().await.unwrap();
     b.close().await.unwrap();
     let guard = task(&db, "c").await.acquire("app_task_1").await.unwrap();
@@ -304,7 +304,7 @@ async fn nothing_happens_before_it_is_polled(db: Database) {
     let (acquire, wait) = (a.acquire("x"), a.wait("y"));
     let (all, one) = (a.release_all(), a.release_task("a"));
     let (close, by_name) = (a.close(), a.release("used"));
-    // Anything that was sent off would have been done before this, on the same connection.
+    // The requests share a connection, so a statement sent earlier would have been executed.
     assert_eq!(a.held().await.unwrap().len(), 1);
     assert_eq!(row(&db).await, before);
     drop((acquire, wait, all, one, close, by_name));
@@ -338,7 +338,7 @@ async fn sixty_four_distinct_locks_at_once(db: Database) {
         .collect();
     let mut guards = Vec::new();
     for task in tasks {
-        guards.push(soon(task).await.unwrap().expect("nobody else wants it"));
+        guards.push(soon(task).await.unwrap().expect("it is free"));
     }
     assert!(
         guards
@@ -346,7 +346,7 @@ async fn sixty_four_distinct_locks_at_once(db: Database) {
             .all(|guard| guard.token() > before && !guard.is_lost())
     );
     assert_eq!(held(&db).await.len(), 65);
-    // They came together, so they were written together, some of them at least.
+    // The requests came together, so at least some were granted by one write.
     let writes = count.read().await;
     assert!(writes < 64, "{writes} writes for 64 grants");
     drop((first, guards));

@@ -1,4 +1,4 @@
-//! Managers: how they are made, copied, divided and closed.
+//! Managers: how they are built, cloned, divided and closed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ async fn the_defaults_of_a_builder(db: Database) {
     let two = LockManager::builder().connect(db.url()).await.unwrap();
     for locks in [&one, &two] {
         assert_eq!(locks.namespace(), "platform");
-        // <host>-<pid>-<random>, where the host may have such lines in it, too.
+        // `<host>-<pid>-<random>`; the host's name may contain hyphens, too.
         let mut parts = locks.task_id().rsplitn(3, '-');
         assert!(!parts.next().unwrap().is_empty());
         assert_eq!(parts.next(), Some(&*std::process::id().to_string()));
@@ -76,7 +76,7 @@ async fn a_matrix_of_ones_own(db: Database) {
         let _writer = locks.acquire("write_1").await.unwrap();
         let reader = locks.acquire("read_1").await;
         assert_eq!(reader.is_ok(), namespace == "as_written", "{reader:?}");
-        // What no rule is about.
+        // Names that no rule mentions.
         drop(locks.acquire(["box_update", "app_task_1"]).await.unwrap());
     }
     let builder = LockManager::builder().matrix(ConflictMatrix::exclusive());
@@ -109,7 +109,7 @@ async fn namespaces_have_nothing_to_do_with_each_other(db: Database) {
     assert!(!here.is_lost());
     assert_eq!(names(&a.held().await.unwrap()), [("box_update", "a")]);
     drop(there);
-    // The namespace of another manager with the same name is the same one.
+    // Managers with one namespace name share the namespace.
     let elsewhere = task(&db, "b").await.with_namespace("other").unwrap();
     let _guard = elsewhere.acquire("x").await.unwrap();
     assert_eq!(names(&holders(other.acquire("x").await)), [("x", "b")]);
@@ -129,7 +129,7 @@ async fn another_task_on_the_same_driver(db: Database) {
     let of_b = b.acquire("y").await.unwrap();
     assert_eq!(held(&db).await, pairs(&[("x", "a"), ("y", "b")]));
     assert_eq!(names(&holders(b.acquire("x").await)), [("x", "a")]);
-    // Its sessions are its own: a supervisor takes only what is the task's.
+    // Each task has its own sessions: a supervisor releases only the named task's locks.
     let taken = soon(task(&db, "supervisor").await.release_task("b"))
         .await
         .unwrap();
@@ -166,7 +166,7 @@ async fn clones_are_one_manager(db: Database) {
     assert!(!guard.is_lost());
     assert_eq!(held(&db).await, pairs(&[("y", "a")]));
     drop(guard);
-    // The last handle's drop flushes: others need not wait for it.
+    // The drop of the last handle flushes, so other managers need not wait.
     assert_eq!(held(&db).await, []);
 }
 
@@ -210,7 +210,7 @@ async fn closing_frees_everything_and_is_told_to_all(db: Database) {
             is_closed(soon(divided.acquire("x")).await);
         }
     }
-    // Nothing of it is left, and what is dropped now takes nothing from others.
+    // No entry remains, and guards that are dropped now do not affect other locks.
     let theirs_too = soon(watcher.acquire(["x", "y", "z"]))
         .await
         .expect("they are free");
@@ -235,7 +235,7 @@ async fn closing_twice_is_closing(db: Database) {
 }
 
 async fn two_managers_close_apart(db: Database) {
-    // The same task, even.
+    // Even with one task id.
     let (one, two) = (task(&db, "a").await, task(&db, "a").await);
     let guard = one.acquire("x").await.unwrap();
     let _gone = two.acquire("y").await.unwrap();
@@ -301,7 +301,7 @@ async fn any_form_of_connect_options(db: Database) {
 
 #[test]
 fn a_database_in_memory_is_each_managers_own() {
-    // Without a file there is nothing to look at from outside, but all handles see one.
+    // Without a file the test cannot read the database, but all handles share one.
     run_async(Engine::Sqlite, async |_| {
         for url in ["sqlite::memory:", "sqlite://:memory:"] {
             let one = LockManager::connect(url).await.unwrap();
@@ -316,7 +316,7 @@ fn a_database_in_memory_is_each_managers_own() {
             locks_tests::wait::until(SOON, "it waits", waits).await;
             guard.release().await.unwrap();
             let guard = soon(waiting).await.unwrap().expect("it was released");
-            // Longer than anything that would let an idle connection go.
+            // Longer than any time after which an idle connection is closed.
             let error = one
                 .wait("x")
                 .timeout(Duration::from_secs(1))

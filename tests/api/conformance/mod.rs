@@ -1,4 +1,4 @@
-//! One suite for all engines: every word of the interface does what it says.
+//! One suite for all engines: the public interface does what its documentation says.
 
 mod blocking;
 mod events;
@@ -12,7 +12,7 @@ use std::{fmt::Debug, time::Duration};
 use locks_core::{Blocker, Holder, LockError, LockManager};
 use locks_tests::{engine::Database, row::LocksRow};
 
-/// What should happen without delay happens within this, also on a busy machine.
+/// The limit for what happens without delay, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 /// A manager for this task.
@@ -27,26 +27,26 @@ async fn row(db: &Database) -> LocksRow {
     row.expect("the row was used")
 }
 
-/// Lock names and task ids, as plain SQL finds them in the row.
+/// Lock names and task ids in the row, read with plain SQL.
 async fn held(db: &Database) -> Vec<(String, String)> {
     let row = LocksRow::read(db, "platform").await;
     row.map(|row| row.held().into_iter().collect())
         .unwrap_or_default()
 }
 
-/// The same, to compare with.
+/// The expected pairs, in the form of [`held`].
 fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     let owned = |(name, task): &(&str, &str)| ((*name).to_owned(), (*task).to_owned());
     expected.iter().map(owned).collect()
 }
 
-/// The answer, which comes soon.
+/// The result of a future that completes soon.
 async fn soon<T>(future: impl IntoFuture<Output = T>) -> T {
     let answer = tokio::time::timeout(SOON, future).await;
     answer.expect("an answer")
 }
 
-/// What refused the request, at once.
+/// The blockers of a refused request, which fails without waiting.
 fn blockers<T: Debug>(refused: locks_core::Result<T>) -> Vec<Blocker> {
     match refused.expect_err("it is refused") {
         LockError::Busy { blocked_by, .. } => blocked_by,
@@ -54,7 +54,7 @@ fn blockers<T: Debug>(refused: locks_core::Result<T>) -> Vec<Blocker> {
     }
 }
 
-/// The holders among what refused it; there is nothing else.
+/// The holders among the blockers; there are no other blockers.
 fn holders<T: Debug>(refused: locks_core::Result<T>) -> Vec<Holder> {
     let holder = |blocker| match blocker {
         Blocker::Holder(holder) => holder,

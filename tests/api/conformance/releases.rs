@@ -1,4 +1,4 @@
-//! How a lock goes: by its guard, by name, by a supervisor.
+//! How a lock is released: by its guard, by name, by a supervisor.
 
 use locks_core::LockError;
 use locks_tests::{
@@ -47,7 +47,7 @@ async fn a_drop_is_done_soon(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let guard = a.acquire("x").await.unwrap();
     drop(guard);
-    // At once for whoever asks the same manager.
+    // The lock is free at once for other requests of this manager.
     let guard = soon(a.acquire("x")).await.expect("it was dropped before");
     drop(guard);
     wait_until_empty(&db, "platform", SOON).await;
@@ -66,7 +66,7 @@ async fn a_release_that_is_never_polled_is_a_drop(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
     let guard = a.acquire("x").await.unwrap();
     let release = guard.release();
-    // Nothing was asked yet, and a request does nothing by itself.
+    // No request was polled, and a request does nothing before that.
     assert_eq!(names(&a.held().await.unwrap()), [("x", "a")]);
     release.await.unwrap();
     assert_eq!(held(&db).await, []);
@@ -80,7 +80,7 @@ async fn a_detached_lock_stays_until_it_is_released_by_name(db: Database) {
     assert!(b.acquire("x").await.unwrap_err().is_busy());
     let error = a.release("y").await.unwrap_err();
     assert!(matches!(error, LockError::NotHeld { .. }), "{error:?}");
-    // By any handle of the same task, whatever the name is given as.
+    // Any handle of this task may release it, with any form of the name.
     a.clone().release(String::from("x")).await.unwrap();
     assert_eq!(held(&db).await, []);
     let error = a.release("x").await.unwrap_err();
@@ -162,8 +162,8 @@ async fn release_task_writes_nothing_when_there_is_nothing(db: Database) {
     let a = task(&db, "a").await;
     let guard = a.acquire("x").await.unwrap();
     let before = row(&db).await;
-    // Among them some that are equal to some collation, or fit as a pattern.
-    for id in ["nobody", "A", "ä", "a_", "_", "%", "x"] {
+    // Some of these are equal in some collation, or match as a pattern.
+    for id in ["absent", "A", "ä", "a_", "_", "%", "x"] {
         assert_eq!(soon(a.release_task(id)).await.unwrap(), []);
     }
     assert_eq!(row(&db).await, before);
@@ -172,7 +172,7 @@ async fn release_task_writes_nothing_when_there_is_nothing(db: Database) {
     let before = row(&db).await;
     assert_eq!(soon(a.release_task("a")).await.unwrap(), []);
     assert_eq!(row(&db).await, before);
-    // It goes on afterwards.
+    // The task continues afterwards.
     soon(a.acquire("x"))
         .await
         .expect("it is free")
@@ -215,7 +215,7 @@ async fn release_all_takes_everything_and_tells(db: Database) {
     let now = row(&db).await;
     assert!(now.is_empty() && now.version > version, "{now:?}");
     wait::until(SOON, "the loss is seen", async || x.is_lost()).await;
-    // Those from whom they were taken go on.
+    // The former holders continue.
     for locks in [&a, &b] {
         let guard = soon(locks.acquire(["x", "y", "z"]))
             .await
@@ -236,7 +236,8 @@ async fn what_was_taken_away_is_not_released_twice(db: Database) {
         .expect("they are free");
     let before = row(&db).await;
     drop(dropped);
-    // Done or refused, but it does not hang, and not by taking what is another's.
+    // The release succeeds or is refused. It does not hang, and does not release another holder's
+    // lock.
     match soon(released.release()).await {
         Ok(()) | Err(LockError::Lost(_)) => {}
         Err(error) => panic!("{error:?}"),
@@ -262,7 +263,7 @@ async fn held_tells_what_everybody_holds(db: Database) {
         assert!(told.iter().all(|holder| holder.since.is_some()));
     }
     assert_eq!(names(&soon(other.held()).await.unwrap()), [("z", "a")]);
-    // One who writes as the original does.
+    // A foreign writer, which writes as the original does.
     let data = r#"{"foreign":"platform-task","x":"a","y":"b"}"#;
     db.execute(&format!(
         "UPDATE locks SET dataJson = '{data}', version = version + 1 WHERE id = 'platform'"

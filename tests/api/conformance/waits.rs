@@ -1,4 +1,4 @@
-//! `wait`: in turn, for so long.
+//! `wait`: requests are granted in order, and time out.
 
 use std::{
     sync::{
@@ -76,7 +76,7 @@ async fn a_time_out_tells_what_stood_in_the_way(db: Database) {
         ("box_update", "a")
     );
     assert_eq!(holder.token, Some(guard.token()));
-    // Nothing of it stays: not in the queue either.
+    // No entry remains, not even in the queue.
     assert_eq!(held(&db).await, pairs(&[("box_update", "a")]));
     guard.release().await.unwrap();
     wait_until_empty(&db, "platform", SOON).await;
@@ -88,7 +88,7 @@ async fn no_time_is_time_enough_for_a_free_lock(db: Database) {
     let error = soon(b.wait("x").timeout(Duration::ZERO)).await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
     guard.release().await.unwrap();
-    // A time-out says that the lock was seen refused, and nobody can have seen that of these.
+    // A time-out reports that the lock was seen as refused, which cannot be true of these locks.
     for limit in [Duration::ZERO, Duration::from_nanos(1)] {
         drop(soon(b.wait("x").timeout(limit)).await.expect("it is free"));
         soon(b.acquire("y")).await.unwrap().release().await.unwrap();
@@ -167,7 +167,7 @@ async fn a_lock_goes_from_process_to_process(db: Database) {
     let guard = soon(waiting).await.unwrap().expect("it was released");
     neighbour.expect_line("done", SOON);
     assert!(guard.token() > token);
-    // And back.
+    // And in the other direction.
     neighbour.send("acquire x");
     neighbour.expect_line("busy", SOON);
     neighbour.send("wait x");
@@ -193,7 +193,7 @@ async fn several_names_are_waited_for_together(db: Database) {
     })
     .await;
     x.release().await.unwrap();
-    // One of them is free, and that is not enough: nothing is taken.
+    // One of the names is free. That does not suffice, so none is granted.
     assert_eq!(held(&db).await, pairs(&[("y", "a")]));
     assert!(!waiting.is_finished());
     y.release().await.unwrap();
@@ -222,7 +222,7 @@ async fn a_wait_that_is_dropped_leaves_nothing(db: Database) {
     guard.release().await.unwrap();
     soon(a.acquire(["x", "y"]))
         .await
-        .expect("nobody else wants them")
+        .expect("they are free")
         .release()
         .await
         .unwrap();
@@ -253,13 +253,14 @@ async fn sixty_four_tasks_take_turns(db: Database) {
         .collect();
     let mut tokens = Vec::new();
     for turn in turns {
-        tokens.push(turn.await.expect("every task has its turn"));
+        tokens.push(turn.await.expect("every task is granted"));
     }
     tokens.sort_unstable();
     tokens.dedup();
     assert_eq!(tokens.len(), 64, "no two turns share a token");
     wait_until_empty(&db, "platform", SOON).await;
-    // Handed on within one write: no more than joining the queue, being served, leaving.
+    // Handed over within one write: each wait needs at most three (join the queue, be granted,
+    // leave).
     let writes = count.read().await;
     assert!(writes <= 3 * 64, "{writes} writes for 64 turns");
 }

@@ -11,7 +11,7 @@ use sqlx::{
     AssertSqlSafe, mysql::MySqlPoolOptions, postgres::PgPoolOptions, sqlite::SqlitePoolOptions,
 };
 
-/// How many tasks the application has; each has an account.
+/// The number of tasks of the application; each has an account.
 pub(crate) const TASKS: usize = 4;
 const LONG: Duration = Duration::from_mins(2);
 
@@ -59,7 +59,7 @@ impl Setting {
         }
     }
 
-    /// Whether the server has it; says so if not.
+    /// Whether the server has the setting; prints a note if it does not.
     async fn is_there(self, db: &Database) -> bool {
         if self != Self::SnapshotIsolation {
             return true;
@@ -81,7 +81,7 @@ impl Setting {
 }
 
 impl Application {
-    /// Makes the tables and opens a pool. `None` where the server does not have the setting.
+    /// Creates the tables and opens a pool. `None` where the server does not have the setting.
     pub(crate) async fn open(db: &Database, setting: Setting) -> Option<Self> {
         if !setting.is_there(db).await {
             return None;
@@ -102,7 +102,7 @@ impl Application {
         Some(Self::open_at(db.url(), setting).await)
     }
 
-    /// Opens a pool on tables that are there.
+    /// Opens a pool on existing tables.
     pub(crate) async fn open_at(url: &str, setting: Setting) -> Self {
         let engine = Engine::of_url(url);
         let sql = setting.statements(engine);
@@ -137,7 +137,7 @@ impl Application {
     /// Begins a transaction and does the work of the task in it.
     pub(crate) async fn transaction(&self, task: usize, work: Work) -> sqlx::Result<Tx> {
         let mut tx = match (&self.journal, work) {
-            // A transaction that only reads takes no lock on the file.
+            // A transaction that only reads does not lock the file.
             (Journal::Sqlite(pool), Work::Read) => Tx::Sqlite(pool.begin().await?),
             (journal, _) => journal.begin().await?,
         };
@@ -160,8 +160,8 @@ impl Application {
         number.parse().expect("a number")
     }
 
-    /// Serializable transactions fail for what is next to their rows in an index or a page. With
-    /// a table for each task, the application itself gives no reason for that.
+    /// Serializable transactions fail because of rows that are next to theirs in an index or a
+    /// page. With one table per task, the application itself gives no reason for that.
     fn table(&self, task: usize) -> String {
         if self.setting == Setting::Serializable {
             format!("accounts_{task}")
@@ -175,7 +175,7 @@ impl Application {
     }
 }
 
-/// A manager whose sessions last for longer than the test.
+/// A manager whose sessions outlive the test.
 pub(crate) async fn connect(url: &str, task: &str) -> LockManager {
     let builder = LockManager::builder()
         .task_id(task)

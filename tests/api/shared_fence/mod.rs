@@ -1,5 +1,5 @@
-//! Guards of one session do not conflict with each other at their fences, and each of their
-//! fenced transactions still delays the next holder.
+//! Guards of one session do not conflict with each other at their fences, and each fenced
+//! transaction still delays the next holder.
 
 mod application;
 mod transactions;
@@ -33,7 +33,7 @@ enum End {
 /// What a task does in one transaction.
 type Pattern = (Work, End);
 
-/// The patterns that a task goes through.
+/// The patterns that a task repeats.
 const ALL: &[Pattern] = &[
     (Work::ReadAndUpdate, End::Commit),
     (Work::ReadAndUpdate, End::FenceThenCommit),
@@ -42,7 +42,7 @@ const ALL: &[Pattern] = &[
 ];
 const UPDATES: &[Pattern] = ALL.split_at(2).0;
 
-/// How often each pattern succeeded, and what the failures said.
+/// How often each pattern succeeded, and the texts of the failures.
 #[derive(Debug, Default)]
 struct Score {
     succeeded: BTreeMap<Pattern, usize>,
@@ -86,7 +86,7 @@ async fn end(guard: &locks_core::LockGuard, mut tx: Tx, end: End) -> Result<(), 
     Ok(())
 }
 
-/// One task: takes its own lock, works on its own row, commits and releases, again and again.
+/// One task: acquires its own lock, updates its own row, commits and releases, repeatedly.
 async fn work(
     application: Application,
     locks: LockManager,

@@ -1,5 +1,5 @@
-//! Single transactions, step by step: which of them the fence lets through, and which of them
-//! delay the next holder.
+//! Single transactions, step by step: which of them pass the fence, and which of them delay the
+//! next holder.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use locks_tests::{
 use super::application::{Application, Setting, Work, connect};
 
 const SOON: Duration = Duration::from_secs(20);
-/// A fence that waits for no other transaction takes less.
+/// The limit for a fence that waits for no other transaction.
 const FENCED: Duration = Duration::from_secs(5);
-/// The next holder would be granted within this time, if nothing delayed it.
+/// An undelayed grant to the next holder takes less.
 const EARLY: Duration = Duration::from_millis(500);
 on_every_engine!(async an_open_fenced_transaction_delays_the_next_holder);
 on_every_engine!(
@@ -27,7 +27,7 @@ on_every_engine!(
     async a_release_ends_after_the_fenced_transaction_of_another_guard,
 );
 
-/// Makes a `#[test]` with every setting of the servers, each on a database of its own.
+/// Makes a `#[test]` for every setting of the servers, each on a database of its own.
 macro_rules! on_every_setting {
     ($($name:ident),+ $(,)?) => {
         on_every_setting!(@module mysql_default MySql Default $($name)+);
@@ -66,8 +66,8 @@ async fn fence(guard: &LockGuard, tx: &mut Tx) -> Result<(), LockError> {
     fenced.unwrap_or_else(|_| panic!("the fence waits for longer than {FENCED:?}"))
 }
 
-/// Neither the fence of another guard nor the driver's release of it makes a row that is newer
-/// than the snapshot.
+/// Neither the fence of another guard nor its release by the driver makes a row that is newer than
+/// the snapshot.
 async fn a_transaction_older_than_another_guards_release_commits(
     db: &Database,
     application: Application,
@@ -106,7 +106,10 @@ async fn a_transaction_older_than_the_eviction_is_told_the_loss(
         let taken = supervisor.release_task("holder").await;
         assert_eq!(taken.expect("nothing is fenced").len(), 2);
         let next = supervisor.acquire(["x", "y"]).await.expect("it is free");
-        assert!(!guard.is_lost(), "nothing has told this process yet");
+        assert!(
+            !guard.is_lost(),
+            "this process does not know of the loss yet"
+        );
 
         let refused = on_engine!(Tx, tx, tx => guard.commit(tx).await);
         let refused = refused.expect_err("the lock was taken away");
@@ -151,7 +154,7 @@ async fn each_of_two_fenced_transactions_of_one_session_delays_the_next_holder(
         }
         while let Some(tx) = open.pop() {
             let granted = tokio::time::timeout(EARLY, &mut next).await;
-            assert!(granted.is_err(), "granted beside a fenced transaction");
+            assert!(granted.is_err(), "granted during a fenced transaction");
             tx.commit().await.expect("a fenced transaction commits");
         }
         let next = next.await.expect("no panic").expect("it is granted");
@@ -176,7 +179,7 @@ async fn an_open_fenced_transaction_delays_the_next_holder(db: Database) {
     let taken = tokio::spawn(supervisor.release_task("holder"));
     let mut next = tokio::spawn(supervisor.wait("x").timeout(SOON));
     let granted = tokio::time::timeout(EARLY, &mut next).await;
-    assert!(granted.is_err(), "granted beside a fenced transaction");
+    assert!(granted.is_err(), "granted during a fenced transaction");
     tx.commit().await.expect("a fenced transaction commits");
     let next = next.await.expect("no panic").expect("it is granted");
     assert_eq!(application.updates(&db, 0).await, 1);
@@ -184,7 +187,7 @@ async fn an_open_fenced_transaction_delays_the_next_holder(db: Database) {
     assert!(!next.is_lost());
 }
 
-/// The commit is on its way when its future and the guard are dropped.
+/// The commit is in flight when its future and the guard are dropped.
 async fn a_commit_whose_future_was_dropped_delays_the_next_holder(db: Database) {
     let direct = Application::open(&db, Setting::Default).await;
     let direct = direct.expect("every server has it");
@@ -205,14 +208,14 @@ async fn a_commit_whose_future_was_dropped_delays_the_next_holder(db: Database) 
     drop(guard);
     let mut next = tokio::spawn(other.wait("x").timeout(SOON));
     let granted = tokio::time::timeout(EARLY, &mut next).await;
-    assert!(granted.is_err(), "granted beside a fenced transaction");
+    assert!(granted.is_err(), "granted during a fenced transaction");
     relay.heal();
     let next = next.await.expect("no panic").expect("it is granted");
     assert_eq!(direct.updates(&db, 0).await, 1, "granted before the commit");
     next.release().await.expect("it is held");
 }
 
-/// The process is gone, and the server does not know it yet.
+/// The process has ended, and the server does not know that yet.
 async fn an_open_fenced_transaction_of_a_killed_holder_delays_the_next_holder(db: Database) {
     let application = Application::open(&db, Setting::Default).await;
     let application = application.expect("every server has it");
@@ -231,15 +234,15 @@ async fn an_open_fenced_transaction_of_a_killed_holder_delays_the_next_holder(db
     let observer = connect(db.url(), "observer").await;
     let mut next = tokio::spawn(observer.wait("x").timeout(SOON));
     let granted = tokio::time::timeout(EARLY, &mut next).await;
-    assert!(granted.is_err(), "granted beside a fenced transaction");
+    assert!(granted.is_err(), "granted during a fenced transaction");
     relay.cut_all();
     let next = next.await.expect("no panic").expect("it is granted");
     assert!(!application.journal.has("entry").await);
     next.release().await.expect("it is held");
 }
 
-/// The release of a guard that was fenced may wait for other fenced transactions of its session,
-/// but not for longer than they are open.
+/// The release of a fenced guard may wait for other fenced transactions of its session, but not for
+/// longer than they are open.
 async fn a_release_ends_after_the_fenced_transaction_of_another_guard(db: Database) {
     const OPEN: Duration = Duration::from_secs(1);
     let application = Application::open(&db, Setting::Default).await;

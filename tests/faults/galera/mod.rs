@@ -1,5 +1,5 @@
-//! Locks, fenced commits and evictions on a Galera cluster, where each process, application
-//! and supervisor may be connected to a node of its own.
+//! Locks, fenced commits and evictions on a Galera cluster, where each process, application and
+//! supervisor may be connected to a different node.
 
 mod races;
 mod scene;
@@ -20,13 +20,13 @@ use scene::{CAUSAL, PLAIN, SNAPSHOT_ISOLATION, Scene, TASKS, has, increment, ins
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// For how long tasks commit side by side.
+/// How long tasks commit concurrently.
 const COMMITTING: Duration = Duration::from_secs(4);
 const ENOUGH_COMMITS: i64 = 50;
-/// How many fenced transactions of one task are open at the same time.
+/// The number of fenced transactions of one task that are open at one time.
 const OPEN: usize = 60;
 
-/// The processes that contend for locks, and for how long they do.
+/// The number of processes that contend for locks, and how long they do.
 const PROCESSES: usize = 6;
 const CONTENDING: Duration = Duration::from_secs(6);
 const ENOUGH_GRANTS: u64 = 100;
@@ -114,7 +114,7 @@ fn fenced_transactions_of_one_task_can_be_open_at_the_same_time() {
     });
 }
 
-/// Takes the lock of `holder` away, as a supervisor on node 1.
+/// Releases the lock of `holder`, as a supervisor on node 1.
 async fn evict(scene: &Scene) {
     let supervisor = scene.connect(1, "platform", "supervisor").await;
     let taken = supervisor.release_task("holder").await;
@@ -163,7 +163,7 @@ fn a_commit_whose_snapshot_is_older_than_the_eviction_is_lost() {
         let guard = locks.acquire("x").await.expect("it is free");
         let tx = insert(&scene.pool(0, SNAPSHOT_ISOLATION).await, "late").await;
         let mut tx = tx.expect("it begins");
-        // The transaction's first read makes its snapshot.
+        // The transaction's first read creates its snapshot.
         let read = sqlx::query("SELECT * FROM counters").execute(&mut *tx);
         read.await.expect("the table is there");
         evict(&scene).await;
@@ -171,7 +171,7 @@ fn a_commit_whose_snapshot_is_older_than_the_eviction_is_lost() {
     });
 }
 
-/// An abort for a reason of the application's own must not be told as `Lost`.
+/// An abort for a reason of the application's own must not be reported as `Lost`.
 #[test]
 fn a_conflict_on_a_row_of_the_application_is_not_a_loss() {
     on_cluster(async |scene| {
@@ -198,7 +198,7 @@ fn a_conflict_on_a_row_of_the_application_is_not_a_loss() {
 #[test]
 fn no_forbidden_pair_overlaps_across_nodes() {
     on_cluster(async |scene| {
-        // Synchronous, and it takes seconds: not on a thread of the runtime.
+        // The call blocks for seconds, so it does not run on a thread of the runtime.
         tokio::task::block_in_place(|| contend(&scene));
         scene.cluster.wait_until_applied().await;
         for node in 0..NODES {
@@ -211,7 +211,7 @@ fn no_forbidden_pair_overlaps_across_nodes() {
     });
 }
 
-/// Processes on all nodes take random locks, and the oracle judges them.
+/// Processes on all nodes acquire random locks, checked by the oracle.
 fn contend(scene: &Scene) {
     let directory = tempfile::tempdir().expect("a directory");
     let mut peers: Vec<Peer> = (0..PROCESSES)

@@ -1,4 +1,4 @@
-//! Commits and evictions that race on different nodes.
+//! Races between commits and evictions on different nodes.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use sqlx::MySqlPool;
 
 use super::scene::{CAUSAL, PLAIN, Scene, has, insert, on_cluster};
 
-/// How often a commit and an eviction race, at most; for how long; and in how many lanes.
+/// The most races between a commit and an eviction, their duration, and the number of lanes.
 const RACES: usize = 500;
 const RACING: Duration = Duration::from_secs(40);
 const ENOUGH_RACES: usize = 100;
 const LANES: usize = 5;
 
-/// A holder and a supervisor on different nodes, in a namespace of their own. In every second
-/// lane the holder's application is on the third node.
+/// A holder and a supervisor on different nodes, in a namespace of their own. In every second lane
+/// the holder's application is on the third node.
 struct Lane {
     number: usize,
     holder: LockManager,
@@ -78,7 +78,7 @@ async fn races(scene: Scene) {
     let first = lanes.iter().find_map(|lane| lane.mistold.first());
     assert_eq!(mistold, 0, "of {races}: {first:?}");
     assert!(races >= ENOUGH_RACES, "{races} races only");
-    // A race that always ends in the same way shows nothing.
+    // A race with only one outcome shows nothing.
     assert!(committed > races / 10 && lost > races / 10);
 }
 
@@ -96,8 +96,8 @@ impl Lane {
             let taken = self.supervisor.release_task("holder").await;
             assert_eq!(taken.expect("the node answers").len(), 1);
             let next = self.supervisor.acquire("x").await.expect("it is free");
-            // What the next holder sees on its own node: a node applies in the order of the
-            // cluster, so the commit is there if it came before the eviction.
+            // What the next holder sees on its own node. A node applies writes in the order of the
+            // cluster, so the commit is visible if it came before the eviction.
             (has(&self.pools[1], &entry).await, next)
         };
         let commit = async {

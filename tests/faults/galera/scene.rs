@@ -1,4 +1,4 @@
-//! A database on the cluster, with the application's tables, and what connects to it.
+//! A database on the cluster, with the application's tables, and its clients.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,26 +12,26 @@ use locks_tests::{
 };
 use sqlx::{MySql, MySqlPool, Transaction, mysql::MySqlPoolOptions};
 
-/// How many tasks have a row in `counters`.
+/// The number of tasks with a row in `counters`.
 pub(crate) const TASKS: usize = 4;
 
 const LONG: Duration = Duration::from_mins(2);
 
-/// No settings of its own for a connection.
+/// No settings for a connection.
 pub(crate) const PLAIN: &str = "DO 0";
-/// A transaction begins with all that was committed on any node.
+/// A transaction sees everything that was committed earlier on any node.
 pub(crate) const CAUSAL: &str = "SET SESSION wsrep_sync_wait = 1";
-/// What MariaDB 11.6.2 and newer have as their default.
+/// The default since MariaDB 11.6.2.
 pub(crate) const SNAPSHOT_ISOLATION: &str = "SET SESSION innodb_snapshot_isolation = ON";
 
 /// A database on the cluster, and managers and applications that use it on any node.
 pub(crate) struct Scene {
-    // Dropped in this order: the database is deleted while the cluster runs.
+    // Fields are dropped in this order: the database is dropped while the cluster runs.
     pub(crate) db: Database,
     pub(crate) cluster: Arc<Cluster>,
 }
 
-/// Runs a test on a database of its own, when no other test uses the cluster.
+/// Runs a test on a database of its own, while no other test uses the cluster.
 pub(crate) fn on_cluster<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
     static TURN: Mutex<()> = Mutex::new(());
     let Some(cluster) = Cluster::shared() else {

@@ -1,4 +1,4 @@
-//! A token is never given twice, whatever happens to the row.
+//! No token is granted twice, whatever happens to the row.
 
 mod servers;
 
@@ -30,12 +30,12 @@ on_every_engine!(
     sync a_process_with_a_slow_clock_repeats_no_token_after_a_restore,
 );
 
-/// Every token that was given out.
+/// All granted tokens.
 #[derive(Debug, Default)]
 struct Tokens(Vec<i64>);
 
 impl Tokens {
-    /// Notes a new one, which must be larger than all before it.
+    /// Notes a new token, which must be larger than all earlier ones.
     fn add(&mut self, token: i64, what: &str) {
         let largest = self.0.iter().copied().max().unwrap_or(0);
         let again = if self.0.contains(&token) {
@@ -50,7 +50,7 @@ impl Tokens {
         self.0.push(token);
     }
 
-    /// Takes and releases a lock some times.
+    /// Acquires and releases a lock several times.
     async fn take(&mut self, locks: &LockManager, name: &str, times: usize, what: &str) {
         for _ in 0..times {
             let guard = locks.wait(name).timeout(SOON).await.expect("it is free");
@@ -71,7 +71,7 @@ async fn commit(guard: &LockGuard, tx: Tx) -> Result<(), LockError> {
     on_engine!(Tx, tx, tx => guard.commit(tx).await)
 }
 
-/// Keeps a copy of all three tables, as a dump does.
+/// Copies all three tables, as a dump does.
 async fn dump(db: &Database) {
     for table in TABLES {
         db.execute(&format!(
@@ -81,7 +81,7 @@ async fn dump(db: &Database) {
     }
 }
 
-/// Puts the copy back, in one transaction.
+/// Restores the copy, in one transaction.
 async fn restore(db: &Database) {
     let begin = match db.engine() {
         Engine::Sqlite => "BEGIN IMMEDIATE",
@@ -151,7 +151,7 @@ async fn a_grant_that_a_restore_took_back_is_lost(db: Database) {
     tokens.add(next.token(), "the next holder");
 }
 
-/// The dump shows an earlier holder, which has released the lock since.
+/// The dump contains an earlier holder, which has released the lock since.
 async fn a_grant_that_replaced_a_restored_one_is_lost(db: Database) {
     let journal = Journal::open(db.url()).await;
     let mut tokens = Tokens::default();
@@ -172,20 +172,20 @@ async fn a_grant_that_replaced_a_restored_one_is_lost(db: Database) {
     tokens.add(next.token(), "the next holder");
 }
 
-/// Of two guards of one name the fence lets only the later one commit.
+/// Of two guards of one name, only the later one commits.
 async fn assert_only_the_next_commits(journal: &Journal, guard: &LockGuard, next: &LockGuard) {
     let tx = journal.begin_entry("late").await.expect("it begins");
     let refused = commit(guard, tx).await;
     let refused = refused.expect_err("two holders of one lock can commit");
     assert!(refused.is_lost(), "{refused:?}");
     let told = tokio::time::timeout(SOON, guard.lost()).await;
-    told.expect("the loss is told");
+    told.expect("the loss is reported");
     let tx = journal.begin_entry("next").await.expect("it begins");
     commit(next, tx).await.expect("it is held");
     assert_eq!(journal.entries().await, ["next"]);
 }
 
-/// What the process has seen counts, not only what its clock says.
+/// The tokens that the process has seen count, not only its clock.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "a test that runs on every engine owns its database"
@@ -216,7 +216,7 @@ fn a_process_with_a_slow_clock_repeats_no_token_after_a_restore(db: Database) {
     take(&mut tokens, &mut on_time, "on_time after the restore");
 }
 
-/// The original adds 1 to the version, whatever it is.
+/// The original adds 1 to the version, whatever the version is.
 #[test]
 fn the_original_on_an_older_row_repeats_no_token() {
     run_async(Engine::MySql, async |db| {

@@ -1,5 +1,5 @@
-//! Servers that lose grants: a crash with relaxed durability, and the promotion of a standby
-//! that is behind.
+//! Servers that lose grants: a crash with relaxed durability, and the promotion of a standby that
+//! is behind.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use locks_tests::{
 
 use super::{SOON, Tokens, assert_only_the_next_commits, commit, connect};
 
-/// How long the next holder waits for a lock that the crash may have given back.
+/// How long the next holder waits for a lock that the crash may have released.
 const SHORT: Duration = Duration::from_secs(2);
-/// So often the server is killed.
+/// The number of times the server is killed.
 const CRASHES: usize = 2;
 
-/// Runs the test beside a server of its own, if that is installed.
+/// Runs the test with a private server, if its programs are installed.
 fn with_server(engine: Engine, test: impl AsyncFnOnce(&Server)) {
     let Some(server) = Server::start(engine) else {
         return;
@@ -29,8 +29,8 @@ fn with_server(engine: Engine, test: impl AsyncFnOnce(&Server)) {
     run_async(Engine::Sqlite, async |_| test(&server).await);
 }
 
-/// Kills the server right after a grant. Whatever is durable and whatever is not: no token is
-/// given twice, and of two holders only one can commit.
+/// Kills the server right after a grant. Whether the grant is durable or not: no token is granted
+/// twice, and only one of two holders can commit.
 async fn kill_after_a_grant(server: &Server, before: &[&str], relax: &[&str], flush: &[&str]) {
     let engine = Engine::of_url(server.url());
     let db = Database::create_on(server.url());
@@ -57,7 +57,7 @@ async fn kill_after_a_grant(server: &Server, before: &[&str], relax: &[&str], fl
         let row = row.expect("it was there for long");
         taken_back += usize::from(!row.held().contains_key("x"));
         let other = connect(db.url(), &format!("other_{crash}")).await;
-        // Pools do not survive a crash as drivers do.
+        // Unlike drivers, pools do not survive a crash.
         let journal = Journal::open_existing(db.url()).await;
         match other.wait("x").timeout(SHORT).await {
             Ok(next) => {
@@ -86,7 +86,7 @@ async fn kill_after_a_grant(server: &Server, before: &[&str], relax: &[&str], fl
     ));
 }
 
-/// Commits of the role wait for no disk, unless the library sees to it.
+/// Commits of the role do not wait for the disk, unless the library changes that.
 #[test]
 fn a_crash_of_postgres_without_synchronous_commit_repeats_no_token() {
     with_server(Engine::Postgres, async |server| {
@@ -100,7 +100,7 @@ fn a_crash_of_postgres_without_synchronous_commit_repeats_no_token() {
     });
 }
 
-/// Durability is a matter of the whole server: a client cannot change it.
+/// Durability is a setting of the whole server: a client cannot change it.
 #[test]
 fn a_crash_of_mariadb_without_log_flushes_repeats_no_token() {
     with_server(Engine::MySql, async |server| {
@@ -112,7 +112,7 @@ fn a_crash_of_mariadb_without_log_flushes_repeats_no_token() {
     });
 }
 
-/// The standby lacks the last grants of the primary when it takes its place.
+/// The standby lacks the last grants of the primary when it replaces it.
 #[test]
 fn a_promoted_standby_repeats_no_token() {
     with_server(Engine::Postgres, async |primary| {

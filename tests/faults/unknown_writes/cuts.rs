@@ -1,4 +1,4 @@
-//! Connections that are cut before, after and in the midst of an answer.
+//! Connections that are closed before, after and within an answer.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst},
@@ -15,7 +15,7 @@ use locks_tests::{
 
 use super::{SETTLED, behind_relay, direct, holder_of, wait_until_free};
 
-/// Cuts in a run, over all four workers.
+/// The number of closed connections in a run, over all four workers.
 const CUTS: u64 = 200;
 
 on_every_engine!(
@@ -24,7 +24,7 @@ on_every_engine!(
     async what_was_not_written_is_told_to_nobody,
 );
 
-/// What all workers know of the lock they all want.
+/// What the workers know of the lock that all of them request.
 #[derive(Debug, Default)]
 struct Contested {
     inside: AtomicUsize,
@@ -54,13 +54,13 @@ async fn two_hundred_cuts_are_settled(db: Database) {
         worker.suffer(CUTS / 4).await
     };
     let failed = tokio::join!(worker(0), worker(1), worker(2), worker(3));
-    println!("so many were told that it failed: {failed:?}");
+    println!("reported failures by worker: {failed:?}");
     wait_until_empty(&db, "platform", SETTLED).await;
 }
 
 impl Worker<'_> {
-    /// Takes and returns locks until so many connections were cut meanwhile; says how often it
-    /// was told that this failed.
+    /// Acquires and releases locks until this many connections were closed. Returns the number of
+    /// reported failures.
     async fn suffer(self, cuts: u64) -> u64 {
         let mut failed = 0;
         let mut round = 0;
@@ -99,10 +99,10 @@ impl Worker<'_> {
                             ..
                         }
                     );
-                    assert!(database, "{name} is nobody else's: {error:?}");
+                    assert!(database, "{name} is not contended: {error:?}");
                 }
             }
-            // However it went: it is no longer held, without anybody's doing.
+            // In any case the lock becomes free without further requests.
             wait_until_free(self.db, &name, SETTLED).await;
             let free = self.watcher.acquire(&name).await.expect("it is free");
             free.release().await.expect("it is the watcher's");
@@ -127,14 +127,14 @@ impl Worker<'_> {
         let grant = When::Containing(name.as_bytes().to_vec());
         match round % 4 {
             0 => self.relay.arm(grant, how),
-            // The first write, and then something while it is being settled.
+            // Closes the connection at the first write, then again while the write is settled.
             1 => {
                 self.relay.arm(grant, how);
                 let next = When::After(fastrand::u64(1..12));
                 self.relay.arm(next, Self::any_cut(fastrand::u64(..3)));
             }
             2 => self.relay.arm(When::After(fastrand::u64(..4)), how),
-            // This one is for the release.
+            // This fault is for the release.
             _ => {}
         }
     }
@@ -184,7 +184,8 @@ impl Worker<'_> {
 async fn what_was_not_written_is_told_to_nobody(db: Database) {
     let (relay, locks) = behind_relay(&db, "us").await;
     let used = locks.acquire("used").await.unwrap();
-    // While the answer to the one is under way the other comes along, and its write is lost.
+    // While the answer to the first request is in flight, the second one arrives, and its write is
+    // lost.
     relay.arm(When::Next, How::Delay(Duration::from_millis(300)));
     let held = tokio::spawn(locks.held());
     relay
@@ -194,7 +195,7 @@ async fn what_was_not_written_is_told_to_nobody(db: Database) {
     let granted = tokio::spawn(locks.acquire("unwritten"));
     let told = held.await.unwrap().expect("the row can be read");
     let names: Vec<_> = told.iter().map(|holder| holder.name.as_str()).collect();
-    // Whatever is told is in the row: the lost write may have been repeated by then.
+    // Whatever was reported is in the row: the lost write may have been repeated by then.
     let row = LocksRow::read(&db, "platform").await.expect("it is there");
     assert!(names.contains(&"used"), "{names:?}");
     for name in names {

@@ -1,5 +1,5 @@
-//! Writes whose answer never came: through a relay that loses them, nobody loses a lock, and
-//! nobody holds what they were told they do not.
+//! Writes without an answer, through a relay that loses it: no task loses a lock, and no task holds
+//! a lock that was reported as refused.
 
 mod cuts;
 mod silence;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use locks_core::{Expiry, LockManager};
 use locks_tests::{engine::Database, relay::Relay, row::LocksRow, wait};
 
-/// How long what is in doubt may stay there when the connections are good.
+/// How long an unknown write may stay unsettled when the connections work.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// A relay to the database, and a manager behind it that time does not evict.
+/// A relay to the database, and a manager behind it whose session does not expire during the test.
 async fn behind_relay(db: &Database, task: &str) -> (Relay, LockManager) {
     let relay = Relay::start(db.server_address());
     let locks = LockManager::builder()

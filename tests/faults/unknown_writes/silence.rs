@@ -1,4 +1,4 @@
-//! Connections on which nothing comes any more, and writes that land late.
+//! Connections that stay open and silent, and writes that land late.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use locks_tests::{
 
 use super::{SETTLED, behind_relay, direct, holder_of, wait_until_free};
 
-/// How long what is in doubt may stay there while a connection is silent: a statement has to
-/// have had its time.
+/// How long an unknown write may stay unsettled while a connection is silent: longer than the limit
+/// of a statement.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
 on_every_engine!(
@@ -30,19 +30,16 @@ on_every_engine!(
 
 on_every_engine!(async an_entry_that_comes_back_without_its_guard_goes);
 
-/// The next write of the row, whatever it is for: it names the stamp that it replaces.
+/// The next write of the row, for any purpose: it contains the stamp that it replaces.
 async fn next_write(db: &Database) -> When {
     let row = LocksRow::read(db, "platform").await.expect("it was used");
     When::Containing(row.stamp.expect("it is ours").into_bytes())
 }
 
-/// A manager behind a relay that has used the row, with a lock that must survive everything.
+/// A manager behind a relay that has used the row, with a lock that must survive the test.
 async fn settled(db: &Database) -> (Relay, LockManager, LockGuard) {
     let (relay, locks) = behind_relay(db, "us").await;
-    let guard = locks
-        .acquire("survivor")
-        .await
-        .expect("nobody else is here");
+    let guard = locks.acquire("survivor").await.expect("it is free");
     (relay, locks, guard)
 }
 
@@ -51,11 +48,11 @@ async fn survives(db: &Database, survivor: &LockGuard) {
     assert_eq!(holder_of(db, "survivor").await.as_deref(), Some("us"));
 }
 
-/// Lets through what was kept, and waits until the server has had it.
+/// Delivers what the relay kept, and waits until the server has received it.
 async fn let_it_land(relay: &Relay) {
     let open = relay.counters().open;
     relay.heal();
-    let landed = "the connection that nobody wants any more is closed";
+    let landed = "the abandoned connection is closed";
     relay.wait_for(SETTLED, landed, |c| c.open < open).await;
 }
 
@@ -88,7 +85,7 @@ async fn a_grant_without_an_answer_is_found(db: Database) {
     let guard = guard
         .expect("another connection is there")
         .expect("it is free");
-    // Found, not written once more.
+    // The grant was found, not written again.
     let row = LocksRow::read(&db, "platform").await.unwrap();
     assert_eq!((writes.read().await, guard.token()), (1, row.version));
     assert_eq!(row.held().get("mute").map(String::as_str), Some("us"));
@@ -123,7 +120,7 @@ async fn a_release_without_an_answer_is_done(db: Database) {
     relay.arm(next_write(&db).await, How::StallAnswer);
     let release = tokio::spawn(async { guard.release().await });
     wait_until_free(&db, "x", SETTLED).await;
-    // Somebody else's by the time the release is looked after again, which is no error.
+    // Another task holds the lock by the time the release is settled, which is no error.
     let theirs = watcher.acquire("x").await.expect("it was released");
     let released = tokio::time::timeout(GIVEN_UP, release).await;
     released
@@ -135,7 +132,7 @@ async fn a_release_without_an_answer_is_done(db: Database) {
     survives(&db, &survivor).await;
 }
 
-/// Asks for the lock until `sent` says that the request is where it should be, and leaves.
+/// Requests the lock until `sent` reports that the request is where it should be, and cancels it.
 async fn ask_and_leave(locks: &LockManager, name: &'static str, sent: impl AsyncFnOnce()) {
     let request = tokio::spawn(locks.acquire(name));
     sent().await;
@@ -169,7 +166,7 @@ async fn a_caller_who_left_a_request_on_its_way_holds_nothing(db: Database) {
             .await;
     })
     .await;
-    // The manager does what it does about it, on another connection, until that is quiet.
+    // The manager settles the write on another connection. Waits until that is done.
     let again = "another connection";
     relay
         .wait_for(GIVEN_UP, again, |c| c.connections > before.connections)
@@ -182,7 +179,7 @@ async fn a_caller_who_left_a_request_on_its_way_holds_nothing(db: Database) {
             now => seen = now,
         }
     }
-    // Nobody asks for anything any more; if it is granted now, it goes by itself.
+    // No request is pending. A grant that lands now is released without one.
     let_it_land(&relay).await;
     wait_until_free(&db, "on_its_way", SETTLED).await;
     survives(&db, &survivor).await;
@@ -198,11 +195,11 @@ async fn a_hole_that_swallows_everything_is_told_and_left_behind(db: Database) {
     let short = locks.wait("short").timeout(Duration::from_secs(2));
     let long = locks.wait("long").timeout(Duration::from_secs(9));
     let asked = tokio::join!(short, long, locks.acquire("at_once"));
-    println!("told after {:?}", start.elapsed());
+    println!("reported after {:?}", start.elapsed());
     assert!(start.elapsed() < GIVEN_UP, "{:?}", start.elapsed());
     for (name, answer) in [("short", asked.0), ("long", asked.1), ("at_once", asked.2)] {
         let error = answer.expect_err("nothing gets through");
-        // The lock was not seen refused, so this is no time-out of the lock.
+        // The lock was not seen as refused, so this is no time-out of the lock.
         let database = matches!(
             error,
             LockError::Database {
@@ -212,7 +209,7 @@ async fn a_hole_that_swallows_everything_is_told_and_left_behind(db: Database) {
         );
         assert!(database, "{name}: {error:?}");
     }
-    // Others are not held up by the hole of one.
+    // Other processes are not affected by the silent connection.
     watcher
         .acquire("elsewhere")
         .await
@@ -232,7 +229,7 @@ async fn a_hole_that_swallows_everything_is_told_and_left_behind(db: Database) {
         let free = watcher
             .acquire(name)
             .await
-            .expect("nobody was told that it is theirs");
+            .expect("its grant was never reported");
         free.release().await.unwrap();
     }
     survives(&db, &survivor).await;
@@ -241,7 +238,7 @@ async fn a_hole_that_swallows_everything_is_told_and_left_behind(db: Database) {
 }
 
 async fn an_entry_that_comes_back_without_its_guard_goes(db: Database) {
-    // As if a write had landed when its manager knew nothing of it any more.
+    // As if a write had landed that its manager no longer knows of.
     let builder = LockManager::builder().task_id("us");
     let locks = builder.connect(db.url()).await.unwrap();
     let survivor = locks.acquire("survivor").await.unwrap();
@@ -254,7 +251,7 @@ async fn an_entry_that_comes_back_without_its_guard_goes(db: Database) {
     ))
     .await;
     assert_eq!(holder_of(&db, "x").await.as_deref(), Some("us"));
-    // The manager sees it when it looks the next time.
+    // The manager finds the entry at its next look.
     locks.acquire("y").await.unwrap().release().await.unwrap();
     wait_until_free(&db, "x", SETTLED).await;
     survives(&db, &survivor).await;

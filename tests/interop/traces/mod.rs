@@ -1,7 +1,7 @@
 //! Interleavings with the original that broke earlier designs, step by step.
 //!
-//! All of them on MariaDB, where both can meet. Ours speaks through a relay, which keeps a
-//! write back for as long as the trace wants; the original speaks past it.
+//! All of them run on MariaDB, the engine of the original. This library connects through a relay,
+//! which delays a write for as long as a trace needs; the original connects directly.
 
 mod scene;
 
@@ -25,9 +25,9 @@ fn taken_away_and_taken_again_between_our_grant_and_our_drop() {
         s.granted(guard.token());
         let taken = s.theirs.release_by_task_id("ours").await.expect("a row");
         assert_eq!(taken, [NAME]);
-        s.theirs.acquire(NAME).await.expect("nobody holds it");
+        s.theirs.acquire(NAME).await.expect("it is free");
         drop(guard);
-        // What is asked after the drop is answered after it.
+        // A request after the drop is answered after the drop.
         let held = s.ours.held().await.expect("it is readable");
         assert!(matches!(&held[..], [h] if &*h.task_id == "foreign" && h.token.is_none()));
         s.the_lock_is_theirs().await;
@@ -40,8 +40,8 @@ fn taken_away_and_taken_again_between_our_grant_and_our_release() {
         let guard = s.ours.acquire(NAME).await.expect("nothing is held");
         s.granted(guard.token());
         s.theirs.release_all().await.expect("a table");
-        s.theirs.acquire(NAME).await.expect("nobody holds it");
-        // Either that it is lost, or that nothing is left to do.
+        s.theirs.acquire(NAME).await.expect("it is free");
+        // The answer is that the lock is lost, or that nothing is left to release.
         let released = guard.release().await;
         assert!(
             released.as_ref().err().is_none_or(LockError::is_lost),
@@ -51,7 +51,7 @@ fn taken_away_and_taken_again_between_our_grant_and_our_release() {
     });
 }
 
-/// The original starts over and happens to arrive at the version that ours has read.
+/// The original resets the version, and reaches the version that this library has read.
 #[test]
 fn the_old_version_comes_back_while_our_write_is_under_way() {
     trace(async |mut s| {
@@ -66,7 +66,7 @@ fn the_old_version_comes_back_while_our_write_is_under_way() {
     });
 }
 
-/// The same, and our write is given up; the version comes back once more before it lands.
+/// As above, and the write is given up; the version comes back once more before the write lands.
 #[test]
 fn the_old_version_comes_back_before_our_late_write_lands() {
     trace(async |mut s| {
@@ -82,37 +82,38 @@ fn the_old_version_comes_back_before_our_late_write_lands() {
     });
 }
 
-/// `releaseAll`, and the lock is the original's, on a row of that version.
+/// `releaseAll`; then the original holds the lock, on a row of this version.
 async fn bring_back(s: &mut Scene, version: i64) {
     s.theirs.release_all().await.expect("a table");
-    s.theirs.acquire(NAME).await.expect("nobody holds it");
-    // Its own writes count up to it one by one.
+    s.theirs.acquire(NAME).await.expect("it is free");
+    // Each write of the original adds one to the version.
     s.db.execute(&format!("UPDATE locks SET version = {version}"))
         .await;
 }
 
-/// `releaseAll`, and so many writes that change nothing; the row's version then.
+/// `releaseAll`, and some writes that change nothing. Returns the row's version.
 async fn start_over(theirs: &mut Original, writes: i64) -> i64 {
     theirs.release_all().await.expect("a table");
     for _ in 0..writes {
-        theirs.release_by_task_id("nobody").await.expect("a row");
+        theirs.release_by_task_id("absent").await.expect("a row");
     }
     theirs.read().await.expect("a row").1
 }
 
-/// An adoption that is unknown, settled, and lands late on another row of the same version;
-/// on the way the scene's lock is granted to ours. What holds that is returned.
+/// An adoption is unknown, is settled, and lands late on another row of the same version. In
+/// between the scene's lock is granted to this library. Returns its guard.
 async fn adopt_twice(s: &mut Scene, then: impl AsyncFnOnce(&mut Original)) -> LockGuard {
     const WRITES: i64 = 40;
     let old = start_over(&mut s.theirs, WRITES).await;
-    // Two statements name this version; the numbers of ours are far away. The first one ends
-    // our old session if the row is still of this version, the second one is the adoption.
+    // Two statements name this version; the other versions of this library are far away. The first
+    // statement ends the old session if the row still has this version, the second one is the
+    // adoption.
     let named = When::Containing(old.to_le_bytes().to_vec());
     s.relay.arm(named.clone(), How::Delay(Duration::ZERO));
     s.relay.arm(named, How::Stall);
     let asking = s.ask_and_stall().await;
     let answer = timeout(SETTLED, asking).await.expect("in time");
-    let guard = answer.expect("no panic").expect("nobody holds it");
+    let guard = answer.expect("no panic").expect("it is free");
     s.granted(guard.token());
 
     let again = start_over(&mut s.theirs, WRITES - 1).await;
@@ -120,7 +121,7 @@ async fn adopt_twice(s: &mut Scene, then: impl AsyncFnOnce(&mut Original)) -> Lo
     then(&mut s.theirs).await;
     assert_eq!(s.theirs.read().await.expect("a row").1, old);
     s.land_late().await;
-    assert_ne!(s.row().await.stamp, None, "nobody has adopted it");
+    assert_ne!(s.row().await.stamp, None, "it is adopted");
     guard
 }
 
@@ -128,7 +129,7 @@ async fn adopt_twice(s: &mut Scene, then: impl AsyncFnOnce(&mut Original)) -> Lo
 fn a_settled_adoption_lands_on_a_second_row_of_the_same_version() {
     trace(async |mut s| {
         let guard = adopt_twice(&mut s, async |theirs| {
-            theirs.acquire(NAME).await.expect("nobody holds it");
+            theirs.acquire(NAME).await.expect("it is free");
         })
         .await;
         s.assert_held(&[(NAME, "foreign")]).await;
@@ -137,13 +138,13 @@ fn a_settled_adoption_lands_on_a_second_row_of_the_same_version() {
     });
 }
 
-/// A holder that the second `releaseAll` has robbed commits nothing once another one of ours
-/// holds its lock.
+/// A holder that lost its lock by the second `releaseAll` cannot commit once another process of
+/// this library holds the lock.
 #[test]
 fn a_late_adoption_does_not_let_two_of_ours_commit() {
     trace(async |mut s| {
         let robbed = adopt_twice(&mut s, async |theirs| {
-            theirs.release_by_task_id("nobody").await.expect("a row");
+            theirs.release_by_task_id("absent").await.expect("a row");
         })
         .await;
         let second = connect(s.db.url(), "ours-2").await;
@@ -172,8 +173,8 @@ async fn mysql(s: &Scene) -> MySqlConnection {
     conn.expect("the server answers")
 }
 
-/// Asks for the lock with a write that is given up and repeated; the first one lands just
-/// before the repetition, which then finds nothing to replace.
+/// Requests the lock with a write that is given up and repeated. The first write lands just before
+/// the repetition, which then changes no row.
 async fn land_before_the_repetition(s: &Scene) -> Asking {
     const PAUSE: Duration = Duration::from_secs(2);
     s.arm(How::Stall);
@@ -237,8 +238,8 @@ fn the_first_write_lands_late_and_nobody_waits_for_it_any_more() {
     });
 }
 
-/// Between the two statements of `releaseAll` there is no row, and the original must be able
-/// to insert one: nobody else makes it, and nothing is granted.
+/// Between the two statements of `releaseAll` there is no row. The original must be able to insert
+/// one: this library does not create it and grants nothing.
 #[test]
 fn asked_between_the_delete_and_the_insert() {
     trace(async |mut s| {
@@ -248,16 +249,16 @@ fn asked_between_the_delete_and_the_insert() {
         let waiting = tokio::spawn(s.ours.wait("mail_restart").timeout(SETTLED));
         drop(held_before);
         let looking = tokio::spawn(s.ours.held());
-        // A start-up that takes its time.
+        // A slow start of the original.
         sleep(Duration::from_secs(1)).await;
         assert!(!asking.is_finished() && !waiting.is_finished());
         s.theirs.insert_row().await.expect("its start-up succeeds");
 
         let answer = timeout(SOON, asking).await.expect("in time");
-        let guard = answer.expect("no panic").expect("nobody holds it");
+        let guard = answer.expect("no panic").expect("it is free");
         s.granted(guard.token());
         let waited = timeout(SOON, waiting).await.expect("in time");
-        let waited = waited.expect("no panic").expect("nobody holds it");
+        let waited = waited.expect("no panic").expect("it is free");
         looking.await.expect("no panic").expect("it is readable");
         s.assert_held(&[(NAME, "ours"), ("mail_restart", "ours")])
             .await;
@@ -269,14 +270,14 @@ fn asked_between_the_delete_and_the_insert() {
     });
 }
 
-/// The start-up of the original ended between its two statements.
+/// The original ended between the two statements of its start.
 #[test]
 fn a_row_that_nobody_inserts_is_made_in_the_end() {
     trace(async |mut s| {
         s.theirs.delete_row().await.expect("a table");
         let limit = Duration::from_secs(30);
         let guard = timeout(limit, s.ours.acquire(NAME)).await.expect("in time");
-        let guard = guard.expect("nobody holds it");
+        let guard = guard.expect("it is free");
         s.granted(guard.token());
         s.assert_held(&[(NAME, "ours")]).await;
         guard.release().await.expect("it is held");
@@ -284,15 +285,16 @@ fn a_row_that_nobody_inserts_is_made_in_the_end() {
     });
 }
 
-/// `releaseAll` while ours holds nothing and does not look; another one of ours adopts the new
-/// row, and with that ends every session. What ours is granted afterwards it really holds.
+/// `releaseAll` while a process of this library holds nothing and does not read the row. Another
+/// process adopts the new row, which ends every session. A later grant to the first process is
+/// valid.
 #[test]
 fn granted_after_another_one_has_adopted_the_row() {
     trace(async |mut s| {
         let second = connect(s.db.url(), "ours-2").await;
         s.theirs.release_all().await.expect("a table");
-        let other = second.acquire("other").await.expect("nobody holds it");
-        let guard = s.ours.acquire(NAME).await.expect("nobody holds it");
+        let other = second.acquire("other").await.expect("it is free");
+        let guard = s.ours.acquire(NAME).await.expect("it is free");
         s.granted(guard.token());
         let limit = Duration::from_secs(1);
         let refused = second.wait(NAME).timeout(limit).await.map(drop);
@@ -310,7 +312,7 @@ fn granted_after_another_one_has_adopted_the_row() {
     });
 }
 
-/// Version series that begin again and again, in the middle of grants of several processes.
+/// The version starts again several times, during grants to several processes.
 #[test]
 fn tokens_grow_through_every_start_of_the_original() {
     trace(async |mut s| {
@@ -322,9 +324,9 @@ fn tokens_grow_through_every_start_of_the_original() {
                 start_over(&mut s.theirs, round).await;
             }
             for locks in [s.ours.clone(), second.clone()] {
-                let guard = locks.acquire(NAME).await.expect("nobody holds it");
+                let guard = locks.acquire(NAME).await.expect("it is free");
                 s.granted(guard.token());
-                // Some are robbed while they hold.
+                // Some lose their lock while they hold it.
                 if round % 3 == 0 {
                     s.theirs.release_all().await.expect("a table");
                     drop(guard);

@@ -1,4 +1,4 @@
-//! A row of both, and what a trace does there.
+//! A row shared by the original and this library, and the steps of a trace.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,28 +11,28 @@ use locks_tests::{
 };
 use tokio::task::JoinHandle;
 
-/// A request that is not answered yet.
+/// A pending request.
 pub(crate) type Asking = JoinHandle<Result<LockGuard>>;
 
 pub(crate) const SOON: Duration = Duration::from_secs(10);
-/// Longer than a statement may take, connecting again and settling included.
+/// Longer than a statement may take, including a new connection and the settling of a write.
 pub(crate) const SETTLED: Duration = Duration::from_mins(1);
 
-/// The lock that both want.
+/// The lock that both request.
 pub(crate) const NAME: &str = "app_task_77";
 
-/// In the order in which they have to go: what is pending is flushed through the relay.
+/// Fields are dropped in this order: pending statements are flushed through the relay.
 pub(crate) struct Scene {
     pub(crate) ours: LockManager,
     pub(crate) relay: Relay,
     pub(crate) theirs: Original,
-    /// Of the lock [`NAME`], in the order of the grants.
+    /// The tokens of the lock [`NAME`], in the order of the grants.
     tokens: Vec<i64>,
     pub(crate) db: Database,
 }
 
 impl Scene {
-    /// Both are there, and the row is ours.
+    /// Both are connected, and this library has adopted the row.
     pub(crate) async fn set(db: Database) -> Self {
         let mut theirs = Original::connect(db.url(), "foreign")
             .await
@@ -57,19 +57,19 @@ impl Scene {
         guard.release().await.expect("it is held");
     }
 
-    /// A grant of the lock, whose token must be larger than all before.
+    /// Notes a grant of the lock, whose token must be larger than all earlier ones.
     pub(crate) fn granted(&mut self, token: i64) {
         assert!(self.tokens.iter().all(|old| *old < token), "{token}");
         self.tokens.push(token);
     }
 
-    /// The next write with the lock's name in it does not get through.
+    /// Arms the relay for the next write that contains the lock's name.
     pub(crate) fn arm(&self, how: How) {
         self.relay
             .arm(When::Containing(NAME.as_bytes().to_vec()), how);
     }
 
-    /// Asks for the lock, until the write is on its way and goes no further.
+    /// Requests the lock, and returns when the write is stalled.
     pub(crate) async fn ask_and_stall(&self) -> Asking {
         let stalled = self.relay.counters().stalled;
         let asking = tokio::spawn(self.ours.acquire(NAME));
@@ -80,7 +80,8 @@ impl Scene {
         asking
     }
 
-    /// Lets go what was kept back of a connection that ours has given up, until it has landed.
+    /// Delivers what was kept of a connection that this library has given up, and waits until it
+    /// has landed.
     pub(crate) async fn land_late(&self) {
         let open = self.relay.counters().open;
         self.relay.heal();
@@ -96,7 +97,7 @@ impl Scene {
             .expect("it is there")
     }
 
-    /// Who holds what, as anybody can read it.
+    /// Lock names and task ids in the row.
     pub(crate) async fn held(&self) -> BTreeMap<String, String> {
         self.row().await.held()
     }
@@ -106,14 +107,14 @@ impl Scene {
         assert_eq!(self.held().await, expected.collect());
     }
 
-    /// The lock is the original's, whatever ours still has to do; then it gives it back, all
-    /// is as it was, and tokens have grown.
+    /// The original holds the lock, after everything that this library still had to do. It releases
+    /// the lock; then both work as before, and tokens have grown.
     pub(crate) async fn the_lock_is_theirs(mut self) {
         self.assert_held(&[(NAME, "foreign")]).await;
         let error = self.ours.acquire(NAME).await.expect_err("it is theirs");
         assert_theirs(&error);
-        // Also when ours has written something else.
-        let other = self.ours.acquire("other").await.expect("nobody holds it");
+        // Also when this library has written something else.
+        let other = self.ours.acquire("other").await.expect("it is free");
         self.assert_held(&[(NAME, "foreign"), ("other", "ours")])
             .await;
         other.release().await.expect("it is held");

@@ -1,4 +1,4 @@
-//! Tables and views of others that have our names.
+//! Tables and views of other applications with the names of the library's tables.
 
 use locks_tests::{
     engine::{Database, Engine, run_async},
@@ -14,13 +14,13 @@ on_every_engine!(
     async nothing_is_changed_in_the_table_of_another_application,
 );
 
-/// What other applications keep in a table of this name.
+/// The columns of another application's table of this name.
 const COLUMNS: [(&str, &str); 3] = [
     ("id", "INTEGER NOT NULL PRIMARY KEY"),
     ("door_number", "VARCHAR(20)"),
     ("opened_at", "VARCHAR(40)"),
 ];
-/// What the error must say beside the table's name.
+/// The words that the error must contain, in addition to the table's name.
 const WORDS: [&str; 4] = ["id", "door_number", "opened_at", "table_prefix"];
 
 fn create(table: &str) -> String {
@@ -58,7 +58,7 @@ async fn a_view_is_refused(db: Database) {
     refusal(db.url(), &words("locks")).await.unwrap();
 }
 
-/// Columns of ours are not added to it.
+/// The library adds no columns to the table.
 async fn nothing_is_changed_in_the_table_of_another_application(db: Database) {
     db.execute(&create("locks")).await;
     db.execute("INSERT INTO locks VALUES (1, 'front', 'never')")
@@ -73,7 +73,7 @@ async fn nothing_is_changed_in_the_table_of_another_application(db: Database) {
     }
 }
 
-/// A view that has all of our columns is a view all the same: its rows may be those of a join.
+/// A view with all columns of the table is still a view: its rows may come from a join.
 #[test]
 fn a_view_with_our_columns_is_refused() {
     run_async(Engine::Postgres, async |db| {
@@ -89,7 +89,7 @@ fn a_view_with_our_columns_is_refused() {
     });
 }
 
-/// What else PostgreSQL keeps under the names of tables.
+/// The other relations of PostgreSQL that share the namespace of tables.
 #[test]
 fn other_relations_are_refused() {
     run_async(Engine::Postgres, async |first| {

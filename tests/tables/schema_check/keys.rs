@@ -1,4 +1,4 @@
-//! Tables without the unique key that makes a name one row.
+//! Tables without the unique key which ensures that a name has one row.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ on_every_engine!(
     async a_read_that_finds_two_rows_is_an_error,
 );
 
-/// The column that tells the table's rows apart.
+/// The column that identifies a row of the table.
 fn key_of(table: &str) -> &'static str {
     if table == "lock_fences" {
         "session"
@@ -26,7 +26,7 @@ fn key_of(table: &str) -> &'static str {
     }
 }
 
-/// Takes the primary key away, as a restore does whose constraints failed.
+/// Drops the primary key, as a restore does whose constraints failed.
 async fn drop_key(db: &Database, table: &str) {
     let sql = match db.engine() {
         Engine::Sqlite => format!(
@@ -52,7 +52,7 @@ async fn a_table_without_primary_key_is_refused(first: Database) {
     assert_none(&failed);
 }
 
-/// A key of two columns lets a name have several rows.
+/// With a key of two columns a name can have several rows.
 async fn a_key_of_two_columns_is_refused(db: Database) {
     make_tables(&db).await;
     drop_key(&db, "locks").await;
@@ -61,7 +61,7 @@ async fn a_key_of_two_columns_is_refused(db: Database) {
     refusal(db.url(), &["locks", "id", "key"]).await.unwrap();
 }
 
-/// An index that leaves rows out lets a name have several rows. MariaDB has none of these.
+/// With a partial index a name can have several rows. MariaDB has no partial indexes.
 async fn a_partial_index_is_refused(db: Database) {
     make_tables(&db).await;
     drop_key(&db, "locks").await;
@@ -94,7 +94,7 @@ async fn a_unique_index_is_as_good_as_a_primary_key(db: Database) {
     works(&locks).await.unwrap();
 }
 
-/// A manager that was connected before, and has not read the row yet, finds two of them.
+/// A manager that connected earlier, and has not read the row yet, finds two rows.
 async fn a_read_that_finds_two_rows_is_an_error(db: Database) {
     make_tables(&db).await;
     let locks = connect(db.url(), "a").await.expect("the keys are there");
@@ -125,7 +125,7 @@ async fn a_read_that_finds_two_rows_is_an_error(db: Database) {
     assert!(other.is_ok(), "another namespace has one row: {other:?}");
 }
 
-/// The row of another namespace is not concerned.
+/// A row of another namespace is not affected.
 async fn with_namespace(locks: &LockManager) -> locks_core::Result<()> {
     let guard = locks.with_namespace("other")?.acquire("x").await?;
     guard.release().await

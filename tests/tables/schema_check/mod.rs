@@ -1,5 +1,5 @@
-//! What `connect` looks at before it trusts the tables: their keys, the account's rights, where
-//! the rows are kept, and whether the tables are those of this library.
+//! What `connect` checks: the tables' keys, the account's rights, where the rows are stored, and
+//! whether the tables are those of this library.
 
 mod foreign;
 mod keys;
@@ -15,9 +15,10 @@ use locks_tests::{
     server::Server,
 };
 
-/// A refusal at connect needs no second try. On an idle machine it takes some milliseconds.
+/// The limit for a refusal at connect, which is not retried. On an idle machine it takes some
+/// milliseconds.
 const AT_ONCE: Duration = Duration::from_secs(2);
-/// What should happen without delay happens within this, also on a busy machine.
+/// The limit for what happens without delay, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 const TABLES: [&str; 3] = ["locks", "lock_sessions", "lock_fences"];
@@ -34,15 +35,15 @@ fn migration(engine: Engine) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Connects as this task, and has an answer before long.
+/// Connects as this task. Panics if that takes too long.
 async fn connect(url: &str, task: &str) -> locks_core::Result<LockManager> {
     let connecting = LockManager::builder().task_id(task).connect(url);
     let answer = tokio::time::timeout(SOON, connecting).await;
     answer.unwrap_or_else(|_| panic!("no answer to connect within {SOON:?}"))
 }
 
-/// What a connect to these tables is answered, at once: an error about the schema whose text
-/// has all these words in it. Otherwise says what is wrong.
+/// Asserts that `connect` fails at once with a schema error whose text contains all these words.
+/// Otherwise returns a description.
 async fn refusal(url: &str, words: &[&str]) -> Result<(), String> {
     let start = Instant::now();
     let answer = connect(url, "refused").await;
@@ -57,7 +58,7 @@ async fn refusal(url: &str, words: &[&str]) -> Result<(), String> {
                 return Err(format!("the error has no {missing:?} in it: {text}"));
             }
             if error.is_transient() {
-                return Err(format!("the error is told as transient: {text}"));
+                return Err(format!("the error is transient: {text}"));
             }
             if took > AT_ONCE {
                 return Err(format!("refused after {took:?}: {text}"));
@@ -68,12 +69,12 @@ async fn refusal(url: &str, words: &[&str]) -> Result<(), String> {
     }
 }
 
-/// Whether the word is in the text, in capitals or not.
+/// Whether the text contains the word, in any case.
 fn says(text: &str, word: &str) -> bool {
     text.to_lowercase().contains(&word.to_lowercase())
 }
 
-/// Takes and releases a lock.
+/// Acquires and releases a lock.
 async fn works(locks: &LockManager) -> Result<(), String> {
     let guard = locks.wait("works").timeout(SOON).await;
     let guard = guard.map_err(|error| format!("not granted: {error:?}"))?;
@@ -81,19 +82,19 @@ async fn works(locks: &LockManager) -> Result<(), String> {
     released.map_err(|error| format!("not released: {error:?}"))
 }
 
-/// Makes the tables and closes the manager that made them.
+/// Creates the tables and closes the manager that created them.
 async fn make_tables(db: &Database) {
     let locks = connect(db.url(), "maker").await.expect("it may make them");
     works(&locks).await.expect("it may use them");
     locks.close().await.expect("it closes");
 }
 
-/// Panics with what went wrong, if anything did.
+/// Panics with the failures, if there are any.
 fn assert_none(failed: &[String]) {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// Runs the test on a server that is stopped afterwards, with all of its accounts.
+/// Runs the test on a private server, which is then stopped together with its accounts.
 fn on_private_server<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(Database) -> F) {
     if let Some(server) = Server::start(engine) {
         run_async_on(Database::create_on(server.url()), test);

@@ -1,4 +1,4 @@
-//! The rights that an account needs, each of which may be missing.
+//! The rights that an account needs, and each of them missing.
 
 use std::time::Duration;
 
@@ -13,24 +13,24 @@ use super::{
     SOON, TABLES, assert_none, connect, make_tables, migration, on_private_server, refusal, works,
 };
 
-/// What an account needs on a table.
+/// The rights that an account needs on a table.
 type Rights = [(&'static str, &'static [&'static str]); 3];
 
-/// All that is needed; nothing is ever deleted from `locks`.
+/// All rights that are needed. Rows are never deleted from `locks`.
 pub(crate) const FULL: Rights = [
     ("locks", &["SELECT", "INSERT", "UPDATE"]),
     ("lock_sessions", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("lock_fences", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
 ];
 
-/// An account that may do nothing else in the database.
+/// An account without other rights in the database.
 pub(crate) struct Account {
     pub(crate) name: String,
     pub(crate) url: String,
 }
 
 impl Account {
-    /// Makes one with these rights. The server must be a private one.
+    /// Creates an account with these rights. The server must be a private one.
     pub(crate) async fn create(
         db: &Database,
         name: &str,
@@ -86,7 +86,7 @@ fn each_missing_right_is_named_on_postgres() {
     on_private_server(Engine::Postgres, each_missing_right_is_named);
 }
 
-/// Everything works with exactly these rights, up to the eviction of a dead holder.
+/// With exactly these rights everything works, including the eviction of a dead holder.
 async fn the_documented_rights_suffice(db: Database) {
     make_tables(&db).await;
     let account = Account::create(&db, "clerk", &FULL).await;
@@ -115,7 +115,7 @@ fn the_documented_rights_suffice_on_postgres() {
     on_private_server(Engine::Postgres, the_documented_rights_suffice);
 }
 
-/// The other ways to the same rights: of the database, of the server, through a role.
+/// Other ways to grant these rights: on the database, on the server, through a role.
 async fn rights_count_however_they_are_given(db: Database) {
     make_tables(&db).await;
     let database = db.url().rsplit('/').next().expect("a path");
@@ -172,7 +172,7 @@ fn rights_count_however_they_are_given_on_postgres() {
     on_private_server(Engine::Postgres, rights_count_however_they_are_given);
 }
 
-/// The migrations say in comments what to grant.
+/// The comments of the migrations name the rights.
 #[test]
 fn the_migrations_name_the_rights() {
     for engine in [Engine::MySql, Engine::Postgres] {

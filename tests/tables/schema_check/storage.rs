@@ -1,4 +1,4 @@
-//! Tables whose rows a crash takes back, or whose columns are too narrow.
+//! Tables whose rows a crash removes, or whose columns are too narrow.
 
 use locks_tests::{
     engine::{Database, Engine, run_async},
@@ -12,7 +12,7 @@ use super::{
     says, works,
 };
 
-/// Whether the connect is refused, or a WARN event has these words in it.
+/// Whether the connect is refused, or a WARN event contains these words.
 async fn refused_or_warned(db: &Database, words: &[&str]) -> Result<(), String> {
     let events = Events::keep();
     let before = events.all().len();
@@ -27,7 +27,7 @@ async fn refused_or_warned(db: &Database, words: &[&str]) -> Result<(), String> 
     if warned { Ok(()) } else { Err(refused) }
 }
 
-/// Server crashes empty these tables. Their sessions are then taken for dead.
+/// A server crash empties these tables. Their sessions then appear to be dead.
 #[test]
 fn unlogged_tables_are_refused_or_warned_of() {
     run_async(Engine::Postgres, async |first| {
@@ -45,7 +45,7 @@ fn unlogged_tables_are_refused_or_warned_of() {
     });
 }
 
-/// With `pg_temp` first every connection makes tables of its own.
+/// With `pg_temp` first, every connection creates tables of its own.
 #[test]
 fn temporary_tables_do_not_split_the_locks() {
     run_async(Engine::Postgres, async |db| {
@@ -93,11 +93,11 @@ fn a_narrow_version(engine: Engine) {
     on_private_server(engine, async |db| {
         connect(db.url(), "maker").await.expect("it may make them");
         db.execute(narrow).await;
-        // This account may not widen it.
+        // This account may not alter the column.
         let account = Account::create(&db, "clerk", &FULL).await;
         let refused = refusal(&account.url, &["locks", "version", "BIGINT"]).await;
         refused.expect("the version is too narrow, and cannot be widened");
-        // This one may. It widens it, or says how.
+        // This account may. It alters the column, or the error says how to do it.
         match connect(db.url(), "owner").await {
             Err(error) => assert!(error.to_string().contains("version"), "{error}"),
             Ok(locks) => {

@@ -1,4 +1,4 @@
-//! Accounts that see other rows, or other tables, than the others do.
+//! Accounts that see other rows, or other tables, than the other accounts.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::{
     rights::{Account, FULL},
 };
 
-/// How long an account that sees too little is given to do harm.
+/// How long an account that sees too little is observed.
 const LONG_ENOUGH: Duration = Duration::from_secs(3);
 
 /// Hides rows of the table from the accounts that do not own it.
@@ -29,7 +29,7 @@ fn hide(table: &str, column: &str) -> String {
     )
 }
 
-/// The account is refused, or grants itself nothing. The holder's lock stays its own.
+/// The account is refused, or is granted nothing. The holder keeps its lock.
 async fn does_no_harm(db: &Database, clerk: &Account) -> Result<(), String> {
     let owner = LockManager::builder().task_id("owner");
     let owner = owner.expiry(Expiry::After(Duration::from_secs(30)));
@@ -42,7 +42,7 @@ async fn does_no_harm(db: &Database, clerk: &Account) -> Result<(), String> {
         Err(error) => return Err(format!("another error: {error:?}")),
         Ok(locks) => {
             while start.elapsed() < LONG_ENOUGH {
-                // An error is as good a refusal here as `Timeout`.
+                // Any error is as good as `Timeout` here.
                 let waiting = locks.wait("x").timeout(LONG_ENOUGH / 3);
                 let answer = tokio::time::timeout(SOON, waiting).await;
                 if let Ok(stolen) = answer.map_err(|_| "no answer to wait")? {
@@ -93,7 +93,7 @@ fn row_level_security_does_not_evict_live_sessions() {
     });
 }
 
-/// Two accounts whose `search_path`s differ would each have a lock table of their own.
+/// Two accounts with different `search_path`s would each have a lock table of their own.
 #[test]
 fn a_second_lock_table_in_another_schema_is_told() {
     on_private_server(Engine::Postgres, async |db| {

@@ -1,4 +1,4 @@
-//! What two or more managers do on a database whose defaults are under test.
+//! What two or more managers do on a database with the settings under test.
 
 use std::{
     future::ready,
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::SOON;
 
-/// Every manager takes `x` in turn, over and over, until the time is up. Returns the tokens in
+/// Every manager acquires and releases `x` repeatedly until the time is up. Returns the tokens in
 /// the order in which the lock was held.
 pub(crate) async fn contend(managers: &[LockManager], time: Duration) -> Result<Vec<i64>, String> {
     let end = Instant::now() + time;
@@ -46,8 +46,8 @@ pub(crate) async fn contend(managers: &[LockManager], time: Duration) -> Result<
     Ok(tokens.clone())
 }
 
-/// Every manager takes and releases a lock of its own, over and over, until the time is up. All
-/// of them write the row, and none waits in its queue. Returns how many grants that were.
+/// Every manager acquires and releases its own lock repeatedly until the time is up. All of them
+/// write the row, and none waits in its queue. Returns the number of grants.
 pub(crate) async fn write_side_by_side(
     managers: &[LockManager],
     time: Duration,
@@ -89,8 +89,8 @@ pub(crate) fn in_order(tokens: &[i64]) -> Result<(), String> {
     }
 }
 
-/// Two managers exclude each other, take turns, commit behind the fence and leave nothing.
-/// Says what did not go well.
+/// Two managers exclude each other, take turns, commit behind the fence and leave no entry. Returns
+/// a description of what failed.
 pub(crate) async fn smoke(db: &Database) -> Result<(), String> {
     let in_words = |what: &str, error: &dyn std::fmt::Debug| format!("{what}: {error:?}");
     let mut managers = Vec::new();

@@ -17,10 +17,10 @@ use super::{
     task,
 };
 
-/// Longer than the library lets a transaction be idle before the server ends it.
+/// Longer than the library allows a transaction to be idle before the server ends it.
 const LONGER_THAN_IDLE: Duration = Duration::from_millis(1600);
 
-/// Runs the test on a private server that has these settings.
+/// Runs the test on a private server with these settings.
 fn run_with<F: Future<Output = ()>>(settings: &[&str], test: impl FnOnce(Database) -> F) {
     if let Some(server) = Server::start_with(Engine::MySql, settings) {
         run_async_on(Database::create_on(server.url()), test);
@@ -60,7 +60,7 @@ fn completion_type_chain_does_not_undo_grants() {
 #[test]
 fn completion_type_release_does_not_cost_connections() {
     const RUN: Duration = Duration::from_secs(2);
-    /// Renewals and evictions may open connections in the meantime.
+    /// Renewals and evictions may open connections during the test.
     const FEW: u64 = 8;
     run_with(&["completion_type = 2"], async |db| {
         let relay = Relay::start(db.server_address());
@@ -84,7 +84,8 @@ fn uncommitted_writes_are_not_reported_with_autocommit_off() {
     run_with(&["autocommit = 0"], grants_are_not_undone);
 }
 
-/// Several managers hold locks; others wait for all of them, come and go, and list what is held.
+/// Several managers hold locks. Others wait for all of these locks, connect and disconnect, and
+/// list what is held.
 async fn no_live_session_is_evicted(db: Database) {
     const TASKS: usize = 4;
     const RUN: Duration = Duration::from_secs(4);

@@ -1,5 +1,5 @@
-//! Defaults of servers, roles, files and options that would change what the library's
-//! statements mean, see or keep. The library must not depend on any of them.
+//! Defaults of servers, roles, files and options that would change what the library's statements
+//! mean, see or keep. The library must not depend on any of them.
 
 mod contest;
 mod mariadb;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use locks_core::LockManager;
 
-/// What should happen without delay happens within this, also on a busy machine.
+/// The limit for what happens without delay, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 /// A manager for this task.

@@ -17,15 +17,14 @@ use super::{
     task,
 };
 
-/// Gives connections to this database another default.
+/// Sets a default for connections to this database.
 async fn set(db: &Database, setting: &str) {
     let name = db.url().rsplit('/').next().expect("a path");
     let sql = format!("ALTER DATABASE {name} SET {setting}");
     db.execute(&sql).await;
 }
 
-/// The server writes its log to the disk at the commits that wait for it, and otherwise every
-/// ten seconds.
+/// The server flushes its log at commits that wait for it, and otherwise every ten seconds.
 #[test]
 fn a_crash_after_a_grant_keeps_the_grant() {
     const CRASHES: usize = 3;
@@ -34,7 +33,7 @@ fn a_crash_after_a_grant_keeps_the_grant() {
         return;
     };
     run_async_on(Database::create_on(server.url()), async |db| {
-        // The table is there after the crash.
+        // The table still exists after the crash.
         task(db.url(), "maker")
             .await
             .close()
@@ -55,7 +54,7 @@ fn a_crash_after_a_grant_keeps_the_grant() {
                 held.contains_key(&name),
                 "after crash {crash} {name} is not held, but {held:?}"
             );
-            // Its time-out ends the attempts of a driver that cannot.
+            // The time-out ends the attempts of a driver that cannot connect.
             let released = tokio::time::timeout(SOON, guard.release()).await;
             released.expect("an answer").expect("it was held on");
         }
@@ -65,7 +64,7 @@ fn a_crash_after_a_grant_keeps_the_grant() {
 
 async fn write_under(isolation: &str, db: Database) {
     const RUN: Duration = Duration::from_secs(3);
-    /// Renewals and evictions may open connections in the meantime.
+    /// Renewals and evictions may open connections during the test.
     const FEW: u64 = 8;
     let setting = format!("default_transaction_isolation = '{isolation}'");
     set(&db, &setting).await;
@@ -74,7 +73,7 @@ async fn write_under(isolation: &str, db: Database) {
     let mut managers = Vec::new();
     for id in ["a", "b", "c", "d"] {
         let locks = task(&url, id).await;
-        // With this its connections are open.
+        // Its connections are open before the count starts.
         let guard = locks.acquire(id).await.expect("it is free");
         guard.release().await.expect("it is held");
         managers.push(locks);
@@ -100,8 +99,8 @@ fn repeatable_read_by_default_is_no_reconnect_storm() {
     run_async(Engine::Postgres, |db| write_under("repeatable read", db));
 }
 
-/// Requests are answered as ever while the row is locked by a stranger for longer than the
-/// role's own limits.
+/// A foreign transaction locks the row for longer than the role's own limits. Requests are answered
+/// as usual.
 async fn waits_behind_a_locked_row(setting: &str, db: &Database) -> Result<(), String> {
     let locks = task(db.url(), "a").await;
     let guard = locks.acquire("x").await.expect("it is free");

@@ -1,4 +1,4 @@
-//! Settings that an SQLite file keeps, and those of the options that it is opened with.
+//! Settings stored in an SQLite file, and options of the connection.
 
 use std::{str::FromStr as _, time::Duration};
 
@@ -25,7 +25,7 @@ fn a_file_with_hostile_settings_is_used_as_any_other() {
     });
 }
 
-/// A change of the options that the library is given, by name.
+/// A named change of the connection options.
 type Change = (
     &'static str,
     fn(SqliteConnectOptions) -> SqliteConnectOptions,
@@ -62,7 +62,7 @@ const CHANGES: &[Change] = &[
     }),
 ];
 
-/// One manager has the options, the other one has none.
+/// One manager has the changed options, the other the default ones.
 async fn contend_with(url: &str, change: &Change) -> Result<(), String> {
     let options = SqliteConnectOptions::from_str(url).expect("a URL");
     let builder = LockManager::builder().task_id("changed");

@@ -1,4 +1,4 @@
-//! Names that the connection's or the column's character set does not have.
+//! Names with characters that are missing in the connection's or the column's character set.
 
 use std::str::FromStr as _;
 
@@ -12,7 +12,7 @@ use sqlx::mysql::MySqlConnectOptions;
 
 use super::task;
 
-/// Both managers see the same name, and the row has it as it is written.
+/// Both managers see one name, and the row contains it unchanged.
 async fn exclude_each_other(db: &Database, a: &LockManager, b: &LockManager, name: &str) {
     let guard = a.acquire(name).await.expect("it is free");
     let row = LocksRow::read(db, "platform").await.expect("it is there");
@@ -56,7 +56,7 @@ fn a_charset_in_connect_options_does_not_split_a_name() {
     });
 }
 
-/// What the row cannot keep is refused. What is granted is in the row as it was asked for.
+/// A name that the row cannot store is refused. A granted name is in the row unchanged.
 async fn is_kept_or_refused(db: &Database, locks: locks_core::Result<LockManager>) {
     const NAME: &str = "app_task_📦";
     let Ok(locks) = locks else { return };
@@ -101,7 +101,7 @@ fn a_utf8mb3_column_without_strict_mode_stores_no_question_marks() {
     });
 }
 
-/// The task id is also in the session's row, by which a supervisor finds it.
+/// The task id is also in the session's row, where a supervisor finds it.
 #[test]
 fn a_task_id_without_strict_mode_is_found_as_it_is_written() {
     run_without_strict_mode(async |db| {
