@@ -8,12 +8,12 @@ use crate::{
     wait,
 };
 
-/// How often [`most_waiting`] looks.
+/// How often [`most_waiting`] reads.
 const LOOK: Duration = Duration::from_millis(100);
 /// A statement that does not wait takes less.
 const LONG_MS: f64 = 200.0;
 
-/// A transaction past the library that keeps rows locked until it is told to end.
+/// A transaction of the test's own that keeps rows locked until it is ended.
 #[derive(Debug)]
 pub struct RowLock(Plain);
 
@@ -44,11 +44,11 @@ impl RowLock {
     }
 }
 
-/// How many server processes or threads wait for a lock in this database.
+/// The number of server processes or threads that wait for a lock in this database.
 ///
-/// MariaDB and MySQL do not say it: `innodb_trx` is a copy that is not renewed while two
-/// connections read it more often than every 0.1 s. There a statement waits if it has run for
-/// longer than a statement of these tests takes.
+/// MariaDB and MySQL do not report it: `innodb_trx` is a copy that is not renewed while two
+/// connections read it more often than every 0.1 s. There, a statement counts as waiting if it has
+/// run for longer than a statement of these tests takes.
 pub async fn waiting(conn: &mut Plain, engine: Engine) -> u64 {
     let sql = match engine {
         Engine::Sqlite => panic!("SQLite has no server"),
@@ -81,7 +81,7 @@ fn runs_long(row: &Record) -> bool {
     time.is_some_and(|time| time >= least)
 }
 
-/// Waits until so many wait for a lock.
+/// Waits until this many statements wait for a lock.
 pub async fn wait_until_waiting(db: &Database, least: u64, limit: Duration) {
     let mut conn = db.connect().await;
     let what = format!("{least} backends wait for a lock");
@@ -91,7 +91,7 @@ pub async fn wait_until_waiting(db: &Database, least: u64, limit: Duration) {
     .await;
 }
 
-/// The most that waited for a lock at one moment of this time.
+/// The largest number of statements that waited for a lock at one moment of this time.
 pub async fn most_waiting(db: &Database, time: Duration) -> u64 {
     let mut conn = db.connect().await;
     let start = Instant::now();

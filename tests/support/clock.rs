@@ -1,4 +1,4 @@
-//! One clock for all processes of the machine.
+//! A clock shared by all processes of the machine.
 
 use std::time::Duration;
 

@@ -15,12 +15,12 @@ use crate::{
     wait,
 };
 
-/// How many nodes a cluster has.
+/// The number of nodes of a cluster.
 pub const NODES: usize = 3;
 
 /// Where Debian's package `galera-4` installs the provider.
 const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
-/// The longest time after which a node has applied what another node committed.
+/// The longest time until a node has applied what another node committed.
 const APPLIED: Duration = Duration::from_secs(20);
 
 /// A running cluster; its nodes are killed, and their data deleted, when it is dropped.
@@ -46,7 +46,7 @@ impl Cluster {
             return None;
         }
         let first = Server::start_node(None);
-        // One after the other: nodes that join at the same time wait for each other for longer.
+        // One after the other: nodes that join at one time wait for each other for longer.
         let second = Server::start_node(Some(&first));
         let third = Server::start_node(Some(&first));
         Some(Self {
@@ -54,7 +54,7 @@ impl Cluster {
         })
     }
 
-    /// The cluster that all tests of this process share. It ends with its last user.
+    /// The cluster that all tests of this process share. Its last user ends it.
     pub fn shared() -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +71,7 @@ impl Cluster {
         self.nodes[node].url()
     }
 
-    /// A new, empty database, which every node has. Its own URL is that of node 0.
+    /// A new, empty database, which exists on every node. Its own URL is that of node 0.
     pub fn create_database(&self) -> Database {
         let db = Database::create_on(self.url(0));
         wait::block_on_thread(self.wait_until_applied());

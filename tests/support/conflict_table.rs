@@ -1,8 +1,8 @@
-//! The original's conflict table, written out once more.
+//! The original's conflict table, written a second time.
 //!
-//! It is deliberately not the library's: the oracle and the foreign client judge by it.
+//! It deliberately does not use the library's: the oracle and the foreign client judge by it.
 
-/// The names of which every ordered pair is tried.
+/// The names of which every ordered pair is tested.
 pub const NAMES: [&str; 10] = [
     "box_update",
     "box_update_task",
@@ -16,8 +16,7 @@ pub const NAMES: [&str; 10] = [
     "other",
 ];
 
-/// Whether `asked` is refused while `held` is held. It has a direction: the other way round may
-/// be allowed.
+/// Whether `asked` is refused while `held` is held. The relation is not symmetric.
 pub fn refused_while(asked: &str, held: &str) -> bool {
     if asked == held {
         return true;
@@ -35,7 +34,7 @@ pub fn refused_while(asked: &str, held: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Row: asked for; column: held; `x`: refused. In the order of `NAMES`.
+    /// Row: requested; column: held; `x`: refused. In the order of `NAMES`.
     const DRAWN: [&str; 10] = [
         "x.xxxx....", // box_update
         ".x....xx..", // box_update_task

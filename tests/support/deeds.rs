@@ -1,8 +1,8 @@
-//! What must not happen unless a lock is held: deeds, written in fenced transactions.
+//! Writes that are allowed only while a lock is held, in fenced transactions.
 //!
-//! Each notes what it saw of the earlier ones that it conflicts with. If one of those was
-//! committed after the next lock was granted, somebody did not see it; and nobody may see a
-//! later one. So the table itself tells, whatever the processes believed.
+//! Each write records how many earlier conflicting writes it saw. If an earlier write was committed
+//! after the next lock was granted, the next write did not see it; and no write may see a later
+//! one. So the table itself shows violations, whatever the processes believed.
 
 use std::{
     fs::{File, OpenOptions},
@@ -22,28 +22,28 @@ use crate::{
     journal::{Journal, Tx},
 };
 
-/// How long a worker waits for a connection of its own.
+/// How long a worker waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Something done under one grant, in one transaction.
+/// One write under one grant, in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deed {
     names: Vec<String>,
     token: i64,
-    /// Tells it from others of its grant.
+    /// Distinguishes the writes of one grant.
     number: u64,
 }
 
-/// A worker's way to the table.
+/// A worker's access to the table.
 #[derive(Debug)]
 pub struct Deeds(Journal);
 
-/// Counts what happened to all workers together, also to those that were killed later.
+/// Counts events of all workers, including those that are killed later.
 #[derive(Debug)]
 pub struct Tally(File);
 
 impl Deed {
-    /// A new one.
+    /// A new write.
     pub fn new(names: &[&str], token: i64) -> Self {
         let names = names.iter().map(ToString::to_string).collect();
         let number = fastrand::u64(..);
@@ -54,8 +54,8 @@ impl Deed {
         }
     }
 
-    /// Whether it must have ended before `later` began: it came first, and `later` was refused
-    /// while it held its locks.
+    /// Whether this write must be committed before `later` begins: its token is smaller, and
+    /// `later`'s lock was refused while its own was held.
     fn precedes(&self, later: &Self) -> bool {
         self.token < later.token
             && later
@@ -81,13 +81,13 @@ impl Deed {
 }
 
 impl Deeds {
-    /// Makes the table.
+    /// Creates the table.
     pub async fn create(db: &Database) {
         db.execute("CREATE TABLE deeds (deed VARCHAR(120) NOT NULL, seen INTEGER NOT NULL)")
             .await;
     }
 
-    /// Opens no connection yet: they come when they are needed.
+    /// Opens no connection: the pool opens them when they are needed.
     pub fn open(url: &str) -> Self {
         const SIZE: u32 = 2;
         Self(match Engine::of_url(url) {
@@ -111,7 +111,7 @@ impl Deeds {
         })
     }
 
-    /// Begins a transaction with this deed in it, and what it saw.
+    /// Begins a transaction, inserts the write, and records the earlier writes that it saw.
     pub async fn begin(&self, deed: &Deed) -> sqlx::Result<Tx> {
         let mut tx = self.0.begin().await?;
         let earlier = tx.texts("SELECT deed FROM deeds").await?;
@@ -123,7 +123,7 @@ impl Deeds {
                 later.push(other);
             }
         }
-        // A holder that is too late; the fence must stop it.
+        // A former holder, which the fence must stop.
         let text = deed.text();
         let late = if later.is_empty() { "" } else { " late" };
         tx.execute(&format!(
@@ -133,7 +133,7 @@ impl Deeds {
         Ok(tx)
     }
 
-    /// How many there are; panics if one of them was done without its lock.
+    /// Returns the number of writes. Panics if one of them was made without its lock.
     pub async fn judge(db: &Database) -> usize {
         let mut conn = db.connect().await;
         let rows = conn
@@ -160,7 +160,7 @@ impl Deeds {
             assert_eq!(
                 before.len(),
                 *seen,
-                "of those before {deed:?}, so many were there in time; all: {before:#?}"
+                "the earlier writes that {deed:?} saw; all earlier writes: {before:#?}"
             );
         }
         deeds.len()
@@ -168,7 +168,7 @@ impl Deeds {
 }
 
 impl Tally {
-    /// That of this directory.
+    /// The counts of this directory.
     pub fn open(directory: &Path) -> Self {
         let file = OpenOptions::new()
             .create(true)
@@ -177,15 +177,15 @@ impl Tally {
         Self(file.expect("the directory is there"))
     }
 
-    /// Counts it once more.
+    /// Adds one to a count.
     pub fn count(&mut self, what: &str) {
-        // In one write, so that what others count does not get into it.
+        // In one write call, so that other processes' lines do not split it.
         self.0
             .write_all(format!("{what}\n").as_bytes())
             .expect("the disk has room");
     }
 
-    /// How often what was counted.
+    /// The counts by event.
     pub fn read(directory: &Path) -> std::collections::BTreeMap<String, usize> {
         let text = std::fs::read_to_string(Self::path(directory)).unwrap_or_default();
         let mut counts = std::collections::BTreeMap::new();
@@ -215,7 +215,7 @@ mod tests {
         let deeds = Deeds::open(db.url());
         commit(&deeds, &Deed::new(&["box_update"], 5)).await;
         commit(&deeds, &Deed::new(&["app_task_1", "x"], 7)).await;
-        // It may be there beside an update that came first.
+        // It may coexist with an update of an earlier token.
         commit(&deeds, &Deed::new(&["app_backup_1"], 6)).await;
         commit(&deeds, &Deed::new(&["box_update"], 5)).await;
         let judged = tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The three engines, and a database of its own for every test.
+//! The three engines, and a database for each test.
 
 use std::{
     env, fmt,
@@ -17,13 +17,13 @@ use url::Url;
 
 use crate::{hostile, plain::Plain, wait};
 
-/// No test takes longer, unless it hangs.
+/// The limit for a test; a longer one hangs.
 const TEST_LIMIT: Duration = Duration::from_mins(3);
 
 /// A kind of database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Engine {
-    /// A file; always there.
+    /// A file; always available.
     Sqlite,
     /// MySQL or MariaDB, at `LOCKS_TEST_MYSQL_URL`.
     MySql,
@@ -31,7 +31,7 @@ pub enum Engine {
     Postgres,
 }
 
-/// A database that belongs to one test and goes when it is dropped.
+/// A database that belongs to one test and is deleted when it is dropped.
 #[derive(Debug)]
 pub struct Database {
     engine: Engine,
@@ -41,7 +41,7 @@ pub struct Database {
 
 #[derive(Debug)]
 enum Home {
-    // Held for its drop only.
+    // Kept for its drop only.
     Directory(#[expect(dead_code)] TempDir),
     Server { admin: String, name: String },
 }
@@ -50,7 +50,7 @@ impl Engine {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Sqlite, Self::MySql, Self::Postgres];
 
-    /// The engine that a URL means.
+    /// The engine of a URL.
     pub fn of_url(url: &str) -> Self {
         match url.split(':').next() {
             Some("sqlite") => Self::Sqlite,
@@ -60,7 +60,7 @@ impl Engine {
         }
     }
 
-    /// The variable that holds the URL of the server for the tests.
+    /// The variable with the URL of the test server.
     pub fn variable(self) -> Option<&'static str> {
         match self {
             Self::Sqlite => None,
@@ -69,8 +69,8 @@ impl Engine {
         }
     }
 
-    /// Whether tests can run on it. If not, says so once, past libtest's capture, or fails if
-    /// no engine may be left out (`LOCKS_TEST_ALL_ENGINES=1`).
+    /// Whether tests can run on this engine. If not, prints a note once, past libtest's capture, or
+    /// panics if no engine may be left out (`LOCKS_TEST_ALL_ENGINES=1`).
     pub fn is_there(self) -> bool {
         static TOLD: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
         let Some(variable) = self.variable() else {
@@ -108,19 +108,19 @@ impl fmt::Display for Engine {
     }
 }
 
-/// Says something about the test run itself, past libtest's capture.
+/// Prints a note about the test run, past libtest's capture.
 pub fn note(text: &str) {
-    // In one piece, or it mixes with what libtest prints on other threads.
+    // In one write, because libtest prints on other threads.
     let _ = std::io::stderr().write_all(format!("\nnote: {text}\n").as_bytes());
 }
 
-/// Whether a test that cannot run must fail rather than pass with a note.
+/// Whether a test that cannot run must fail instead of passing with a note.
 pub fn all_engines_wanted() -> bool {
     env::var_os("LOCKS_TEST_ALL_ENGINES").is_some_and(|value| value == "1")
 }
 
 impl Database {
-    /// A new, empty one: a file in a directory of its own, or a database on the test server.
+    /// A new, empty database: a file in a directory of its own, or a database on the test server.
     pub fn create(engine: Engine) -> Self {
         if engine == Engine::Sqlite {
             let directory = tempfile::Builder::new()
@@ -128,7 +128,7 @@ impl Database {
                 .tempdir()
                 .expect("a directory");
             let path = directory.path().join("locks.db");
-            // Connecting creates the file, as it does for whoever uses the library.
+            // Connecting creates the file, as it does for users of the library.
             let url = format!("sqlite://{}?mode=rwc", path.display());
             if hostile::is_wanted() {
                 hostile::make_file(&url);
@@ -142,7 +142,7 @@ impl Database {
         Self::create_on(&engine.admin_url())
     }
 
-    /// A new, empty one on the server at this URL, whose account may create databases.
+    /// A new, empty database on the server at this URL, whose account may create databases.
     pub fn create_on(admin: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let engine = Engine::of_url(admin);
@@ -155,7 +155,7 @@ impl Database {
         let sql = match engine {
             Engine::Sqlite => panic!("SQLite has no server"),
             Engine::MySql => format!("CREATE DATABASE {name}"),
-            // template0, because nobody can be connected to it, which would be an error.
+            // template0, because it accepts no connections; an open connection would be an error.
             Engine::Postgres => format!("CREATE DATABASE {name} TEMPLATE template0"),
         };
         wait::block_on_thread(async {
@@ -177,17 +177,17 @@ impl Database {
         }
     }
 
-    /// Its engine.
+    /// The engine.
     pub fn engine(&self) -> Engine {
         self.engine
     }
 
-    /// Its URL, with everything in it that a client needs.
+    /// The URL, complete for any client.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The same database, reached at another address: through a relay.
+    /// The URL of this database at another address, as through a relay.
     pub fn url_via(&self, address: SocketAddr) -> String {
         let mut url = Url::parse(&self.url).expect("a URL");
         url.set_ip_host(address.ip()).expect("a server has a host");
@@ -196,14 +196,14 @@ impl Database {
         url.into()
     }
 
-    /// The same database with another account or path or parameter.
+    /// The URL of this database with another account, path or parameter.
     pub fn url_with(&self, change: impl FnOnce(&mut Url)) -> String {
         let mut url = Url::parse(&self.url).expect("a URL");
         change(&mut url);
         url.into()
     }
 
-    /// Where its server listens.
+    /// The address of the server.
     pub fn server_address(&self) -> SocketAddr {
         assert_ne!(self.engine, Engine::Sqlite, "SQLite has no server");
         let url = Url::parse(&self.url).expect("a URL");
@@ -223,7 +223,7 @@ impl Database {
             .expect("the test's own database answers")
     }
 
-    /// Executes the statements on a connection for just that.
+    /// Executes the statements on a new connection.
     pub async fn execute(&self, sql: &str) -> u64 {
         let mut conn = self.connect().await;
         let affected = conn
@@ -241,11 +241,11 @@ impl Drop for Database {
             return;
         };
         let sql = match self.engine {
-            // What a failed test left open must not hold this up.
+            // What a failed test left open must not block this.
             Engine::MySql => format!("SET lock_wait_timeout = 5; DROP DATABASE IF EXISTS {name}"),
             _ => format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
         };
-        // A server that was stopped takes the database with it; there is nobody to tell.
+        // If the server was stopped, the database is gone, and an error does not matter.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             wait::block_on_thread(async {
                 let drop_it = async {
@@ -259,7 +259,8 @@ impl Drop for Database {
     }
 }
 
-/// Runs an asynchronous test, if its engine is there; for [`on_every_engine!`](crate::on_every_engine).
+/// Runs an asynchronous test, if its engine is available; for
+/// [`on_every_engine!`](crate::on_every_engine).
 pub fn run_async<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(Database) -> F) {
     if engine.is_there() {
         run_async_on(Database::create(engine), test);
@@ -280,14 +281,15 @@ pub fn run_async_on<F: Future<Output = ()>>(database: Database, test: impl FnOnc
                 .unwrap_or_else(|_| panic!("the test hangs: not done after {TEST_LIMIT:?}"));
         });
     }));
-    // A task of a failed test may block for ever.
+    // A task of a failed test may block forever.
     runtime.shutdown_background();
     if let Err(panic) = outcome {
         resume_unwind(panic);
     }
 }
 
-/// Runs a synchronous test, if its engine is there; for [`on_every_engine!`](crate::on_every_engine).
+/// Runs a synchronous test, if its engine is available; for
+/// [`on_every_engine!`](crate::on_every_engine).
 pub fn run_sync(engine: Engine, test: impl FnOnce(Database) + Send + 'static) {
     if !engine.is_there() {
         return;
@@ -298,7 +300,7 @@ pub fn run_sync(engine: Engine, test: impl FnOnce(Database) + Send + 'static) {
     let test = std::thread::Builder::new()
         .name(name.unwrap_or_default())
         .spawn(move || {
-            // Hangs up when the test returns, and when it panics.
+            // Disconnected when the test returns, and when it panics.
             let _done = done;
             test(database);
         })
@@ -312,7 +314,7 @@ pub fn run_sync(engine: Engine, test: impl FnOnce(Database) + Send + 'static) {
 }
 
 /// Makes a `#[test]` on every engine, in the modules `sqlite`, `mysql` and `postgres`, of each
-/// function from a [`Database`] that is named. Those of `servers:` are left out on SQLite.
+/// named function from a [`Database`]. With `servers:`, SQLite is left out.
 ///
 /// ```text
 /// on_every_engine!(async a_held_lock_is_busy, sync the_last_drop_flushes);

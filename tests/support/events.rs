@@ -1,4 +1,4 @@
-//! What is told through `tracing` in this process, kept for the tests to look at.
+//! The `tracing` events of this process, kept for the tests.
 
 use std::{
     cell::RefCell,
@@ -19,9 +19,9 @@ use tracing::{
 /// An event, with the fields of the spans it happened in.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// How important it is.
+    /// Its level.
     pub level: Level,
-    /// Its fields as text, without quotation marks around them; the text is `message`.
+    /// The fields as text, without quotation marks. The message is the field `message`.
     pub fields: BTreeMap<String, String>,
 }
 
@@ -43,9 +43,9 @@ thread_local! {
 }
 
 impl Events {
-    /// Keeps what every thread of this process is told from now on. A library under test talks
-    /// on threads of its own, so there is one collection for all tests; they tell theirs by
-    /// its fields.
+    /// Keeps the events of every thread of this process from now on. The library emits events on
+    /// threads of its own, so there is one collection for all tests; each test finds its events by
+    /// their fields.
     pub fn keep() -> &'static Self {
         static EVENTS: OnceLock<&'static Events> = OnceLock::new();
         EVENTS.get_or_init(|| {
@@ -55,17 +55,17 @@ impl Events {
                 spans: Mutex::default(),
                 last: AtomicU64::new(0),
             };
-            tracing::subscriber::set_global_default(keeper).expect("nobody else listens");
+            tracing::subscriber::set_global_default(keeper).expect("no other subscriber is set");
             events
         })
     }
 
-    /// Everything so far.
+    /// All events so far.
     pub fn all(&self) -> Vec<Event> {
         locked(&self.kept).clone()
     }
 
-    /// Those that have this field with this value.
+    /// The events with this value of this field.
     pub fn with(&self, field: &str, value: &str) -> Vec<Event> {
         let kept = locked(&self.kept);
         let fits = |event: &&Event| event.get(field) == Some(value);

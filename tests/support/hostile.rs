@@ -1,4 +1,4 @@
-//! Defaults of databases that the library must not depend on, and what the tests' own
+//! Defaults of databases that the library must not depend on, and the settings that the tests' own
 //! statements depend on.
 
 use std::{env, fs};
@@ -7,7 +7,7 @@ use sqlx::{Executor, pool::PoolOptions};
 
 use crate::{engine::Engine, plain::Plain, wait};
 
-/// Whether all databases of this run have hostile defaults: the servers' are set by `tests/run`.
+/// Whether all databases of this run have hostile defaults. `tests/run` sets those of the servers.
 pub fn is_wanted() -> bool {
     env::var_os("LOCKS_TEST_HOSTILE").is_some_and(|value| value == "1")
 }
@@ -20,7 +20,7 @@ pub fn settings(file: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Makes an SQLite file whose own settings differ from what the library would choose.
+/// Creates an SQLite file whose settings differ from the library's choices.
 pub fn make_file(url: &str) {
     const SETTINGS: &str = "PRAGMA encoding = 'UTF-16be'; PRAGMA page_size = 512; \
                             PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = DELETE; \
@@ -33,7 +33,7 @@ pub fn make_file(url: &str) {
     });
 }
 
-/// The statement that gives a connection the settings that the tests' own statements rely on.
+/// The statement that gives a connection the settings that the tests' own statements depend on.
 ///
 /// The servers of `tests/hostile` have other defaults, which are meant for the library.
 pub const fn own_settings(engine: Engine) -> &'static str {

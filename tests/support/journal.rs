@@ -6,7 +6,7 @@ use sqlx::{
 
 use crate::{engine::Engine, hostile::pool_options};
 
-/// The table `journal`, through a pool as applications have it.
+/// The table `journal`, through a pool, as applications use it.
 #[derive(Debug, Clone)]
 pub enum Journal {
     /// In a file.
@@ -28,8 +28,8 @@ pub enum Tx {
     Postgres(Transaction<'static, Postgres>),
 }
 
-/// Does the same with the variant's content, whatever the engine:
-/// `on_engine!(Tx, tx, tx => guard.commit(tx).await)`.
+/// Evaluates the expression with the variant's content, for any engine: `on_engine!(Tx, tx, tx =>
+/// guard.commit(tx).await)`.
 #[macro_export]
 macro_rules! on_engine {
     ($enum:ident, $value:expr, $name:pat => $body:expr) => {
@@ -42,7 +42,7 @@ macro_rules! on_engine {
 }
 
 impl Journal {
-    /// Opens a pool, and makes the table if it is not there.
+    /// Opens a pool, and creates the table if it does not exist.
     pub async fn open(url: &str) -> Self {
         let this = Self::open_existing(url).await;
         let sql = "CREATE TABLE IF NOT EXISTS journal (entry VARCHAR(200) NOT NULL)";
@@ -52,7 +52,7 @@ impl Journal {
         this
     }
 
-    /// Opens a pool on a table that is there.
+    /// Opens a pool on an existing table.
     pub async fn open_existing(url: &str) -> Self {
         const SIZE: u32 = 4;
         let engine = Engine::of_url(url);
@@ -73,7 +73,7 @@ impl Journal {
         connected.expect("the database answers")
     }
 
-    /// Begins a transaction; on SQLite one that writes from the start, as it must.
+    /// Begins a transaction; on SQLite a write transaction, which is required there.
     pub async fn begin(&self) -> sqlx::Result<Tx> {
         Ok(match self {
             Self::Sqlite(pool) => Tx::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
@@ -82,14 +82,14 @@ impl Journal {
         })
     }
 
-    /// Begins one and writes this entry in it.
+    /// Begins a transaction and inserts this entry.
     pub async fn begin_entry(&self, entry: &str) -> sqlx::Result<Tx> {
         let mut tx = self.begin().await?;
         tx.enter(entry).await?;
         Ok(tx)
     }
 
-    /// What was committed, sorted.
+    /// The committed entries, sorted.
     pub async fn entries(&self) -> Vec<String> {
         const SQL: &str = "SELECT entry FROM journal";
         let mut entries: Vec<String> = on_engine!(Self, self, pool => {
@@ -107,7 +107,7 @@ impl Journal {
 }
 
 impl Tx {
-    /// Writes an entry.
+    /// Inserts an entry.
     pub async fn enter(&mut self, entry: &str) -> sqlx::Result<()> {
         self.execute(&format!("INSERT INTO journal VALUES ('{entry}')"))
             .await
@@ -119,7 +119,7 @@ impl Tx {
         on_engine!(Self, self, tx => sqlx::query(sql).execute(&mut **tx).await.map(drop))
     }
 
-    /// The first column of what a query finds.
+    /// The first column of a query's result.
     pub async fn texts(&mut self, sql: &str) -> sqlx::Result<Vec<String>> {
         let sql = AssertSqlSafe(sql.to_owned());
         on_engine!(Self, self, tx => {
@@ -128,7 +128,7 @@ impl Tx {
         })
     }
 
-    /// Commits it, with no fence.
+    /// Commits without a fence.
     pub async fn commit(self) -> sqlx::Result<()> {
         on_engine!(Self, self, tx => tx.commit().await)
     }

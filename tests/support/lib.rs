@@ -1,11 +1,9 @@
-//! What the tests share: databases of their own, private servers, a relay that loses
-//! connections, worker processes, and an oracle and a foreign client that know nothing of the
-//! library.
+//! Shared code of the tests: databases, private servers, a relay that loses connections, worker
+//! processes, and an oracle and a foreign client that are independent of the library.
 //!
-//! Nothing in here but the `peer` binary uses `locks-core`: what judges the library must not
-//! be fooled by it.
+//! Only the `peer` binary uses `locks-core`: code that judges the library must not depend on it.
 
-// A test that fails panics, and what it returns is looked at.
+// A failed test panics, and its return values are used.
 #![allow(
     clippy::missing_panics_doc,
     clippy::missing_errors_doc,

@@ -1,21 +1,21 @@
-//! The judge of exclusion among processes. It knows the conflict table and nothing of the
-//! library's tables.
+//! Judges exclusion among processes. It knows the conflict table and nothing of the library's
+//! tables.
 //!
 //! ```text
 //! asking()  ─▶  the library's acquire  ─▶  enter()  …work…  leave()  ─▶  the library's release
 //!    └─ before it asks                       └─ after the grant  └─ before the release
 //! ```
 //!
-//! Whoever is inside holds its locks for sure, so two inside whose names forbid each other both
-//! ways are a violation. The table has a direction, though: an `app_backup_*` may start while
-//! `box_update` is held, not the other way round, and who came in first is not always who was
-//! granted first. One that was inside already *before the other asked* was certainly held while
-//! it was asked for. Between asking and entering the order is known only to the grants: their
-//! fencing tokens tell, if both sides have one. So there are no false alarms, and whatever can
-//! be known from outside is caught.
+//! A process that is inside certainly holds its locks, so two processes inside whose names exclude
+//! each other in both directions are a violation. The table is not symmetric, though: an
+//! `app_backup_*` may start while `box_update` is held, but not the other way round, and the
+//! process that entered first was not always granted first. A process that was inside *before the
+//! other one asked* certainly held its locks during that request. Between asking and entering, only
+//! the fencing tokens show the order, if both sides have one. So there are no false alarms, and
+//! every violation that is visible from outside is reported.
 //!
-//! All that happens is appended to one ledger file, under `flock`, which the kernel takes back
-//! from a process that dies.
+//! Everything is appended to one ledger file, under `flock`, which the kernel releases when a
+//! process dies.
 
 use std::{
     collections::BTreeMap,
@@ -29,12 +29,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::conflict_table::refused_while;
 
-/// One process's view of the judge; all views of a directory are of the same one.
+/// One process's view of the oracle. All views of a directory share one ledger.
 #[derive(Debug)]
 pub struct Oracle {
     directory: PathBuf,
     ledger: File,
-    /// What the ledger says, as far as this view has read it.
+    /// The content of the ledger, as far as this view has read it.
     inside: BTreeMap<String, Entry>,
     left: BTreeMap<String, Departure>,
     grants: u64,
@@ -82,7 +82,7 @@ enum Line {
 }
 
 impl Oracle {
-    /// The judge that sits in this directory, which must exist.
+    /// The oracle in this directory, which must exist.
     pub fn open(directory: impl AsRef<Path>) -> Self {
         let directory = directory.as_ref().to_owned();
         let ledger = OpenOptions::new()
@@ -102,14 +102,14 @@ impl Oracle {
         }
     }
 
-    /// To be called before locks are asked for, each time.
+    /// To be called before each request.
     pub fn asking(&self) -> Moment {
         Moment(self.ledger.metadata().expect("the ledger is there").len())
     }
 
-    /// To be called when they are granted: all names of one grant, by whom (a task or process),
-    /// and its fencing token, if there is one. Fails, and writes it down, if somebody is inside
-    /// who must not be.
+    /// To be called after the grant, with all names of the grant, its holder (a task or process),
+    /// and its fencing token, if there is one. Fails, and records the violation, if a process that
+    /// must not be inside is inside.
     pub fn enter(
         &mut self,
         names: &[&str],
@@ -138,7 +138,7 @@ impl Oracle {
         })
     }
 
-    /// To be called before they are released.
+    /// To be called before the release.
     pub fn leave(&mut self, names: &[&str], who: &str) -> Result<(), Violation> {
         self.locked(|oracle| {
             let stranger = |name: &&&str| oracle.inside.get(**name).is_none_or(|e| e.who != who);
@@ -158,7 +158,7 @@ impl Oracle {
         })
     }
 
-    /// To be called for a process that was killed, once it is dead.
+    /// To be called for a killed process, once it is dead.
     pub fn gone(&mut self, who: &str) {
         self.locked(|oracle| {
             oracle.append(&Line::Gone {
@@ -167,12 +167,12 @@ impl Oracle {
         });
     }
 
-    /// How many grants have entered so far.
+    /// The number of grants so far.
     pub fn grants(&mut self) -> u64 {
         self.locked(|oracle| oracle.grants)
     }
 
-    /// The names inside now, and whose they are.
+    /// The names inside now, and their holders.
     pub fn inside(&mut self) -> BTreeMap<String, String> {
         self.locked(|oracle| {
             oracle
@@ -199,7 +199,7 @@ impl Oracle {
         );
     }
 
-    /// Brings this view up to date and does something, while no other process can.
+    /// Brings this view up to date and runs the function, excluding other processes.
     fn locked<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
         flock(&self.ledger, FlockOperation::LockExclusive).expect("flock works here");
         self.catch_up();
@@ -221,7 +221,7 @@ impl Oracle {
             let at = Moment(self.read);
             self.read += line.len() as u64;
             // A process that was killed while it wrote leaves a line without an end, or a whole
-            // one; the next process ends it.
+            // one; the next process ends the line.
             if let Ok(line) = serde_json::from_str(line) {
                 self.apply(line, at);
             }
@@ -279,7 +279,7 @@ impl Oracle {
     }
 }
 
-/// Whether `name`, which enters now, and `held`, which is inside, must not be.
+/// Whether `name`, which enters now, and `held`, which is inside, exclude each other.
 fn forbidden(
     name: &str,
     who: &str,
@@ -303,7 +303,7 @@ fn forbidden(
                 .then(|| says("was granted while there was"))
                 .flatten()
         }
-        // It came in second and may be the one that was there first.
+        // It came second, and may have been granted first.
         (false, true) => tokens
             .is_some_and(|(new, old)| new < old)
             .then(|| says("was there before"))
@@ -312,8 +312,8 @@ fn forbidden(
     }
 }
 
-/// Whether a token is not larger than that of a conflicting grant which had ended before this
-/// one was asked for.
+/// Whether a token is not larger than that of a conflicting grant that had ended before this one
+/// was requested.
 fn backwards(
     name: &str,
     who: &str,
@@ -341,7 +341,7 @@ mod tests {
         (directory, a, b)
     }
 
-    /// Enters as one that asks at this very moment.
+    /// Enters as a process that asks at this moment.
     fn enter(oracle: &mut Oracle, name: &str, who: &str) -> Result<(), Violation> {
         let asked = oracle.asking();
         oracle.enter(&[name], who, None, asked)
@@ -396,7 +396,7 @@ mod tests {
     fn whoever_enters_second_may_have_been_granted_first() {
         let (_directory, mut a, mut b) = court();
         let asked = b.asking();
-        // Meanwhile the update was granted, then the backup, which enters first.
+        // In between, the update was granted, then the backup, which enters first.
         enter(&mut a, "app_backup_1", "a").unwrap();
         b.enter(&["box_update"], "b", None, asked).unwrap();
         a.assert_clean();

@@ -8,40 +8,40 @@ use crate::conflict_table::refused_while;
 
 /// The pause of the original after a version conflict.
 pub const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
-/// The pause of the original between two looks of `wait`.
+/// The pause of the original between two attempts of `wait`.
 pub const WAIT_PAUSE: Duration = Duration::from_secs(10);
 
-/// What `dataJson` says: lock name and task id.
+/// The content of `dataJson`: lock names and task ids.
 pub type Held = BTreeMap<String, String>;
 
-/// Why the original did not do it.
+/// Why a call of the original failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginalError {
     /// The conflict table forbids it.
     #[error("{asked} is refused: {held} is held by {by}")]
     Refused {
-        /// The lock that was asked for.
+        /// The requested lock.
         asked: String,
-        /// The lock in its way.
+        /// The conflicting lock.
         held: String,
-        /// Who holds that.
+        /// The holder of the conflicting lock.
         by: String,
     },
-    /// Nobody holds it.
+    /// The lock is not held.
     #[error("{0} was never acquired")]
     NeverAcquired(String),
-    /// Another task holds it.
+    /// Another task holds the lock.
     #[error("attempted to release {name} acquired by {by}")]
     HeldByOther {
         /// The lock.
         name: String,
-        /// Who holds it.
+        /// The holder of the lock.
         by: String,
     },
-    /// There is no row: the original crashes.
+    /// The row does not exist: the original crashes.
     #[error("the row is missing")]
     NoRow,
-    /// The database did not do it.
+    /// The database reported an error.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -51,13 +51,13 @@ pub enum OriginalError {
 pub struct Original {
     conn: MySqlConnection,
     task_id: String,
-    /// Its pauses, which tests may shorten.
+    /// The pauses, which tests may shorten.
     conflict_pause: Duration,
     wait_pause: Duration,
 }
 
 impl Original {
-    /// Connects and says who it is (`setTaskId`).
+    /// Connects with a task id (`setTaskId`).
     pub async fn connect(url: &str, task_id: &str) -> sqlx::Result<Self> {
         let conn = MySqlConnection::connect(url).await?;
         let task_id = task_id.to_owned();
@@ -69,7 +69,7 @@ impl Original {
         })
     }
 
-    /// With other pauses than the original's.
+    /// Sets other pauses than the original's.
     #[must_use]
     pub fn with_pauses(mut self, after_conflict: Duration, between_looks: Duration) -> Self {
         self.conflict_pause = after_conflict;
@@ -77,7 +77,7 @@ impl Original {
         self
     }
 
-    /// Its task id.
+    /// The task id.
     pub fn task_id(&self) -> &str {
         &self.task_id
     }
@@ -93,7 +93,7 @@ impl Original {
         self.insert_row().await
     }
 
-    /// Step: reads the first row it finds.
+    /// Step: reads the first row.
     pub async fn read(&mut self) -> Result<(Held, i64), OriginalError> {
         let row = sqlx::query("SELECT version, dataJson FROM locks")
             .fetch_optional(&mut self.conn)
@@ -105,7 +105,7 @@ impl Original {
         Ok((held, row.try_get(0)?))
     }
 
-    /// Step: replaces the row's content if its version is still that one.
+    /// Step: replaces the row's content if it still has this version.
     pub async fn compare_and_set(&mut self, held: &Held, version: i64) -> sqlx::Result<bool> {
         let done = sqlx::query(
             "UPDATE locks SET dataJson=?, version=version+1 WHERE id='platform' AND version=?",
@@ -125,7 +125,7 @@ impl Original {
         Ok(())
     }
 
-    /// Step: its second half; the version starts over.
+    /// Step: the second half; the version starts again.
     pub async fn insert_row(&mut self) -> sqlx::Result<()> {
         sqlx::query("INSERT INTO locks (id, dataJson) VALUES ('platform', '{}')")
             .execute(&mut self.conn)
@@ -133,8 +133,8 @@ impl Original {
         Ok(())
     }
 
-    /// Takes the lock, or fails at once if the table forbids it. A version conflict is retried,
-    /// without end.
+    /// Acquires the lock, or fails at once if the table forbids it. A version conflict is retried
+    /// without limit.
     pub async fn acquire(&mut self, name: &str) -> Result<(), OriginalError> {
         loop {
             let (mut held, version) = self.read().await?;
@@ -150,14 +150,14 @@ impl Original {
         }
     }
 
-    /// `acquire`, again and again, whatever went wrong, without end.
+    /// Repeats `acquire` without limit, after any error.
     pub async fn wait(&mut self, name: &str) {
         while self.acquire(name).await.is_err() {
             tokio::time::sleep(self.wait_pause).await;
         }
     }
 
-    /// Gives the lock back.
+    /// Releases the lock.
     pub async fn release(&mut self, name: &str) -> Result<(), OriginalError> {
         loop {
             let (mut held, version) = self.read().await?;
@@ -178,7 +178,7 @@ impl Original {
         }
     }
 
-    /// Removes all that the task holds and says what that was. Writes also if it is nothing.
+    /// Releases all locks of the task and returns their names. Writes even if there are none.
     pub async fn release_by_task_id(
         &mut self,
         task_id: &str,
@@ -200,7 +200,7 @@ impl Original {
         }
     }
 
-    /// Forgets every lock; in between there is no row.
+    /// Releases every lock; in between there is no row.
     pub async fn release_all(&mut self) -> sqlx::Result<()> {
         self.delete_row().await?;
         self.insert_row().await

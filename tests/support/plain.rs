@@ -1,4 +1,4 @@
-//! Plain SQL on any engine, in which every value is text.
+//! Plain SQL on any engine, with every value as text.
 
 use sqlx::{
     AssertSqlSafe, Column as _, Connection as _, Decode, MySqlConnection, PgConnection,
@@ -7,7 +7,7 @@ use sqlx::{
 
 use crate::{engine::Engine, hostile::own_settings};
 
-/// A connection of the test's own, past the library.
+/// A connection of the test's own, independent of the library.
 #[derive(Debug)]
 pub enum Plain {
     /// To a file.
@@ -18,7 +18,7 @@ pub enum Plain {
     Postgres(PgConnection),
 }
 
-/// One row of an answer: column names in lower case, because PostgreSQL folds them, and values.
+/// One row of a result: column names in lower case, because PostgreSQL folds them, and values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record(Vec<(String, Option<String>)>);
 
@@ -35,7 +35,7 @@ impl Plain {
         Ok(this)
     }
 
-    /// Executes the statements and says how many rows they affected.
+    /// Executes the statements and returns the number of affected rows.
     pub async fn execute(&mut self, sql: &str) -> sqlx::Result<u64> {
         let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         Ok(match self {
@@ -45,7 +45,7 @@ impl Plain {
         })
     }
 
-    /// Executes the query and reads its answer.
+    /// Executes the query and returns its rows.
     pub async fn rows(&mut self, sql: &str) -> sqlx::Result<Vec<Record>> {
         let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         match self {
@@ -70,7 +70,7 @@ impl Plain {
         }
     }
 
-    /// Says good-bye to the server.
+    /// Closes the connection in order.
     pub async fn close(self) -> sqlx::Result<()> {
         match self {
             Self::Sqlite(conn) => conn.close().await,
@@ -92,8 +92,7 @@ impl Record {
                 let raw = row.try_get_raw(column.ordinal())?;
                 let null = raw.is_null();
                 drop(raw);
-                // Unchecked: in the text protocols every type comes as text, and SQLite
-                // converts.
+                // Unchecked: in the text protocols every type is sent as text, and SQLite converts.
                 let value = if null {
                     None
                 } else {
@@ -119,7 +118,7 @@ impl Record {
             .as_deref()
     }
 
-    /// Whether there is such a column.
+    /// Whether the row has this column.
     pub fn has(&self, column: &str) -> bool {
         self.0
             .iter()

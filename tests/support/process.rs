@@ -1,4 +1,4 @@
-//! Worker processes, spoken to in lines, killed when the test is done with them.
+//! Worker processes, which are commanded by lines of text and killed at the end of the test.
 
 use std::{
     ffi::OsStr,
@@ -14,9 +14,9 @@ use std::{
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-/// How many lines of its standard error are kept for the message of a failed test.
+/// The number of lines of standard error that are kept for the message of a failed test.
 const KEPT: usize = 40;
-/// How long a process that ends may take to say why.
+/// How long a process that ends may take to print its errors.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A process of the test's own.
@@ -26,12 +26,12 @@ pub struct Peer {
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     errors: Arc<Mutex<Vec<String>>>,
-    /// Reads its standard error.
+    /// Reads the standard error.
     reader: JoinHandle<()>,
     called: String,
 }
 
-/// Starts the package's `peer` binary: `peer!("hold", db.url(), "x")`. Only in integration
+/// Starts the package's `peer` binary: `peer!("worker", db.url(), "task")`. Only in integration
 /// tests, for which cargo builds it.
 #[macro_export]
 macro_rules! peer {
@@ -48,7 +48,7 @@ impl Peer {
         Self::start(command)
     }
 
-    /// Starts the command, whose environment and directory the test has seen to.
+    /// Starts the command, whose environment and directory the test has set.
     pub fn start(mut command: Command) -> Self {
         let called = command
             .get_args()
@@ -92,12 +92,12 @@ impl Peer {
         }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Says a line to it.
+    /// Sends a line to the process.
     pub fn send(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("its standard input is open");
         if let Err(error) = writeln!(stdin, "{line}").and_then(|()| stdin.flush()) {
@@ -105,12 +105,12 @@ impl Peer {
         }
     }
 
-    /// Tells it that there is nothing more to come.
+    /// Closes the standard input of the process.
     pub fn close_stdin(&mut self) {
         self.stdin = None;
     }
 
-    /// Its next line; `None` if it has ended or closed its output.
+    /// The next line; `None` if the process has ended or closed its output.
     pub fn next_line(&mut self, limit: Duration) -> Option<String> {
         match self.lines.recv_timeout(limit) {
             Ok(line) => Some(line),
@@ -119,12 +119,12 @@ impl Peer {
         }
     }
 
-    /// Its next line, if it says one within this time.
+    /// The next line, if it comes within this time.
     pub fn try_line(&mut self, limit: Duration) -> Option<String> {
         self.lines.recv_timeout(limit).ok()
     }
 
-    /// Waits for a line that begins so, passes over others, and returns the rest of it.
+    /// Waits for a line with this prefix, skips other lines, and returns the rest of it.
     pub fn expect_line(&mut self, prefix: &str, limit: Duration) -> String {
         let start = Instant::now();
         let mut others = Vec::new();
@@ -144,7 +144,7 @@ impl Peer {
         }
     }
 
-    /// Asserts that it says nothing for so long.
+    /// Asserts that the process prints nothing for this long.
     pub fn expect_silence(&mut self, time: Duration) {
         match self.lines.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -153,41 +153,41 @@ impl Peer {
         }
     }
 
-    /// Kills it with SIGKILL and reaps it.
+    /// Kills the process with SIGKILL and reaps it.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Kills it with SIGKILL and leaves it a zombie, until this is dropped.
+    /// Kills the process with SIGKILL and leaves it a zombie, until this is dropped.
     pub fn kill_unreaped(&mut self) {
         self.signal(Signal::KILL);
         let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(self.id()), exited).expect("it is our child");
     }
 
-    /// Stops it with SIGSTOP and returns when it has stopped.
+    /// Stops the process with SIGSTOP and returns when it has stopped.
     pub fn stop(&mut self) {
         self.signal(Signal::STOP);
         waitid(WaitId::Pid(self.id()), WaitIdOptions::STOPPED).expect("it is our child");
     }
 
-    /// Lets it go on with SIGCONT.
+    /// Lets the process continue with SIGCONT.
     pub fn cont(&mut self) {
         self.signal(Signal::CONT);
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub fn signal(&mut self, signal: Signal) {
         kill_process(self.id(), signal).expect("it is our child, and not reaped");
     }
 
-    /// Whether it has not ended.
+    /// Whether the process has not ended.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_none()
     }
 
-    /// Closes its standard input and waits until it has ended.
+    /// Closes the standard input and waits until the process has ended.
     pub fn finish(&mut self, limit: Duration) -> ExitStatus {
         self.close_stdin();
         let start = Instant::now();
@@ -200,7 +200,7 @@ impl Peer {
         self.child.wait().expect("it is our child")
     }
 
-    /// [`Peer::finish`], and it must have succeeded.
+    /// [`Peer::finish`]; the process must have succeeded.
     pub fn finish_well(&mut self, limit: Duration) {
         let status = self.finish(limit);
         if !status.success() {
@@ -208,7 +208,7 @@ impl Peer {
         }
     }
 
-    /// The last lines of its standard error.
+    /// The last lines of the standard error.
     pub fn errors(&self) -> String {
         self.errors
             .lock()
@@ -221,7 +221,7 @@ impl Peer {
     }
 
     fn fail(&mut self, what: &str) -> ! {
-        // If it ends, it says why at the last moment.
+        // A process that ends prints its errors at the last moment.
         let start = Instant::now();
         while self.hung_up() && !self.reader.is_finished() && start.elapsed() < LAST_WORDS {
             std::thread::sleep(Duration::from_millis(1));

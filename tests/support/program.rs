@@ -1,11 +1,11 @@
-//! What a process asks for, one request after the other, before it lets all go.
+//! The requests of a process, one after the other; it releases everything at the end.
 
 use std::{collections::BTreeSet, convert::Infallible, fmt, str::FromStr};
 
 use crate::conflict_table::refused_while;
 
-/// In the order in which programs take them. What conflicts with a whole kind comes right
-/// before that kind: it is a lock on all of them.
+/// In the order in which programs acquire them. A name that conflicts with a whole kind comes right
+/// before that kind: it is a lock on all of its members.
 pub const SORTED: [&str; 14] = [
     "box_update",
     "app_task_1",
@@ -23,7 +23,7 @@ pub const SORTED: [&str; 14] = [
     "z",
 ];
 
-/// Requests, each for names that are taken together. Written `a b/c`.
+/// Requests, each for names that are granted together. Written `a b/c`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// In order.
@@ -31,9 +31,9 @@ pub struct Program {
 }
 
 impl Program {
-    /// A random one of one to three names at a time, in sorted order. Such programs never
-    /// deadlock, whoever runs them: nobody who holds something asks for what comes before it,
-    /// or for what its own locks forbid.
+    /// A random program of requests for one to three names each, in sorted order. Such programs
+    /// never deadlock, in any combination: a process that holds a lock never requests an earlier
+    /// name, or one that its own locks forbid.
     pub fn random() -> Self {
         let wanted = fastrand::usize(1..=5);
         let mut picks = BTreeSet::new();

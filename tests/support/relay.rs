@@ -1,4 +1,4 @@
-//! A TCP relay between a client and its database, which loses what the test wants lost.
+//! A TCP relay between a client and its database, which loses what a test tells it to lose.
 //!
 //! ```text
 //! client ──▶ relay ──▶ server        a request: what a client sends after the last answer
@@ -7,10 +7,10 @@
 //!   test ───┘  arm(when, how), stall(), heal(), cut_all(), refuse(), set_latency()
 //! ```
 //!
-//! Both protocols take turns, so the relay needs to know nothing of them. A cut *after* a
-//! request waits for the first bytes of the answer and throws them away: the server has then
-//! executed it. The relay is a thread with a runtime of its own; what blocks a test does not
-//! block it.
+//! In both protocols client and server take turns, so the relay needs to know nothing else of them.
+//! A cut *after* a request waits for the first bytes of the answer and discards them: the server
+//! has then executed the request. The relay is a thread with its own runtime, so a test that blocks
+//! does not block it.
 
 mod connection;
 
@@ -25,45 +25,45 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::wait;
 
-/// Which request is meant. The requests of a login count as well.
+/// A request. The requests of a login count as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum When {
     /// The next one, of any connection.
     Next,
-    /// The one that so many others precede, counted from now over all connections.
+    /// The one after this many other requests, counted from now over all connections.
     After(u64),
-    /// The next one with these bytes in it: a lock name, for instance, among the parameters.
+    /// The next one that contains these bytes: a lock name, for instance, among the parameters.
     Containing(Vec<u8>),
 }
 
-/// What happens to it.
+/// What happens to the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// Connection cut, request not forwarded.
+    /// The connection is closed; the request is not forwarded.
     CutBefore,
-    /// Request executed by the server, connection cut before any byte of the answer.
+    /// The server executes the request; the connection is closed before any byte of the answer.
     CutAfter,
-    /// Request executed, connection cut after so many bytes of the answer, and in any case
-    /// before the end of its first segment.
+    /// The server executes the request; the connection is closed after this many bytes of the
+    /// answer, and in any case before the end of its first segment.
     CutWithin(usize),
-    /// From this request on nothing gets through in either direction on this connection, and
-    /// both sockets stay open. [`Relay::heal`] lets everything through that was kept, also when
-    /// the client has given up by then: the request lands late.
+    /// From this request on, nothing is forwarded in either direction on this connection, and both
+    /// sockets stay open. [`Relay::heal`] forwards everything that was kept, even if the client has
+    /// given up by then: the request lands late.
     Stall,
     /// The request is executed, its answer is kept as by [`How::Stall`].
     StallAnswer,
-    /// The request is forwarded so much later.
+    /// The request is forwarded after this delay.
     Delay(Duration),
 }
 
-/// What has happened so far.
+/// The counts so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Connections taken.
+    /// Accepted connections.
     pub connections: u64,
-    /// Connections that are open now, or stalled.
+    /// Connections that are open now, including stalled ones.
     pub open: u64,
-    /// Requests begun.
+    /// Requests that have begun.
     pub requests: u64,
     /// Cuts before the request.
     pub cut_before: u64,
@@ -71,13 +71,13 @@ pub struct Counters {
     pub cut_after: u64,
     /// Cuts in the answer.
     pub cut_within: u64,
-    /// Requests or answers that were kept back by an armed stall.
+    /// Requests or answers that were kept by an armed stall.
     pub stalled: u64,
     /// Requests that were delayed.
     pub delayed: u64,
     /// Connections cut by [`Relay::cut_all`].
     pub cut_by_hand: u64,
-    /// Connections that were refused, or for which the server had no ear.
+    /// Connections that were refused, by the relay or by the server.
     pub refused: u64,
 }
 
@@ -99,7 +99,7 @@ pub struct Relay {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Tells every connection that the state is another.
+    /// Notifies every connection of a changed state.
     changed: watch::Sender<()>,
 }
 
@@ -111,7 +111,7 @@ struct State {
     refusing: bool,
     ended: bool,
     latency: Duration,
-    /// How often it was healed and cut by hand; a connection compares with what it has seen.
+    /// The number of heals and of cuts by hand; a connection compares them with what it has seen.
     heals: u64,
     cuts: u64,
     counters: Counters,
@@ -158,23 +158,25 @@ impl Relay {
         self.address
     }
 
-    /// Lets it happen once. Several may be armed; each request takes the oldest that fits it.
+    /// Arms a fault, which happens once. Several may be armed; each request takes the oldest that
+    /// matches it.
     pub fn arm(&self, when: When, how: How) {
         self.shared.change(|state| state.armed.push((when, how)));
     }
 
-    /// Forgets what was armed and did not happen; says how much that was.
+    /// Removes the armed faults that did not happen, and returns their number.
     pub fn disarm(&self) -> usize {
         self.shared
             .change(|state| std::mem::take(&mut state.armed).len())
     }
 
-    /// From now on nothing gets through on any connection; all sockets stay open, new ones too.
+    /// From now on nothing is forwarded on any connection; all sockets stay open, including new
+    /// ones.
     pub fn stall(&self) {
         self.shared.change(|state| state.stalled = true);
     }
 
-    /// Everything gets through again, first what was kept.
+    /// Forwards again, first what was kept.
     pub fn heal(&self) {
         self.shared.change(|state| {
             state.stalled = false;
@@ -183,33 +185,33 @@ impl Relay {
         });
     }
 
-    /// Forwards every chunk so much later from now on, in each direction and on all
+    /// From now on every chunk is forwarded after this delay, in each direction and on all
     /// connections. Throughput is not limited. The TCP handshake is not delayed.
     pub fn set_latency(&self, latency: Duration) {
         self.shared.change(|state| state.latency = latency);
     }
 
-    /// Cuts every connection there is, in both directions.
+    /// Closes every connection in both directions.
     pub fn cut_all(&self) {
         self.shared.change(|state| state.cuts += 1);
     }
 
-    /// Cuts new connections as they come, until [`Relay::heal`].
+    /// Closes new connections as they come, until [`Relay::heal`].
     pub fn refuse(&self) {
         self.shared.change(|state| state.refusing = true);
     }
 
-    /// Where new connections lead from now on.
+    /// The server to which new connections lead from now on.
     pub fn lead_to(&self, server: SocketAddr) {
         self.shared.change(|state| state.server = server);
     }
 
-    /// What has happened so far.
+    /// The counts so far.
     pub fn counters(&self) -> Counters {
         self.shared.state().counters
     }
 
-    /// Waits until enough has happened.
+    /// Waits until the counts fulfil a condition.
     pub async fn wait_for(&self, limit: Duration, what: &str, seen: impl Fn(&Counters) -> bool) {
         wait::until(limit, what, async || seen(&self.counters())).await;
     }
@@ -241,7 +243,7 @@ impl Shared {
 }
 
 impl State {
-    /// Counts a request and takes what is armed for it.
+    /// Counts a request and takes the fault that is armed for it.
     fn begin_request(&mut self, bytes: &[u8]) -> Option<How> {
         self.counters.requests += 1;
         let due = self.armed.iter().position(|(when, _)| match when {
@@ -257,7 +259,7 @@ impl State {
         due.map(|index| self.armed.remove(index).1)
     }
 
-    /// Takes what is armed for a request that turns out to be longer.
+    /// Takes the fault that is armed for a request of which more bytes have come.
     fn continue_request(&mut self, bytes: &[u8]) -> Option<How> {
         let due = self
             .armed
@@ -288,7 +290,7 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
                     shared.count(|counters| counters.refused += 1);
                     connection::reset(&client);
                 } else {
-                    // Subscribed before the first look at the state: no change is missed.
+                    // Subscribed before the first look at the state, so that no change is missed.
                     let changed = shared.changed.subscribe();
                     tokio::spawn(connection::relay(client, Arc::clone(&shared), changed));
                 }

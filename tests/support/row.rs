@@ -1,4 +1,4 @@
-//! The locks row, read with plain SQL and judged without the library.
+//! The locks row, read with plain SQL and judged independently of the library.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     wait,
 };
 
-/// One row of the table `locks`, as it stands.
+/// One row of the table `locks`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocksRow {
     /// `dataJson`, as text.
@@ -24,7 +24,7 @@ pub struct LocksRow {
 }
 
 impl LocksRow {
-    /// The row of the namespace; `None` if it, or the table, is not there.
+    /// The row of the namespace; `None` if the row or the table does not exist.
     pub async fn read(db: &Database, namespace: &str) -> Option<Self> {
         let mut conn = db.connect().await;
         let row = Self::read_on(&mut conn, namespace).await;
@@ -32,12 +32,12 @@ impl LocksRow {
         row
     }
 
-    /// The same on a connection that is there already.
+    /// [`LocksRow::read`] on an existing connection.
     pub async fn read_on(conn: &mut Plain, namespace: &str) -> Option<Self> {
         assert!(!namespace.contains('\''), "namespaces need no quoting");
         // All columns, because an original table does not have all of them.
         let sql = format!("SELECT * FROM locks WHERE id = '{namespace}'");
-        // A missing table, or the moment at which a connection sees it being altered.
+        // A missing table, or the moment at which the table is being altered.
         let rows = conn.rows(&sql).await.ok()?;
         rows.first().map(Self::of_record)
     }
@@ -59,7 +59,7 @@ impl LocksRow {
         }
     }
 
-    /// Who holds what: lock names and task ids of `dataJson`.
+    /// The lock names and task ids of `dataJson`.
     pub fn held(&self) -> BTreeMap<String, String> {
         serde_json::from_str(&self.data_json).unwrap_or_else(|error| {
             panic!(
@@ -76,7 +76,7 @@ impl LocksRow {
         })
     }
 
-    /// Who waits, in order: the session and the names.
+    /// The waiters, in order: session and names.
     pub fn queue(&self) -> Vec<(String, Vec<String>)> {
         let meta = self.meta();
         let queue = meta.get("queue").and_then(Value::as_array);
@@ -93,8 +93,8 @@ impl LocksRow {
         queue.into_iter().flatten().map(waiting).collect()
     }
 
-    /// Whether nothing is held, and nothing is left of it beside that: no list or map in
-    /// `metaJson` has anything in it.
+    /// Whether nothing is held, and no other entry remains: every list or map in `metaJson` is
+    /// empty.
     pub fn is_empty(&self) -> bool {
         let left_over = |value: &Value| match value {
             Value::Array(list) => !list.is_empty(),
@@ -116,7 +116,7 @@ pub struct WriteCount<'d> {
 }
 
 impl<'d> WriteCount<'d> {
-    /// Counts from now on. The locks table must be there.
+    /// Counts from now on. The locks table must exist.
     pub async fn start(db: &'d Database) -> Self {
         let count = "UPDATE locks_writes SET n = n + 1";
         let trigger = match db.engine() {
@@ -151,7 +151,7 @@ impl<'d> WriteCount<'d> {
     }
 }
 
-/// Waits until so many stand in the namespace's queue, and returns the row.
+/// Waits until this many requests are in the namespace's queue, and returns the row.
 pub async fn wait_until_queued(db: &Database, namespace: &str, number: usize) -> LocksRow {
     let limit = Duration::from_secs(20);
     let mut conn = db.connect().await;
@@ -165,8 +165,8 @@ pub async fn wait_until_queued(db: &Database, namespace: &str, number: usize) ->
     row
 }
 
-/// Waits until nothing is held or awaited in the namespace, and returns the row; panics with
-/// what is still there when the time is up.
+/// Waits until nothing is held or awaited in the namespace, and returns the row. Panics with what
+/// is left after the limit.
 pub async fn wait_until_empty(db: &Database, namespace: &str, limit: Duration) -> LocksRow {
     let mut last = None;
     let empty = async {

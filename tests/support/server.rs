@@ -1,4 +1,4 @@
-//! A server of a test's own, to be stopped and started in the middle.
+//! Private servers, which a test can stop and start.
 
 use std::{
     env, fs,
@@ -24,26 +24,26 @@ pub struct Server {
     clock: Option<WallClock>,
     settings: Vec<String>,
     directory: TempDir,
-    /// The directory of the node whose cluster a Galera node joins.
+    /// The directory of a node of the cluster that a Galera node joins.
     peer: Option<PathBuf>,
     port: u16,
     url: String,
 }
 
 impl Server {
-    /// Starts a new, empty one. `None`, with a note, if its programs are not installed and the
+    /// Starts a new, empty server. `None`, with a note, if its programs are not installed and the
     /// engine may be left out.
     pub fn start(engine: Engine) -> Option<Self> {
         Self::start_any(engine, None, &[])
     }
 
-    /// Starts one whose connections begin with these settings, each `name=value` as
-    /// `tests/server` takes it.
+    /// Starts a server whose connections begin with these settings, each `name=value` as
+    /// `tests/server` accepts it.
     pub fn start_with(engine: Engine, settings: &[&str]) -> Option<Self> {
         Self::start_any(engine, None, settings)
     }
 
-    /// The same with a wall clock of its own.
+    /// Starts a server with a wall clock of its own.
     pub fn start_by(engine: Engine, clock: Option<WallClock>) -> Option<Self> {
         Self::start_any(engine, clock, &[])
     }
@@ -77,13 +77,13 @@ impl Server {
         peer: Option<PathBuf>,
     ) -> Self {
         let parent = env::var_os("LOCKS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from);
-        // The name is what the clean-up of tests/run looks for.
+        // The clean-up of tests/run looks for this name.
         let prefix = format!("{kind}-");
         let directory = tempfile::Builder::new()
             .prefix(&prefix)
             .tempdir_in(parent)
             .expect("a temporary directory");
-        // The server runs as a user of its own when we are root.
+        // Root starts the server as another user.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("our own");
         let mut server = Self {
             kind,
@@ -99,29 +99,29 @@ impl Server {
         server
     }
 
-    /// Its URL, for [`Database::create_on`](crate::engine::Database::create_on); the same after
-    /// it was started again.
+    /// The URL, for [`Database::create_on`](crate::engine::Database::create_on). It does not change
+    /// when the server is started again.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Shuts it down cleanly; open connections end.
+    /// Shuts the server down in order; open connections end.
     pub fn stop(&self) {
         self.call("stop").expect("the server stops");
     }
 
-    /// Kills it, as a crash would.
+    /// Kills the server, as a crash would.
     pub fn kill(&self) {
         self.call("kill").expect("the server dies");
     }
 
-    /// Starts it on its data and port after it was stopped or killed.
+    /// Starts the server on its data and port after it was stopped or killed.
     pub fn start_again(&self) {
         let url = self.call("start").expect("the server starts again");
         assert_eq!(url.trim(), self.url);
     }
 
-    /// The wall clock that it was started with.
+    /// The wall clock that the server was started with.
     pub fn clock(&self) -> Option<&WallClock> {
         self.clock.as_ref()
     }
@@ -155,7 +155,7 @@ impl Drop for Server {
     }
 }
 
-/// Whether a program of a server is on the `PATH` or where Debian installs it.
+/// Whether a server program is on the `PATH` or where Debian installs it.
 pub(crate) fn is_installed(program: &str) -> bool {
     let debian = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -169,9 +169,9 @@ pub(crate) fn is_installed(program: &str) -> bool {
         .any(|directory| directory.join(program).is_file())
 }
 
-/// One that nobody listens on, below those that the system gives to outgoing connections: it
-/// must still be free when the server is started again.
-/// So are the three ports after it, which a Galera node uses as well.
+/// A free port below those that the system gives to outgoing connections: it must still be free
+/// when the server is started again. The three ports after it, which a Galera node uses, are free
+/// as well.
 pub(crate) fn free_port() -> u16 {
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {

@@ -1,4 +1,4 @@
-//! The rows of sessions, read with plain SQL and judged without the library.
+//! The rows of sessions, read with plain SQL and judged independently of the library.
 
 use std::time::{Duration, Instant};
 
@@ -21,14 +21,14 @@ pub struct Session {
     pub host: String,
     /// `process`.
     pub process: String,
-    /// `ttlMs`; `None`: it never expires.
+    /// `ttlMs`; `None`: the session never expires.
     pub ttl_ms: Option<i64>,
     /// `beat`.
     pub beat: i64,
 }
 
 impl Session {
-    /// All of them, in all namespaces.
+    /// All sessions, of all namespaces.
     pub async fn all(db: &Database) -> Vec<Self> {
         let mut conn = db.connect().await;
         let all = Self::all_on(&mut conn).await;
@@ -36,14 +36,14 @@ impl Session {
         all
     }
 
-    /// The same on a connection that is there already.
+    /// [`Session::all`] on an existing connection.
     pub async fn all_on(conn: &mut Plain) -> Vec<Self> {
         let rows = conn.rows("SELECT * FROM lock_sessions ORDER BY id").await;
         let rows = rows.expect("the table is there");
         rows.iter().map(Self::of_record).collect()
     }
 
-    /// That of the task, which has one at most.
+    /// The session of the task, which has at most one.
     pub async fn of(db: &Database, task: &str) -> Option<Self> {
         let mut all = Self::all(db).await;
         all.retain(|session| session.task == task);
@@ -51,7 +51,8 @@ impl Session {
         all.pop()
     }
 
-    /// Waits until the task's session was renewed, and says between which moments that was.
+    /// Waits for the next renewal of the task's session, and returns two moments between which it
+    /// was.
     pub async fn next_beat(db: &Database, task: &str, limit: Duration) -> (Instant, Instant) {
         let mut conn = db.connect().await;
         let sql = format!("SELECT beat FROM lock_sessions WHERE taskId = '{task}'");
@@ -104,9 +105,9 @@ pub async fn fences(db: &Database) -> Vec<String> {
     rows.iter().map(id).collect()
 }
 
-/// Waits until there are rows of these tasks' sessions and of no others, in either table.
+/// Waits until both tables have rows of these tasks' sessions and of no other session.
 pub async fn wait_until_only(db: &Database, tasks: &[&str], limit: Duration) {
-    let what = format!("sessions of {tasks:?} and of nobody else");
+    let what = format!("sessions of {tasks:?} and of no other task");
     wait::until(limit, &what, async || {
         let all = Session::all(db).await;
         let fences = fences(db).await;

@@ -34,12 +34,12 @@ impl Standby {
     /// Copies the server and follows it.
     pub fn of(primary: &Server) -> Self {
         let parent = env::var_os("LOCKS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from);
-        // The name is what the clean-up of tests/run looks for.
+        // The clean-up of tests/run looks for this name.
         let directory = tempfile::Builder::new()
             .prefix("postgres-standby-")
             .tempdir_in(parent)
             .expect("a temporary directory");
-        // The server runs as a user of its own when the tests run as root.
+        // Root starts the server as another user.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("our own");
         let mut standby = Self {
             directory,
@@ -52,13 +52,13 @@ impl Standby {
         standby
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         let url = Url::parse(&self.url).expect("a URL");
         url.socket_addrs(|| None).expect("it has an address")[0]
     }
 
-    /// Waits until it has everything that its primary has written so far.
+    /// Waits until the standby has everything that its primary has written so far.
     pub async fn catch_up(&self) {
         let written = "SELECT pg_current_wal_lsn() AS written";
         let written = ask(&self.primary, written).await;
@@ -66,7 +66,7 @@ impl Standby {
         self.wait_for("the standby has caught up", &sql, "t").await;
     }
 
-    /// Ends its connection to the primary: it gets nothing more.
+    /// Ends the connection to the primary: the standby receives nothing more.
     pub async fn disconnect(&self) {
         self.execute("ALTER SYSTEM SET primary_conninfo = ''").await;
         self.execute("SELECT pg_reload_conf()").await;
@@ -74,7 +74,7 @@ impl Standby {
         self.wait_for("the standby is disconnected", sql, "0").await;
     }
 
-    /// Makes it a server of its own.
+    /// Promotes the standby to a primary.
     pub async fn promote(&self) {
         self.execute("SELECT pg_promote()").await;
         let sql = "SELECT pg_is_in_recovery() AS follows";
@@ -114,7 +114,7 @@ impl Drop for Standby {
     }
 }
 
-/// The only value of the answer.
+/// The only value of the result.
 async fn ask(url: &str, sql: &str) -> String {
     let mut conn = Plain::connect(url).await.expect("it answers");
     let rows = conn.rows(sql).await.expect("it can");

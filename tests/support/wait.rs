@@ -1,15 +1,15 @@
-//! Waiting for a condition, with a deadline: no test sleeps and hopes.
+//! Waiting for a condition, with a deadline, instead of sleeping for a fixed time.
 
 use std::time::{Duration, Instant};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Asks until the answer is `Some`, in pauses that grow to 50 ms.
+/// Polls until the answer is `Some`, with pauses that grow to 50 ms.
 ///
 /// # Panics
 ///
-/// Says `what` was awaited, if `limit` has passed without it.
+/// With `what` was awaited, if the limit has passed.
 pub async fn until_some<T>(
     limit: Duration,
     what: &str,
@@ -27,7 +27,7 @@ pub async fn until_some<T>(
     }
 }
 
-/// Asks until the answer is yes, like [`until_some`].
+/// Polls until the answer is `true`, like [`until_some`].
 pub async fn until(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> bool) {
     until_some(limit, what, async || ask().await.then_some(())).await;
 }
@@ -43,7 +43,7 @@ pub fn until_blocking(limit: Duration, what: &str, mut ask: impl FnMut() -> bool
     }
 }
 
-/// Runs the future to its end on this thread, which must not be one of a runtime.
+/// Runs the future to completion on this thread, which must not be one of a runtime.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -52,9 +52,9 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// Runs the future to its end, in whatever context: on a thread and a runtime of its own.
+/// Runs the future to completion, in any context: on a new thread with its own runtime.
 ///
-/// This is how synchronous code (a `Drop`, say) asks a database something.
+/// Synchronous code, such as a `Drop`, queries a database with it.
 pub fn block_on_thread<T: Send>(future: impl Future<Output = T> + Send) -> T {
     std::thread::scope(|scope| match scope.spawn(|| block_on(future)).join() {
         Ok(output) => output,

@@ -1,11 +1,11 @@
-//! The test's side of `peer waiter`: jobs in another process that wait as they are told.
+//! The test's side of `peer waiter`: jobs in another process that wait for locks on command.
 
 use std::time::{Duration, Instant};
 
 use crate::process::Peer;
 
-/// Starts a `peer waiter` and waits until it is connected:
-/// `waiter!(db.url(), "task", "--barging")`. Only in integration tests.
+/// Starts a `peer waiter` and waits until it is connected: `waiter!(db.url(), "task",
+/// "--barging")`. Only in integration tests.
 #[macro_export]
 macro_rules! waiter {
     ($($arg:expr),* $(,)?) => {
@@ -13,18 +13,18 @@ macro_rules! waiter {
     };
 }
 
-/// How long anything may take that needs not wait.
+/// The limit for what does not have to wait.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A process in which jobs wait.
+/// A process with waiting jobs.
 #[derive(Debug)]
 pub struct Waiter {
     peer: Peer,
-    /// What it said and nobody asked for yet.
+    /// The lines that it printed and that were not consumed yet.
     heard: Vec<String>,
 }
 
-/// A grant, and when it came, on the machine's clock.
+/// A grant, and its time on the machine's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Granted {
     /// The fencing token.
@@ -33,19 +33,19 @@ pub struct Granted {
     pub at: u64,
 }
 
-/// A refusal, and when it came, on the machine's clock.
+/// A refusal, and its time on the machine's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// `busy`, `timeout`, `deadlock`, `full` or `failed`.
     pub kind: String,
     /// Microseconds.
     pub at: u64,
-    /// What the error says.
+    /// The text of the error.
     pub text: String,
 }
 
 impl Waiter {
-    /// Of a `peer waiter` that was just started.
+    /// The test's side of a `peer waiter` that was just started.
     pub fn new(mut peer: Peer) -> Self {
         peer.expect_line("ready", SOON);
         let heard = Vec::new();
@@ -57,12 +57,12 @@ impl Waiter {
         &mut self.peer
     }
 
-    /// Tells it something; see `waiter.rs` of the binary.
+    /// Sends a command; see `waiter.rs` of the binary.
     pub fn tell(&mut self, order: &str) {
         self.peer.send(order);
     }
 
-    /// Waits until it has said something that begins with these words, and returns the rest.
+    /// Waits for a line that begins with these words, and returns the rest of it.
     pub fn hear(&mut self, words: &str, limit: Duration) -> String {
         let start = Instant::now();
         loop {
@@ -94,7 +94,7 @@ impl Waiter {
         }
     }
 
-    /// Waits until the job is granted what it asked for.
+    /// Waits until the job is granted its request.
     pub fn granted(&mut self, job: &str, limit: Duration) -> Granted {
         let said = self.hear(&format!("granted {job}"), limit);
         let (token, at) = said.split_once(' ').expect("two numbers");
@@ -116,14 +116,14 @@ impl Waiter {
         }
     }
 
-    /// Lets the job release all that it holds, and waits until it has; says when.
+    /// Releases all locks of the job, waits for the release, and returns its time.
     pub fn release(&mut self, job: &str) -> u64 {
         self.tell(&format!("release {job}"));
         let at = self.hear(&format!("released {job}"), SOON);
         at.parse().expect("a number")
     }
 
-    /// Whether it has not said anything that begins with these words up to now.
+    /// Whether no line so far begins with these words.
     pub fn is_silent_about(&mut self, words: &str) -> bool {
         while let Some(line) = self.peer.try_line(Duration::ZERO) {
             self.heard.push(line);

@@ -1,4 +1,4 @@
-//! Wall clocks that are wrong, for single processes: servers and peers.
+//! Wrong wall clocks for single processes: servers and peers.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use crate::engine::{all_engines_wanted, note};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/support/clock_offset.c");
 
-/// A wall clock that is off by so much as it is told, also while processes run by it.
+/// A wall clock with an adjustable offset, which may change while processes use it.
 #[derive(Debug)]
 pub struct WallClock {
     directory: TempDir,
@@ -21,7 +21,7 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// A clock that is right. `None`, with a note, where a wrong one cannot be made.
+    /// A correct clock. `None`, with a note, where a wrong clock is not possible.
     pub fn new() -> Option<Self> {
         let directory = tempfile::Builder::new().prefix("clock-").tempdir();
         let directory = directory.expect("a temporary directory");
@@ -39,14 +39,14 @@ impl WallClock {
         Some(Self { directory, offset })
     }
 
-    /// Sets it ahead by so many seconds, or behind.
+    /// Sets the offset in seconds; positive is ahead.
     pub fn set(&self, seconds: i64) {
         self.offset
             .write_all_at(&seconds.to_ne_bytes(), 0)
             .expect("the disk has room");
     }
 
-    /// Lets a command, and all that it starts, go by this clock.
+    /// Makes a command, and all processes that it starts, use this clock.
     pub fn rule(&self, command: &mut Command) {
         let path = |name: &str| self.directory.path().join(name);
         command

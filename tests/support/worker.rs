@@ -1,4 +1,4 @@
-//! A worker process, as the test that commands it sees it.
+//! The test's side of `peer worker`.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -7,10 +7,10 @@ use std::{
 
 use crate::process::Peer;
 
-/// How long a worker may take for what does not have to wait.
+/// The limit for what does not have to wait.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A `peer` that takes, fences and gives back locks as it is told; it is a [`Peer`] as well.
+/// A `peer` that acquires, fences and releases locks on command; it is a [`Peer`] as well.
 #[derive(Debug)]
 pub struct Worker(Peer);
 
@@ -23,25 +23,25 @@ macro_rules! worker {
 }
 
 impl Worker {
-    /// The worker that this process is, once it is connected.
+    /// The test's side of this process, once it is connected.
     pub fn of(mut peer: Peer) -> Self {
         peer.expect_line("ready", SOON);
         Self(peer)
     }
 
-    /// Lets it take locks at once, and returns their token.
+    /// Makes the worker acquire locks without waiting, and returns their token.
     pub fn acquire(&mut self, names: &str) -> i64 {
         self.send(&format!("acquire {names}"));
         self.granted()
     }
 
-    /// The token of what it was told to take.
+    /// The token of the worker's current request.
     pub fn granted(&mut self) -> i64 {
         let token = self.expect_line("granted", SOON);
         token.parse().expect("a number")
     }
 
-    /// Gives it a command and returns its answer.
+    /// Sends a command and returns the answer.
     pub fn ask(&mut self, command: &str) -> String {
         self.send(command);
         self.next_line(SOON)

@@ -1,4 +1,4 @@
-//! A worker that takes and gives back random locks, watched by the oracle.
+//! A worker that acquires and releases random locks, checked by the oracle.
 
 use std::{
     path::PathBuf,
@@ -13,22 +13,22 @@ use locks_core::{LockError, LockGuard, LockManager};
 use locks_tests::{conflict_table::NAMES, oracle::Oracle};
 use tokio::{task::JoinSet, time::sleep};
 
-/// Jobs within the process: what they ask for at the same time goes into the same write.
+/// The number of jobs in the process: concurrent requests are granted by one write.
 const JOBS: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Contender {
     url: String,
-    /// The oracle's.
+    /// The oracle's directory.
     directory: PathBuf,
     task_id: String,
-    /// The database may be away for a while.
+    /// The database may be unavailable for a while.
     #[arg(long)]
     patient: bool,
 }
 
 impl Contender {
-    /// Goes on until its input ends.
+    /// Runs until its input ends.
     pub(crate) async fn run(self) {
         let locks = LockManager::builder()
             .task_id(&self.task_id)
@@ -111,7 +111,7 @@ impl Job {
         }
     }
 
-    /// Only a database that is away is borne, and only where it may be.
+    /// Only errors of an unavailable database are accepted, and only if that may happen.
     async fn bear(&self, what: &str, error: &LockError) {
         assert!(self.patient && error.is_transient(), "{what}: {error:?}");
         sleep(Duration::from_millis(20)).await;

@@ -1,9 +1,9 @@
-//! The ways in which a guard ends other than by its release.
+//! The ends of a guard other than its release.
 //!
 //! ```text
 //! test ◀── held          it holds NAME
 //!      ──▶ go
-//!      ◀── dropped       where the process goes on, until its input ends
+//!      ◀── dropped       if the process lives on, until its input ends
 //! ```
 
 use std::{future::pending, io::BufRead as _, thread, time::Duration};
@@ -30,25 +30,25 @@ enum Way {
     /// At the end of `#[tokio::main]`; the process ends.
     CurrentThreadMain,
     MultiThreadMain,
-    /// The same, with the guard as the last handle.
+    /// At the end of `#[tokio::main]`, with the guard as the last handle.
     ManagerFirst,
-    /// In a task that never ends, when the runtime of `#[tokio::main]` does.
+    /// In a task that never ends, when the runtime of `#[tokio::main]` is dropped.
     EndlessTask,
-    /// The main thread panics with it.
+    /// A panic of the main thread.
     PanickingMain,
-    /// After its runtime was shut down.
+    /// After the shutdown of its runtime.
     RuntimeShutDown,
-    /// After its runtime was shut down in the background, in the middle of a task.
+    /// After the shutdown of its runtime in the background, within a task.
     RuntimeInBackground,
-    /// In a thread that has no runtime.
+    /// In a thread without a runtime.
     PlainThread,
-    /// In a panic of a thread that has no runtime.
+    /// In a panic of a thread without a runtime.
     PanickingThread,
     /// In a panic of a task.
     PanickingTask,
-    /// In the branch of `select!` that came second.
+    /// In the cancelled branch of `select!`.
     CancelledSelect,
-    /// It does not end; a request that stood in the queue behind it was cancelled.
+    /// The guard is kept; a request behind it in the queue was cancelled.
     CancelledWait,
     /// With its manager, outside any runtime.
     WithManager,
@@ -85,7 +85,7 @@ impl Ending {
             .connect(&self.url)
             .await
             .expect("it connects");
-        let guard = locks.acquire(NAME).await.expect("nobody holds it");
+        let guard = locks.acquire(NAME).await.expect("it is free");
         (locks, guard)
     }
 
@@ -135,7 +135,7 @@ impl Ending {
             tokio::select! {
                 biased;
                 () = async { let _first = first; pending::<()>().await } => {}
-                // A request that waits for it when it is cancelled.
+                // A request that waits for the lock when it is cancelled.
                 _ = other_task.wait(NAME) => {}
                 () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
             }
@@ -216,7 +216,8 @@ fn held() {
     assert_eq!((read.is_ok(), line.trim()), (true, "go"));
 }
 
-/// Says so and stays: what was held is not free because the process is gone.
+/// Prints the line and keeps the process alive, so that the lock is not freed by the end of the
+/// process.
 fn dropped() {
     crate::say("dropped");
     let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());

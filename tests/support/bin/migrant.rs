@@ -1,4 +1,4 @@
-//! A process that comes to databases that may be empty.
+//! A process that connects to databases that may be empty.
 
 use std::io::BufRead as _;
 
@@ -6,8 +6,8 @@ use locks_core::LockManager;
 
 use crate::say;
 
-/// Connects to each URL that it is told, takes and returns a lock that nobody else wants and
-/// one that all want, and says how that went.
+/// Connects to each URL of its input, acquires and releases a lock of its own and one that all
+/// processes request, and prints the result.
 pub(crate) fn arrive() {
     say("ready");
     for url in std::io::stdin().lock().lines() {

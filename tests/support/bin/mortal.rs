@@ -1,5 +1,5 @@
-//! A worker that may be killed, stopped or cut off at any moment. All that it does for good it
-//! does in fenced transactions.
+//! A worker that may be killed, stopped or disconnected at any moment. Its only lasting effects are
+//! fenced transactions.
 
 use std::{
     path::PathBuf,
@@ -23,12 +23,12 @@ use tokio::time::sleep;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Mortal {
     url: String,
-    /// The oracle's, and that of the tally.
+    /// The directory of the oracle and of the counts.
     directory: PathBuf,
     task: String,
     /// In milliseconds.
     ttl: u64,
-    /// It believes in no process table.
+    /// Uses time evidence only.
     #[arg(long)]
     by_time: bool,
 }
@@ -41,7 +41,7 @@ struct Life {
 }
 
 impl Mortal {
-    /// Goes on until its input ends.
+    /// Runs until its input ends.
     pub(crate) async fn run(self) {
         let builder = LockManager::builder()
             .task_id(&self.task)
@@ -78,7 +78,7 @@ impl Mortal {
 }
 
 impl Life {
-    /// One lock, or two, and what is done under them.
+    /// One or two locks, and writes under them.
     async fn live(&mut self) {
         let names = fastrand::choose_multiple(NAMES, fastrand::usize(1..=2));
         let asked = self.oracle.asking();
@@ -104,7 +104,7 @@ impl Life {
             sleep(Duration::from_millis(fastrand::u64(..30))).await;
             self.act(&guard, &names).await;
         }
-        // What it overlapped with is known to the oracle already.
+        // The oracle already knows of any overlap.
         let _ = self.oracle.leave(&names, &who);
         if fastrand::bool() {
             return drop(guard);
@@ -116,7 +116,7 @@ impl Life {
         }
     }
 
-    /// Does something that must not happen unless the locks are held.
+    /// Writes what must not be written unless the locks are held.
     async fn act(&mut self, guard: &LockGuard, names: &[&str]) {
         let deed = Deed::new(names, guard.token());
         let tx = match self.deeds.begin(&deed).await {
@@ -126,12 +126,12 @@ impl Life {
         match on_engine!(Tx, tx, tx => guard.commit(tx).await) {
             Ok(()) => self.tally.count("committed"),
             Err(error) if error.is_lost() => self.tally.count("refused"),
-            // It may have happened; the table knows.
+            // The write may be committed; the table shows it.
             Err(_) => self.tally.count("unknown"),
         }
     }
 
-    /// The connection may have been cut; nothing else may happen.
+    /// The connection may have been closed; no other error may occur.
     async fn bear(&mut self, error: &LockError) {
         assert!(error.is_transient() || error.is_lost(), "{error:?}");
         self.tally.count("failed requests");

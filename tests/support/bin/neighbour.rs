@@ -1,4 +1,4 @@
-//! A process that takes and returns locks as it is told, one line at a time.
+//! A process that acquires and releases locks on command, one line at a time.
 
 use std::{collections::HashMap, io::BufRead as _};
 
@@ -6,8 +6,8 @@ use locks_core::{LockError, LockManager, Result};
 
 use crate::say;
 
-/// Connects as this task, and does what each line says: `acquire`, `wait`, `release` or
-/// `detach`, and a name. Answers `granted TOKEN`, `busy`, `done` or `failed`.
+/// Connects as this task, and executes each line: `acquire`, `wait`, `release` or `detach`, and a
+/// name. Answers `granted TOKEN`, `busy`, `done` or `failed`.
 pub(crate) fn obey(url: &str, task: &str) {
     let locks = LockManager::builder()
         .task_id(task)

@@ -1,4 +1,4 @@
-//! The worker process of the tests; what it does is its first argument.
+//! The worker process of the tests. Its first argument selects what it does.
 
 mod contender;
 mod ending;
@@ -25,36 +25,36 @@ use self::settings::Settings;
 
 #[derive(Debug, Parser)]
 enum Peer {
-    /// Says every line of its input again, until there is none.
+    /// Prints every line of its input.
     Echo,
-    /// Enters and leaves names for so long, by turns, with `flock`s of a directory as locks, or
-    /// with none.
+    /// Enters and leaves random names for some time, with `flock`s in a directory as locks, or
+    /// without locks.
     Judge {
         directory: PathBuf,
         milliseconds: u64,
         #[arg(long)]
         unlocked: bool,
     },
-    /// Takes and gives back random locks, watched by the oracle.
+    /// Acquires and releases random locks, checked by the oracle.
     Contend(contender::Contender),
-    /// Ends a guard otherwise than by its release.
+    /// Drops a guard in one of several ways.
     End(ending::Ending),
     /// Drops requests at random moments.
     Quit(quitter::Quitter),
     /// Connects to every URL of its input.
     Migrant,
-    /// Takes and returns locks as its input says.
+    /// Acquires and releases locks by name, as its input says.
     Neighbour { url: String, task: String },
-    /// Takes locks and does something under them, until its input ends or it is killed.
+    /// Acquires locks and writes in fenced transactions, until its input ends or it is killed.
     Mortal(mortal::Mortal),
-    /// Takes, fences and gives back locks as its input says.
+    /// Acquires, fences and releases locks, as its input says.
     Worker(worker::Worker),
     /// Runs the programs of its input.
     Performer {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Takes and returns one lock after the other, until its input ends.
+    /// Acquires and releases one lock after the other, until its input ends.
     Stream {
         #[command(flatten)]
         settings: Settings,
@@ -62,7 +62,7 @@ enum Peer {
         jobs: usize,
         milliseconds: u64,
     },
-    /// Runs random programs for so long.
+    /// Runs random programs for some time.
     Traffic {
         #[command(flatten)]
         settings: Settings,
@@ -70,12 +70,12 @@ enum Peer {
         jobs: usize,
         milliseconds: u64,
     },
-    /// Waits, in several jobs, as its input says.
+    /// Waits for locks, in several jobs, as its input says.
     Waiter {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Answers every line of its input with what is held in the namespace, by plain SQL.
+    /// Answers every line of its input with the held names of the namespace, read with plain SQL.
     Watch { url: String, namespace: String },
 }
 

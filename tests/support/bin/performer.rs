@@ -17,10 +17,10 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::{say, settings::Settings};
 
-/// The longest time that is held on to what was taken.
+/// The longest time for which locks are held, in microseconds.
 const LONGEST: u64 = 3_000;
 
-/// What runs a program.
+/// One run of a program.
 struct Performance<'a> {
     locks: &'a LockManager,
     oracle: &'a Mutex<Oracle>,
@@ -29,8 +29,8 @@ struct Performance<'a> {
 
 type Performing<'a> = Pin<Box<dyn Future<Output = Result<(), LockError>> + Send + 'a>>;
 
-/// Runs what each line says, side by side: a namespace, the oracle's directory, `scoped` or
-/// `guards`, and a program. Answers `done NAMESPACE` or `failed NAMESPACE ERROR`.
+/// Runs the programs of its input concurrently. A line is a namespace, the oracle's directory,
+/// `scoped` or `guards`, and a program. Answers `done NAMESPACE` or `failed NAMESPACE ERROR`.
 pub(crate) fn on_demand(settings: &Settings) {
     let (lines, mut told) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -71,8 +71,8 @@ pub(crate) fn on_demand(settings: &Settings) {
     });
 }
 
-/// Runs random programs for so long, several side by side. Says `performed` and how many, and
-/// `failed` with what went wrong in any.
+/// Runs random programs for some time, several concurrently. Prints `performed` and their number,
+/// and `failed` with each error.
 pub(crate) fn at_random(settings: &Settings, directory: PathBuf, time: Duration, jobs: usize) {
     let start = Instant::now();
     runtime().block_on(async {
@@ -116,7 +116,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 impl Performance<'_> {
-    /// Each request by a call inside the one before.
+    /// Each request by a call inside the previous one.
     fn scoped<'a>(&'a self, requests: &'a [Vec<String>]) -> Performing<'a> {
         Box::pin(async move {
             match requests {
@@ -170,7 +170,7 @@ impl Performance<'_> {
     }
 }
 
-/// Who performs, when it asked, and what it does when it is granted that.
+/// The run, the time of its request, and the requests that remain after the grant.
 type Inside<'a> = (&'a Performance<'a>, Moment, &'a [Vec<String>]);
 
 async fn inside(guard: &LockGuard, inside: Inside<'_>) -> Result<(), LockError> {

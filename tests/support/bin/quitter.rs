@@ -9,18 +9,18 @@ use clap::ValueEnum;
 use locks_core::{LockManager, Result};
 use tokio::task::{JoinSet, yield_now};
 
-/// Few, so that requests meet.
+/// Few names, so that requests conflict.
 const NAMES: [&str; 3] = ["box_update", "app_task_1", "app_backup_1"];
-/// Tasks that ask at the same time, of two managers.
+/// The number of concurrent tasks, of two managers.
 const JOBS: u32 = 8;
-/// One of so many requests is waited for to its end, so that the others meet something.
+/// One request of this many is awaited to its end, so that the others conflict with a holder.
 const PATIENT: u32 = 10;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Quitter {
     url: String,
     how: How,
-    /// How many requests are to be dropped.
+    /// The number of requests to drop.
     number: u32,
 }
 
@@ -38,8 +38,8 @@ struct Counts {
 }
 
 impl Quitter {
-    /// Says how many requests were dropped, granted and refused; stays until it is told to go
-    /// on; then takes every name once more, and ends.
+    /// Prints the numbers of dropped, granted and refused requests. Waits for its input, acquires
+    /// every name once more, and ends.
     pub(crate) async fn run(self) {
         let (a, b) = tokio::try_join!(
             LockManager::connect(&self.url),
@@ -71,7 +71,7 @@ impl Quitter {
     }
 }
 
-/// How long a request takes on this machine, now.
+/// The duration of a request on this machine, now.
 async fn typical_time(locks: &LockManager) -> Duration {
     const TRIES: u32 = 20;
     let start = Instant::now();
@@ -79,7 +79,7 @@ async fn typical_time(locks: &LockManager) -> Duration {
         let guard = locks.acquire(NAMES[0]).await.expect("nothing is held");
         guard.release().await.expect("it is held");
     }
-    // Of a request alone, without its release.
+    // Only of the request, without its release.
     start.elapsed() / TRIES / 2
 }
 
@@ -112,7 +112,7 @@ async fn ask(locks: LockManager, how: How, number: u32, typical: Duration) -> Co
     counts
 }
 
-/// The answer, if it comes in time; tokio's clock ticks too slowly for that.
+/// The answer, if it comes in time. Tokio's clock is too coarse for that.
 async fn within<T>(limit: Duration, request: impl Future<Output = Result<T>>) -> Option<Result<T>> {
     let start = Instant::now();
     let time_is_up = async {

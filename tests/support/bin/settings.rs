@@ -1,4 +1,4 @@
-//! How a worker process connects.
+//! The connection settings of a worker process.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ pub(crate) struct Settings {
     task: String,
     #[arg(long, default_value = "platform")]
     namespace: String,
-    /// Milliseconds; 0: it never expires.
+    /// Milliseconds; 0: never expires.
     #[arg(long)]
     expiry: Option<u64>,
     #[arg(long)]
     barging: bool,
-    /// Only time evicts.
+    /// Uses time evidence only.
     #[arg(long)]
     by_time: bool,
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! A process in which short jobs arrive without pause, until its input ends.
+//! A process in which short jobs arrive continuously, until its input ends.
 
 use std::{
     io::Read as _,
@@ -13,8 +13,8 @@ use locks_core::{LockError, LockManager, with_lock};
 
 use crate::{say, settings::Settings};
 
-/// Several jobs at once, each with one lock of its own after the other, whose name begins so.
-/// Says `tokens` and all that were granted, at the end.
+/// Several concurrent jobs, each of which acquires one lock after the other. Their names begin with
+/// the prefix. Prints `tokens` and the tokens of all grants at the end.
 pub(crate) fn flow(settings: &Settings, prefix: &str, jobs: usize, held: Duration) {
     let ended = Arc::new(AtomicBool::new(false));
     let end = Arc::clone(&ended);
@@ -37,7 +37,7 @@ pub(crate) fn flow(settings: &Settings, prefix: &str, jobs: usize, held: Duratio
                 let mut tokens = Vec::new();
                 while !ended.load(Relaxed) {
                     let name = format!("{prefix}{}", number.fetch_add(1, Relaxed));
-                    // They do not come and go in step.
+                    // The jobs must not run in step.
                     let held = held.mul_f64(0.5 + fastrand::f64());
                     let token = one(&locks, &name, held).await;
                     tokens.push(token.expect("nothing forbids it").to_string());

@@ -1,14 +1,14 @@
-//! A process in which jobs wait for locks as they are told, side by side, one line at a time.
+//! A process in which jobs wait for locks on command, concurrently, one line at a time.
 //!
 //! ```text
 //! wait JOB NAMES..        granted JOB TOKEN AT     (microseconds on the machine's clock)
 //! within JOB MS NAMES..   granted JOB TOKEN AT  or  refused JOB KIND AT TEXT
-//! acquire JOB NAMES..     the same
+//! acquire JOB NAMES..     as `within`
 //! pass JOB NAMES..        granted JOB TOKEN AT, and released at once
 //! enter JOB NAMES..       granted JOB TOKEN AT, in a function under `#[with_lock]`
-//! leave JOB               left JOB AT, when that has returned
-//! release JOB             released JOB AT: all that it took since the last `enter`
-//! drop JOB                dropped JOB: it is gone, whatever it did
+//! leave JOB               left JOB AT, when that function has returned
+//! release JOB             released JOB AT: all guards since the last `enter`
+//! drop JOB                dropped JOB: it is cancelled at any point
 //! ```
 
 use std::{collections::HashMap, io::BufRead as _, pin::Pin, time::Duration};
@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{say, settings::Settings};
 
-/// Somebody who waits, and what it is told.
+/// A job, and its commands.
 struct Job {
     name: String,
     orders: mpsc::UnboundedReceiver<(String, Vec<String>)>,
@@ -65,7 +65,7 @@ pub(crate) fn obey(settings: &Settings) {
 }
 
 impl Job {
-    /// Does what it is told until it is told to leave.
+    /// Executes commands until `leave`.
     fn work<'a>(
         &'a mut self,
         locks: &'a LockManager,

@@ -1,4 +1,4 @@
-//! A worker that takes, fences and gives back locks as its input says, a line at a time.
+//! A worker that acquires, fences and releases locks on command, a line at a time.
 
 use std::{
     io::BufRead as _,
@@ -11,7 +11,7 @@ use locks_tests::{
     on_engine,
 };
 
-/// How long it waits to be told of a loss.
+/// How long it waits for the report of a loss.
 const TOLD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
@@ -23,10 +23,10 @@ pub(crate) struct Worker {
     /// In milliseconds.
     #[arg(long, default_value_t = 15_000)]
     ttl: u64,
-    /// Its locks never expire.
+    /// Its sessions never expire.
     #[arg(long)]
     never: bool,
-    /// It believes in no process table.
+    /// Uses time evidence only.
     #[arg(long)]
     by_time: bool,
 }
@@ -40,7 +40,7 @@ struct Work {
 }
 
 impl Worker {
-    /// Goes on until its input ends.
+    /// Runs until its input ends.
     pub(crate) async fn run(self) {
         let ttl = Duration::from_millis(self.ttl);
         let builder = LockManager::builder()
@@ -132,7 +132,7 @@ impl Work {
     }
 }
 
-/// What time it is, by the wall clock.
+/// The wall clock, in seconds.
 fn seconds() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.expect("after 1970").as_secs()

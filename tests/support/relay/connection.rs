@@ -13,13 +13,13 @@ use super::{How, Shared};
 
 const BUFFER: usize = 64 * 1024;
 
-/// Cuts the connection so that the other end notices at once.
+/// Closes the connection so that the other end notices at once.
 pub(super) fn reset(stream: &TcpStream) {
     // Dropped without lingering, the socket sends a reset, as that of a killed process does.
     let _ = stream.set_zero_linger();
 }
 
-/// Relays until either end closes or the test cuts.
+/// Relays until either end closes or a fault closes the connection.
 pub(super) async fn relay(client: TcpStream, shared: Arc<Shared>, changed: watch::Receiver<()>) {
     let (server, heals, cuts) = {
         let mut state = shared.state();
@@ -40,7 +40,7 @@ pub(super) async fn relay(client: TcpStream, shared: Arc<Shared>, changed: watch
             answered: true,
             request: Vec::new(),
         };
-        // An error is an end that went away; the other one learns it by the drop.
+        // An error means that an end was closed; the drop closes the other one.
         if connection.run().await.unwrap_or(Cut::No) == Cut::Yes {
             reset(&connection.client.stream);
             reset(&connection.server.stream);
@@ -61,11 +61,11 @@ enum Cut {
 /// The socket to the client or to the server.
 struct End {
     stream: TcpStream,
-    /// What a stall keeps from it.
+    /// What a stall keeps.
     kept: Vec<u8>,
-    /// Bytes that wait for the latency to pass, and when each piece is due.
+    /// Bytes that wait for the latency to pass, and the time at which each piece is due.
     on_the_way: VecDeque<(Instant, Vec<u8>)>,
-    /// It has closed, or is told nothing more.
+    /// It has closed, or nothing more is sent to it.
     gone: bool,
 }
 
@@ -76,13 +76,13 @@ struct Connection {
     changed: watch::Receiver<()>,
     heals: u64,
     cuts: u64,
-    /// What is to happen to the answer of the request under way.
+    /// The fault for the answer to the current request.
     fault: Option<How>,
     /// Stalled by an armed fault, until the next heal.
     stalled: bool,
-    /// Whether the server has said something since the last request, or nothing was asked yet.
+    /// Whether the server has sent something since the last request, or no request has come yet.
     answered: bool,
-    /// The request under way, as far as it has come.
+    /// The current request, as far as it has arrived.
     request: Vec<u8>,
 }
 
@@ -97,8 +97,8 @@ impl End {
         }
     }
 
-    /// Reads, unless it has gone; then this never ends. Nothing, if it goes now: a reset is the
-    /// same news as an end of file.
+    /// Reads, unless the end has closed; then this never completes. Returns 0 if the end closes
+    /// now: a reset counts as an end of file.
     async fn read(&mut self, buffer: &mut [u8]) -> usize {
         if self.gone {
             return future::pending().await;
@@ -113,7 +113,7 @@ impl End {
         if latency.is_zero() && self.on_the_way.is_empty() {
             return self.stream.write_all(bytes).await;
         }
-        // A latency that was lowered does not let bytes overtake each other.
+        // After a lower latency was set, bytes do not overtake each other.
         let last = self.on_the_way.back().map(|(due, _)| *due);
         let due = (Instant::now() + latency).max(last.unwrap_or_else(Instant::now));
         self.on_the_way.push_back((due, bytes.to_vec()));
@@ -201,7 +201,7 @@ impl Connection {
         self.shared.state().latency
     }
 
-    /// Obeys the test: cuts, or lets through what was kept.
+    /// Follows the state: closes the connection, or forwards what was kept.
     async fn look_at_state(&mut self) -> io::Result<Cut> {
         {
             let mut state = self.shared.state();
@@ -230,8 +230,8 @@ impl Connection {
         Ok(Cut::No)
     }
 
-    /// Ends the server's side in order, and reads its answer for nobody, so that it is not cut
-    /// while it executes a late request.
+    /// Closes the server's side in order and discards its answer, so that the server is not
+    /// interrupted while it executes a late request.
     async fn finish_without_client(&mut self) -> io::Result<()> {
         self.server.flush().await?;
         self.server.stream.shutdown().await?;
@@ -309,7 +309,7 @@ impl Connection {
     }
 }
 
-/// Ends at this moment, or never without one.
+/// Completes at this time, or never without one.
 async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => time::sleep_until(due).await,

@@ -10,10 +10,10 @@ use std::{
 use super::*;
 
 const SOON: Duration = Duration::from_secs(5);
-/// How long nothing must happen for it to count as nothing.
+/// How long nothing must happen in order to count as nothing.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// An echo server, and what it has received, as it comes.
+/// An echo server, and what it receives.
 fn echo() -> (SocketAddr, mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -66,7 +66,7 @@ impl Setup {
         String::from_utf8(answer).unwrap()
     }
 
-    /// All that still comes before the connection ends.
+    /// All bytes that arrive before the connection ends.
     fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.client.read_to_end(&mut rest) {
@@ -100,7 +100,7 @@ fn cuts_before_the_request() {
     assert_eq!(s.server_got(SOON).unwrap(), b"one");
     assert_eq!(s.server_got(SILENCE), None);
     assert_eq!(s.relay.counters().cut_before, 1);
-    // Once only.
+    // Only once.
     s.client = connect(&s.relay);
     assert_eq!(s.ask("three"), "three");
 }
@@ -162,7 +162,7 @@ fn a_stalled_request_lands_late_even_without_its_client() {
     s.relay.arm(When::Next, How::Stall);
     s.client.write_all(b"two").unwrap();
     silent(&mut s.client);
-    // Another connection is not concerned.
+    // Another connection is not affected.
     let stalled = std::mem::replace(&mut s.client, connect(&s.relay));
     assert_eq!(s.ask("three"), "three");
     drop(stalled);
@@ -239,7 +239,7 @@ fn a_dropped_relay_takes_its_connections_along() {
     let address = relay.address();
     drop(relay);
     assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
-    TcpStream::connect(address).expect_err("nobody listens");
+    TcpStream::connect(address).expect_err("the relay has ended");
 }
 
 #[test]

@@ -1,0 +1,254 @@
+//! Supervisors: `release_task` and `release_all` release everything, and every former holder learns
+//! of it.
+
+use std::time::Duration;
+
+use locks_core::{Expiry, LockManager};
+use locks_tests::{
+    engine::Database,
+    journal::{Journal, Tx},
+    on_engine, on_every_engine,
+    row::LocksRow,
+    sessions::{Session, wait_until_only},
+    wait, worker,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+/// No renewal, time-out or expiry happens during a test.
+const LONG: Duration = Duration::from_mins(2);
+
+on_every_engine!(
+    async what_a_task_forgot_is_taken_and_told,
+    async a_task_that_holds_nothing_costs_no_write,
+    async only_that_task_is_released,
+    async whoever_lost_its_lock_is_told,
+    async a_task_goes_on_after_it_was_released,
+    async what_an_idle_task_is_granted_later_is_safe,
+    async its_waiters_wait_on,
+    async everything_is_taken,
+    async versions_and_tokens_go_on_growing,
+);
+on_every_engine!(servers: async an_open_fenced_transaction_comes_first);
+
+async fn connect(db: &Database, task: &str) -> LockManager {
+    let builder = LockManager::builder()
+        .task_id(task)
+        .expiry(Expiry::After(LONG));
+    builder.connect(db.url()).await.expect("it connects")
+}
+
+async fn what_a_task_forgot_is_taken_and_told(db: Database) {
+    let supervisor = connect(&db, "supervisor").await;
+    for never in [false, true] {
+        let more: &[&str] = if never { &["--never"] } else { &[] };
+        let args = ["worker", db.url(), "worker"]
+            .into_iter()
+            .chain(more.iter().copied());
+        let peer = locks_tests::process::Peer::spawn(env!("CARGO_BIN_EXE_peer"), args);
+        let mut worker = locks_tests::worker::Worker::of(peer);
+        let both = worker.acquire("app_task_1 app_backup_1");
+        let one = worker.acquire("mail_restart");
+        worker.acquire("x");
+        assert_eq!(worker.ask("release"), "released");
+        worker.kill();
+        let forgotten = supervisor.release_task("worker").await.expect("it can");
+        let mut told: Vec<_> = forgotten
+            .iter()
+            .map(|h| (h.name.as_str(), &*h.task_id, h.token))
+            .collect();
+        told.sort_unstable();
+        let expected = [
+            ("app_backup_1", "worker", Some(both)),
+            ("app_task_1", "worker", Some(both)),
+            ("mail_restart", "worker", Some(one)),
+        ];
+        assert_eq!(told, expected);
+        assert!(forgotten.iter().all(|holder| holder.since.is_some()));
+        wait_until_only(&db, &[], SOON).await;
+        let row = LocksRow::read(&db, "platform").await.expect("it is there");
+        assert!(row.is_empty(), "{row:?}");
+    }
+}
+
+async fn a_task_that_holds_nothing_costs_no_write(db: Database) {
+    let supervisor = connect(&db, "supervisor").await;
+    let locks = connect(&db, "worker").await;
+    let guard = locks.acquire("x").await.expect("it is free");
+    guard.release().await.expect("it is ours");
+    let before = LocksRow::read(&db, "platform").await;
+    assert!(
+        supervisor
+            .release_task("worker")
+            .await
+            .expect("it can")
+            .is_empty()
+    );
+    assert!(
+        supervisor
+            .release_task("nobody")
+            .await
+            .expect("it can")
+            .is_empty()
+    );
+    assert_eq!(LocksRow::read(&db, "platform").await, before);
+}
+
+async fn only_that_task_is_released(db: Database) {
+    let locks = connect(&db, "a").await;
+    let (b, other) = (
+        locks.with_task_id("b").expect("an id"),
+        locks.with_namespace("other").expect("a namespace"),
+    );
+    let kept = locks.acquire("x").await.expect("it is free");
+    let taken = b.acquire("y").await.expect("it is free");
+    let elsewhere = other.with_task_id("b").expect("an id");
+    let elsewhere = elsewhere.acquire("y").await.expect("it is free");
+    let forgotten = locks.release_task("b").await.expect("it can");
+    assert_eq!(forgotten.len(), 1);
+    assert!(taken.is_lost());
+    assert!(!kept.is_lost() && !elsewhere.is_lost());
+    kept.release().await.expect("it is ours");
+    elsewhere
+        .release()
+        .await
+        .expect("it is another namespace's");
+}
+
+/// The lock is released by another process. The holder's process learns of it at its next renewal.
+async fn whoever_lost_its_lock_is_told(db: Database) {
+    let supervisor = connect(&db, "supervisor").await;
+    let journal = Journal::open(db.url()).await;
+    let mut worker = worker!(db.url(), "worker", "--ttl", "1500");
+    worker.acquire("x");
+    let forgotten = supervisor.release_task("worker").await.expect("it can");
+    assert_eq!(forgotten.len(), 1);
+    let told = worker.ask("told");
+    assert!(told.starts_with("told lost x: "), "{told}");
+    assert_eq!(worker.ask("lost"), "true");
+    assert_eq!(worker.ask("begin late"), "begun");
+    let refused = worker.ask("commit");
+    assert!(refused.starts_with("refused: lost x: "), "{refused}");
+    assert!(worker.ask("release").starts_with("refused: lost x: "));
+    assert_eq!(journal.entries().await, [""; 0]);
+}
+
+async fn a_task_goes_on_after_it_was_released(db: Database) {
+    let locks = connect(&db, "worker").await;
+    let old = locks.acquire("x").await.expect("it is free");
+    let session = Session::of(&db, "worker").await.expect("it holds").id;
+    locks.release_task("worker").await.expect("it can");
+    assert!(old.is_lost());
+    let new = locks.acquire("x").await.expect("it is free");
+    assert!(new.token() > old.token());
+    let now = Session::of(&db, "worker").await.expect("it holds").id;
+    assert_ne!(now, session, "an id is used once");
+    // The old guard does not affect the new lock.
+    assert!(old.release().await.expect_err("it was lost").is_lost());
+    assert!(!new.is_lost());
+    new.release().await.expect("it is ours");
+}
+
+/// The session held nothing when it was ended, so its driver does not learn of it.
+async fn what_an_idle_task_is_granted_later_is_safe(db: Database) {
+    let supervisor = connect(&db, "supervisor").await;
+    let locks = connect(&db, "worker").await;
+    for all in [false, true] {
+        let guard = locks.acquire("x").await.expect("it is free");
+        guard.release().await.expect("it is ours");
+        let ended = Session::of(&db, "worker").await.expect("it beats").id;
+        let taken = if all {
+            supervisor.release_all().await
+        } else {
+            supervisor.release_task("worker").await
+        };
+        assert!(taken.expect("it can").is_empty());
+        let guard = locks.acquire("x").await.expect("it is free");
+        let session = Session::of(&db, "worker").await.expect("it holds");
+        assert_ne!(session.id, ended);
+        let refused = supervisor.wait("x").timeout(Duration::from_millis(500));
+        assert!(refused.await.expect_err("it is held").is_timeout());
+        let journal = Journal::open(db.url()).await;
+        let tx = journal.begin_entry("entry").await.expect("it begins");
+        on_engine!(Tx, tx, tx => guard.commit(tx).await).expect("it is held");
+        guard.release().await.expect("it is ours");
+    }
+}
+
+async fn its_waiters_wait_on(db: Database) {
+    let supervisor = connect(&db, "supervisor").await;
+    let holder = supervisor.acquire("x").await.expect("it is free");
+    let locks = connect(&db, "worker").await;
+    let waiting = locks.wait("x").timeout(SOON);
+    let waiting = tokio::spawn(waiting);
+    let queued = async || supervisor.waiting().await.expect("it answers").len() == 1;
+    wait::until(SOON, "it waits", queued).await;
+    let forgotten = supervisor.release_task("worker").await.expect("it can");
+    assert!(forgotten.is_empty(), "it holds nothing: {forgotten:?}");
+    holder.release().await.expect("it is ours");
+    let guard = waiting.await.expect("no panic").expect("it waited on");
+    guard.release().await.expect("it is ours");
+}
+
+async fn everything_is_taken(db: Database) {
+    let locks = connect(&db, "a").await;
+    let b = connect(&db, "b").await;
+    let never = LockManager::builder().task_id("c").expiry(Expiry::Never);
+    let never = never.connect(db.url()).await.expect("it connects");
+    let guards = [
+        locks.acquire("x").await.expect("it is free"),
+        b.acquire("y").await.expect("it is free"),
+        never.acquire("z").await.expect("it is free"),
+    ];
+    let elsewhere = b.with_namespace("other").expect("a namespace");
+    let elsewhere = elsewhere.acquire("y").await.expect("it is free");
+    let all = locks.release_all().await.expect("it can");
+    let mut names: Vec<_> = all.iter().map(|h| (h.name.as_str(), &*h.task_id)).collect();
+    names.sort_unstable();
+    assert_eq!(names, [("x", "a"), ("y", "b"), ("z", "c")]);
+    for guard in guards {
+        assert!(guard.release().await.expect_err("it was taken").is_lost());
+    }
+    elsewhere
+        .release()
+        .await
+        .expect("it is another namespace's");
+    assert!(locks.held().await.expect("it answers").is_empty());
+}
+
+async fn versions_and_tokens_go_on_growing(db: Database) {
+    let locks = connect(&db, "a").await;
+    let guard = locks.acquire("x").await.expect("it is free");
+    let version = async || {
+        let row = LocksRow::read(&db, "platform").await;
+        row.expect("it is there").version
+    };
+    let before = version().await;
+    locks.release_all().await.expect("it can");
+    let after = version().await;
+    assert!(after > before);
+    let next = locks.acquire("x").await.expect("it is free");
+    assert!(next.token() > after && next.token() > guard.token());
+}
+
+/// The transaction is fenced and not committed. The next holder is granted after its end.
+async fn an_open_fenced_transaction_comes_first(db: Database) {
+    let journal = Journal::open(db.url()).await;
+    let supervisor = connect(&db, "supervisor").await;
+    let locks = connect(&db, "worker").await;
+    let guard = locks.acquire("x").await.expect("it is free");
+    let mut tx = journal.begin_entry("fenced").await.expect("it begins");
+    on_engine!(Tx, &mut tx, tx => guard.fence(tx).await).expect("it is held");
+    let taken = supervisor.release_task("worker");
+    let taken = tokio::spawn(taken);
+    let next = supervisor.wait("x").timeout(SOON);
+    let mut next = tokio::spawn(next);
+    // That something does not happen is no condition to wait for.
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut next).await;
+    assert!(early.is_err(), "granted while a fenced transaction is open");
+    assert!(!taken.is_finished());
+    tx.commit().await.expect("it was fenced in time");
+    let next = next.await.expect("no panic").expect("it is granted");
+    assert!(journal.has("fenced").await);
+    assert_eq!(taken.await.expect("no panic").expect("it can").len(), 1);
+    assert!(!next.is_lost());
+}

@@ -1,0 +1,193 @@
+//! Notifications that are lost, delayed or never sent: they cost time, never a grant.
+
+use std::time::Duration;
+
+use locks_core::{LockGuard, LockManager};
+use locks_tests::{
+    clock::micros,
+    engine::{Database, Engine, note, run_async},
+    relay::{How, Relay, When},
+    row::wait_until_queued,
+    wait, waiter,
+    waiter::Waiter,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+/// The limit for a grant without a notification: a second between two looks, and the statements.
+const UNTOLD: Duration = Duration::from_millis(1_500);
+
+/// The number of connections that listen, or try to.
+async fn listening(db: &Database) -> usize {
+    let mut conn = db.connect().await;
+    let sql = "SELECT count(*) AS n FROM pg_stat_activity \
+               WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    let rows = conn.rows(sql).await.expect("it may be asked");
+    rows[0]
+        .get("n")
+        .expect("a number")
+        .parse()
+        .expect("a number")
+}
+
+async fn wait_until_listening(db: &Database) {
+    wait::until(SOON, "a connection that listens", async || {
+        listening(db).await == 1
+    })
+    .await;
+    // The server shows `LISTEN` as the last statement as soon as it begins.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn held(url: &str) -> LockGuard {
+    let holder = LockManager::builder().task_id("holder").connect(url).await;
+    let holder = holder.expect("it is there");
+    holder.acquire("x").await.expect("it is free")
+}
+
+/// A process that waits and listens.
+async fn listener(db: &Database) -> Waiter {
+    let mut waiter = waiter!(db.url(), "waiter");
+    waiter.tell("wait job x");
+    wait_until_queued(db, "platform", 1).await;
+    wait_until_listening(db).await;
+    waiter
+}
+
+/// The time from `from` to the grant.
+fn delay(waiter: &mut Waiter, from: u64) -> Duration {
+    let granted = waiter.granted("job", SOON);
+    Duration::from_micros(granted.at.saturating_sub(from))
+}
+
+#[test]
+fn one_that_is_lost_on_its_way() {
+    run_async(Engine::Postgres, async |db| {
+        let relay = Relay::start(db.server_address());
+        let guard = held(&db.url_via(relay.address())).await;
+        let mut waiter = listener(&db).await;
+        relay.arm(When::Containing(b"pg_notify".to_vec()), How::CutBefore);
+        let from = micros();
+        guard.release().await.expect("it is held");
+        let delay = delay(&mut waiter, from);
+        note(&format!("a grant without its notification: {delay:?}"));
+        assert!(delay < UNTOLD, "{delay:?}");
+        assert_eq!(relay.counters().cut_before, 1);
+    });
+}
+
+#[test]
+fn one_that_is_late() {
+    run_async(Engine::Postgres, async |db| {
+        let relay = Relay::start(db.server_address());
+        let guard = held(&db.url_via(relay.address())).await;
+        let mut waiter = listener(&db).await;
+        let late = How::Delay(Duration::from_secs(4));
+        relay.arm(When::Containing(b"pg_notify".to_vec()), late);
+        let from = micros();
+        guard.release().await.expect("it is held");
+        let delay = delay(&mut waiter, from);
+        assert!(delay < UNTOLD, "{delay:?}");
+        // When the delayed notification arrives, it tells nothing new.
+        let delayed = |counters: &locks_tests::relay::Counters| counters.delayed == 1;
+        relay.wait_for(SOON, "the notification", delayed).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        waiter.release("job");
+        waiter.tell("pass again x");
+        waiter.granted("again", SOON);
+    });
+}
+
+#[test]
+fn a_pooler_that_lets_nobody_listen() {
+    run_async(Engine::Postgres, async |db| {
+        let guard = held(db.url()).await;
+        let relay = Relay::start(db.server_address());
+        relay.arm(When::Containing(b"LISTEN".to_vec()), How::Stall);
+        let mut waiter = waiter!(db.url_via(relay.address()), "waiter");
+        waiter.tell("wait job x");
+        wait_until_queued(&db, "platform", 1).await;
+        let stalled = |counters: &locks_tests::relay::Counters| counters.stalled == 1;
+        relay.wait_for(SOON, "the attempt to listen", stalled).await;
+        assert_eq!(listening(&db).await, 0);
+        // The looks are a twentieth of the waiting time apart.
+        let length = Duration::from_secs(4);
+        tokio::time::sleep(length).await;
+        let from = micros();
+        guard.release().await.expect("it is held");
+        let delay = delay(&mut waiter, from);
+        assert!(
+            delay < length / 20 + Duration::from_millis(400),
+            "{delay:?}"
+        );
+    });
+}
+
+#[test]
+fn a_change_that_nobody_tells_of() {
+    run_async(Engine::Postgres, async |db| {
+        let holder = LockManager::builder()
+            .task_id("holder")
+            .connect(db.url())
+            .await;
+        let holder = holder.expect("it is there");
+        let other = holder.acquire("other").await.expect("it is free");
+        // As the original does it, without a notification. It appears so to a process whose
+        // listening connection is dead.
+        let write =
+            |data: &str| format!("UPDATE locks SET dataJson = '{data}', version = version + 1");
+        db.execute(&write(r#"{"other":"holder","x":"original"}"#))
+            .await;
+        let mut waiter = listener(&db).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(waiter.is_silent_about("granted"));
+        let from = micros();
+        db.execute(&write(r#"{"other":"holder"}"#)).await;
+        let delay = delay(&mut waiter, from);
+        assert!(delay < UNTOLD, "{delay:?}");
+        other.release().await.expect("it is held");
+    });
+}
+
+#[test]
+fn a_listener_that_is_cut_off_listens_again() {
+    run_async(Engine::Postgres, async |db| {
+        let guard = held(db.url()).await;
+        let mut waiter = listener(&db).await;
+        let killed = db
+            .connect()
+            .await
+            .rows(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND query LIKE 'LISTEN%'",
+            )
+            .await
+            .expect("it may");
+        assert_eq!(killed.len(), 1);
+        wait_until_listening(&db).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let from = micros();
+        guard.release().await.expect("it is held");
+        let delay = delay(&mut waiter, from);
+        assert!(
+            delay < Duration::from_millis(200),
+            "it is notified again: {delay:?}"
+        );
+    });
+}
+
+#[test]
+fn nobody_listens_when_nobody_waits() {
+    run_async(Engine::Postgres, async |db| {
+        let guard = held(db.url()).await;
+        assert_eq!(listening(&db).await, 0);
+        let mut waiter = listener(&db).await;
+        guard.release().await.expect("it is held");
+        waiter.granted("job", SOON);
+        // After a delay, because the next request may come.
+        let limit = Duration::from_secs(30);
+        wait::until(limit, "no connection listens", async || {
+            listening(&db).await == 0
+        })
+        .await;
+    });
+}

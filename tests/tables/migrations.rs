@@ -1,0 +1,219 @@
+//! The creation of the tables: by the first process that connects, or by the users' own tooling.
+
+use std::{path::Path, time::Duration};
+
+use locks_core::LockManager;
+use locks_tests::{
+    engine::{Database, Engine},
+    on_every_engine, peer,
+    plain::{Plain, Record},
+    process::Peer,
+    row::{LocksRow, wait_until_empty},
+    wait::block_on,
+};
+use sqlx::migrate::Migrator;
+
+const SOON: Duration = Duration::from_secs(30);
+const ROUNDS: usize = 20;
+const TABLES: [&str; 3] = ["lock_fences", "lock_sessions", "locks"];
+
+on_every_engine!(
+    sync six_processes_find_it_empty_at_once,
+    async a_table_of_each_name_is_made_and_no_other,
+    async the_tables_of_the_users_tooling_are_accepted,
+    async the_applications_migrations_are_left_alone,
+    async what_is_missing_is_made_and_what_is_there_is_kept,
+    async as_many_times_as_one_likes,
+);
+
+/// The directory of this engine's migrations, for the users' own tooling.
+fn directory(engine: Engine) -> String {
+    let name = match engine {
+        Engine::Sqlite => "sqlite",
+        Engine::MySql => "mysql",
+        Engine::Postgres => "postgres",
+    };
+    format!("{}/../migrations/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn file(engine: Engine) -> String {
+    let path = format!("{}/0001_locks.sql", directory(engine));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The names of all tables, sorted.
+async fn tables(db: &Database) -> Vec<String> {
+    let sql = match db.engine() {
+        Engine::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table'",
+        Engine::MySql => {
+            "SELECT table_name AS name FROM information_schema.tables \
+             WHERE table_schema = DATABASE()"
+        }
+        Engine::Postgres => {
+            "SELECT table_name AS name FROM information_schema.tables \
+             WHERE table_schema = current_schema()"
+        }
+    };
+    let rows = db.connect().await.rows(sql).await.unwrap();
+    let name = |row: &Record| row.get("name").unwrap().to_owned();
+    let mut names: Vec<_> = rows.iter().map(name).collect();
+    names.sort();
+    names
+}
+
+/// Everything about the columns of the library's tables that could be changed.
+async fn shape(db: &Database) -> String {
+    let sql = match db.engine() {
+        Engine::Sqlite => "SELECT sql FROM sqlite_master WHERE name LIKE 'lock%' ORDER BY name",
+        Engine::MySql => {
+            "SELECT table_name, column_name, column_type, column_default, is_nullable, collation_name \
+             FROM information_schema.columns WHERE table_schema = DATABASE() \
+             AND table_name LIKE 'lock%' ORDER BY table_name, ordinal_position"
+        }
+        Engine::Postgres => {
+            "SELECT table_name, column_name, data_type, column_default, is_nullable \
+             FROM information_schema.columns WHERE table_schema = current_schema() \
+             AND table_name LIKE 'lock%' ORDER BY table_name, ordinal_position"
+        }
+    };
+    format!("{:#?}", db.connect().await.rows(sql).await.unwrap())
+}
+
+/// Connects, acquires a lock and releases it.
+async fn use_it(db: &Database) {
+    let locks = LockManager::connect(db.url()).await.expect("it connects");
+    let guard = locks.acquire("x").await.expect("it is free");
+    guard.release().await.expect("it is ours");
+    locks.close().await.expect("it closes");
+}
+
+async fn migrate(db: &Database, directory: impl AsRef<Path>) {
+    let migrator = Migrator::new(directory.as_ref()).await.unwrap();
+    match db.connect().await {
+        Plain::Sqlite(mut conn) => migrator.run(&mut conn).await,
+        Plain::MySql(mut conn) => migrator.run(&mut conn).await,
+        Plain::Postgres(mut conn) => migrator.run(&mut conn).await,
+    }
+    .unwrap_or_else(|error| panic!("{}: {error}", directory.as_ref().display()));
+}
+
+/// The records of the application's migrator.
+async fn bookkeeping(db: &Database) -> String {
+    let sql = "SELECT version, description FROM _sqlx_migrations ORDER BY version";
+    format!("{:?}", db.connect().await.rows(sql).await.unwrap())
+}
+
+fn six_processes_find_it_empty_at_once(first: Database) {
+    let engine = first.engine();
+    let mut peers: Vec<Peer> = (0..6).map(|_| peer!("migrant")).collect();
+    for peer in &mut peers {
+        peer.expect_line("ready", SOON);
+    }
+    let more = (1..ROUNDS).map(|_| Database::create(engine));
+    for (round, db) in [first].into_iter().chain(more).enumerate() {
+        for peer in &mut peers {
+            peer.send(db.url());
+        }
+        for peer in &mut peers {
+            let said = peer.next_line(SOON);
+            assert_eq!(said.as_deref(), Some("settled"), "in round {round}");
+        }
+        block_on(async {
+            wait_until_empty(&db, "platform", SOON).await;
+            assert_eq!(tables(&db).await, TABLES);
+            let rows = "SELECT COUNT(*) AS n FROM locks";
+            let rows = db.connect().await.rows(rows).await.unwrap();
+            assert_eq!(rows[0].get("n"), Some("1"));
+        });
+    }
+    for mut peer in peers {
+        peer.finish_well(SOON);
+    }
+}
+
+async fn a_table_of_each_name_is_made_and_no_other(db: Database) {
+    use_it(&db).await;
+    assert_eq!(tables(&db).await, TABLES);
+}
+
+async fn the_tables_of_the_users_tooling_are_accepted(db: Database) {
+    // As a text, as a database client applies it.
+    db.execute(&file(db.engine())).await;
+    let made = shape(&db).await;
+    use_it(&db).await;
+    assert_eq!(shape(&db).await, made);
+
+    // By a migrator, which refuses to run if its own table was changed.
+    let other = Database::create(db.engine());
+    migrate(&other, directory(db.engine())).await;
+    let (made, written) = (shape(&other).await, bookkeeping(&other).await);
+    use_it(&other).await;
+    assert_eq!(shape(&other).await, made);
+    assert_eq!(bookkeeping(&other).await, written);
+    migrate(&other, directory(db.engine())).await;
+
+    // The result equals the tables that the library creates.
+    let third = Database::create(db.engine());
+    use_it(&third).await;
+    assert_eq!(shape(&third).await, made);
+}
+
+async fn the_applications_migrations_are_left_alone(db: Database) {
+    let own = tempfile::tempdir().unwrap();
+    std::fs::write(own.path().join("7_app.sql"), "CREATE TABLE app (n INTEGER)").unwrap();
+    migrate(&db, own.path()).await;
+    let written = bookkeeping(&db).await;
+    use_it(&db).await;
+    assert_eq!(bookkeeping(&db).await, written);
+    std::fs::write(
+        own.path().join("8_more.sql"),
+        "CREATE TABLE more (n INTEGER)",
+    )
+    .unwrap();
+    migrate(&db, own.path()).await;
+    use_it(&db).await;
+    assert_eq!(
+        tables(&db).await,
+        [
+            "_sqlx_migrations",
+            "app",
+            "lock_fences",
+            "lock_sessions",
+            "locks",
+            "more"
+        ]
+    );
+}
+
+async fn what_is_missing_is_made_and_what_is_there_is_kept(db: Database) {
+    use_it(&db).await;
+    let made = shape(&db).await;
+    // The lock's holder is known by its task id only.
+    db.execute(r#"UPDATE locks SET dataJson = '{"x":"foreign"}'"#)
+        .await;
+    for table in ["lock_sessions", "lock_fences"] {
+        let row = LocksRow::read(&db, "platform").await;
+        db.execute(&format!("DROP TABLE {table}")).await;
+        let locks = LockManager::connect(db.url()).await.expect("it connects");
+        assert_eq!(shape(&db).await, made, "after {table} was missing");
+        assert_eq!(LocksRow::read(&db, "platform").await, row);
+        let refused = locks.acquire("x").await.expect_err("another task holds it");
+        assert!(refused.is_busy(), "{refused}");
+        locks.acquire("y").await.unwrap().release().await.unwrap();
+        locks.close().await.unwrap();
+    }
+    let held = LocksRow::read(&db, "platform").await.unwrap().held();
+    assert_eq!(held, [("x".to_owned(), "foreign".to_owned())].into());
+}
+
+async fn as_many_times_as_one_likes(db: Database) {
+    use_it(&db).await;
+    let made = shape(&db).await;
+    let row = LocksRow::read(&db, "platform").await;
+    for _ in 0..3 {
+        let locks = LockManager::connect(db.url()).await.expect("it connects");
+        assert_eq!(locks.held().await.unwrap(), []);
+    }
+    assert_eq!(shape(&db).await, made);
+    assert_eq!(LocksRow::read(&db, "platform").await, row);
+}

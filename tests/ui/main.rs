@@ -1,0 +1,24 @@
+//! What `#[with_lock]` compiles, and its messages where it does not.
+//!
+//! The compiler's messages change from version to version, so they are compared for one version.
+
+use std::process::Command;
+
+const MESSAGES_OF: &str = "rustc 1.95.";
+
+#[test]
+fn ui() {
+    let cases = trybuild::TestCases::new();
+    cases.pass("ui/pass/*.rs");
+    if compiler().starts_with(MESSAGES_OF) {
+        cases.compile_fail("ui/fail/*.rs");
+    } else {
+        println!("left out: the messages of mistakes, which need {MESSAGES_OF}x");
+    }
+}
+
+fn compiler() -> String {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("--version").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
