@@ -253,7 +253,7 @@ impl Namespace {
             for holder in &holders {
                 tracing::warn!(
                     lock = %holder.name, task = %holder.task_id, namespace = %self.name,
-                    token = holder.token, "removed a lock that its task had not released"
+                    token = holder.token, "removed a lock that its task forgot to release"
                 );
             }
             self.answer(call, Answer::Holders(holders));
