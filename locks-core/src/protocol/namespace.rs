@@ -9,10 +9,14 @@
 //!   conflict, failure ◀── CompareAndSet ◀── Plan on the cached row
 //!                              │
 //!                              ▼
-//!                 Granted, Failed, Answer; notify
+//!                 Failed, Answer; notify
 //! ```
 
+mod calls;
 mod completion;
+mod liveness;
+mod queries;
+mod writes;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -21,19 +25,18 @@ use std::{
 };
 
 use super::{
-    admin::{Admin, AfterEviction},
+    admin::Admin,
     config::{Config, Name},
     failure_detector::{EvictReason, FailureDetector},
-    grants::{ActiveGrant, Grants, Ownership, ReleaseId},
-    input::{CallId, Input, Inspection},
-    output::{Answer, Granted, Loss, Output},
-    plan::{Plan, PlanInput},
+    grants::Grants,
+    input::Input,
+    output::{Answer, Output},
     poll_schedule::PollSchedule,
-    query::{CHUNK, CompareAndSet, Completion, Orphans, Peers, Query},
-    requests::{PATIENCE, Requests, no_answer},
-    row::{CachedRow, Read, Row, RowCache},
+    query::Query,
+    requests::{PATIENCE, Requests},
+    row::RowCache,
     sessions::{OwnSessions, SessionKey},
-    task::{Evicted, Task, TaskResult},
+    task::Task,
     time::{Now, Time},
     timers::{Timer, Timers},
     write_schedule::WriteSchedule,
@@ -41,10 +44,8 @@ use super::{
 use crate::{
     error::LockError,
     name::LockName,
-    options::Fairness,
-    report::{Blocker, Waiter},
-    store::{ChangeSource, Class, Failure, Kind, Liveness, LocksRow, Preconditions, RowVersion},
-    table::{LockTable, Nonce, Order, Request, SessionId},
+    store::{ChangeSource, RowVersion},
+    table::SessionId,
 };
 
 /// How often to look for a row that is missing.
@@ -340,90 +341,6 @@ impl Namespace {
         all.filter(|id| !holding.contains(id)).collect()
     }
 
-    // Calls.
-
-    fn on_guard_released(&mut self, nonce: Nonce, fenced: bool, call: Option<CallId>, now: Now) {
-        let defers = call.is_none() && !self.others_wait();
-        let due = if defers {
-            now.monotonic + self.write_schedule.deferral()
-        } else {
-            now.monotonic
-        };
-        if let Some(release) = self.grants.start_release(nonce, fenced, call, due) {
-            self.on_release_started(release);
-        } else if let Some(call) = call {
-            let reason = "it was lost before it was released";
-            self.answer(call, Answer::Lost(Loss { reason, by: None }));
-        }
-    }
-
-    /// Whether a request waits in the queue, as far as is known.
-    fn others_wait(&self) -> bool {
-        match self.row.known() {
-            Some(cached) => !cached.table.queue().is_empty(),
-            None => !self.requests.is_empty(),
-        }
-    }
-
-    fn on_release_started(&mut self, id: ReleaseId) {
-        if let Some(release) = self.grants.get_release(id)
-            && !release.is_ready()
-        {
-            let row = release.grant().fence_row.clone();
-            self.task(Task::AwaitFence { row, release: id });
-        }
-        self.replan = true;
-    }
-
-    fn inspect(&mut self, call: CallId, what: Inspection, now: Now) {
-        if let Inspection::Confirm(nonce, _) = &what
-            && self.grants.session_of(*nonce).is_none()
-        {
-            // It was lost before, and the guard was told.
-            self.answer(call, Answer::Done);
-            return;
-        }
-        let session = Admin::session_to_check(&what);
-        let session = session.and_then(|nonce| self.grants.session_of(nonce).cloned());
-        self.doubtful.extend(session.clone());
-        self.admin.inspect(call, what, session, now.monotonic);
-        self.replan = true;
-    }
-
-    fn close(&mut self, fenced: &BTreeSet<Nonce>, now: Now) {
-        self.fail_requests(&LockError::Closed, true);
-        for call in self.admin.take_all() {
-            self.answer(call, Answer::Failed(LockError::Closed));
-        }
-        let keep_detached = self.config.ttl.is_none();
-        let (guarded, releases) = self
-            .grants
-            .release_all(keep_detached, fenced, now.monotonic);
-        for release in releases {
-            self.on_release_started(release);
-        }
-        for nonce in guarded {
-            let reason = "the manager was closed";
-            let loss = Loss { reason, by: None };
-            self.outputs.push_back(Output::Lost(nonce, loss));
-        }
-        self.replan = true;
-    }
-
-    fn fail_requests(&mut self, error: &LockError, keep_all: bool) {
-        for nonce in self.requests.cancel_all(keep_all) {
-            self.outputs.push_back(Output::Failed(nonce, error.clone()));
-        }
-    }
-
-    fn answer(&mut self, call: CallId, answer: Answer) {
-        self.outputs.push_back(Output::Answer(call, answer));
-    }
-
-    fn task(&mut self, task: Task) {
-        self.outputs.push_back(Output::Task(task));
-    }
-
     // Time.
 
     /// What time has brought: requests that are overdue, leases that ended, tasks to repeat.
@@ -463,44 +380,6 @@ impl Namespace {
         self.timers.take_due(Timer::MissingRow, time);
     }
 
-    fn fail_overdue_requests(&mut self, now: Time) {
-        let contended = self.write_schedule.is_contended();
-        let overdue = self.requests.overdue(self.last_error.is_some(), now);
-        for overdue in overdue {
-            let error = match (overdue.waited, self.requests.get(overdue.nonce)) {
-                (Some(waited), Some(pending)) => LockError::Timeout {
-                    names: pending.request().names.to_vec(),
-                    waited,
-                    blocked_by: self.blockers_now(pending.request()),
-                },
-                _ => {
-                    let last = self.last_error.clone();
-                    last.unwrap_or_else(|| no_answer(contended))
-                }
-            };
-            self.requests.cancel(overdue.nonce);
-            self.outputs.push_back(Output::Failed(overdue.nonce, error));
-            self.replan = true;
-        }
-    }
-
-    /// What blocks a request now, or blocked it when that was last known.
-    fn blockers_now(&self, request: &Request) -> Vec<Blocker> {
-        let before = || self.requests.blocked_by(request.nonce).to_vec();
-        let Some(cached) = self.row.known() else {
-            return before();
-        };
-        let mut queue = cached.table.queue().iter();
-        let position = queue.position(|queued| queued.nonce == request.nonce);
-        let order = position.map_or(Order::Barging, Order::Behind);
-        let blockers = cached.table.blockers(request, order);
-        if blockers.is_empty() {
-            before()
-        } else {
-            blockers
-        }
-    }
-
     /// Sets the timers that depend on what is pending.
     fn set_timers(&mut self, now: Now) {
         let fails = self.last_error.is_some();
@@ -515,285 +394,5 @@ impl Namespace {
         let retry = self.retries.iter().map(|(at, _)| *at).min();
         timers.set_or_stop(Timer::RetryTask, retry);
         timers.set_or_stop(Timer::Release, self.grants.next_release_due());
-    }
-
-    // Queries.
-
-    fn is_paused(&self, now: Time) -> bool {
-        let waits = |timer| self.timers.get(timer).is_some_and(|at| now < at);
-        waits(Timer::Pause) || waits(Timer::MissingRow)
-    }
-
-    fn next_query(&mut self, now: Now) -> Option<Query> {
-        if let Some(version) = self.notify.take() {
-            return Some(Query::Notify(version));
-        }
-        if self.is_paused(now.monotonic) {
-            return None;
-        }
-        for task in self.admin.start_evictions() {
-            self.task(task);
-        }
-        if self.has_work(now.monotonic)
-            && let Some(query) = self.work(now)
-        {
-            return Some(query);
-        }
-        self.look(now)
-    }
-
-    /// Whether something is to be done with the row.
-    fn has_work(&self, now: Time) -> bool {
-        self.needs_read
-            || self.timers.is_due(Timer::Enqueue, now)
-            || self.row.is_unsettled()
-            || !self.doubtful.is_empty()
-            || self.grants.any_release_due(now)
-            || (self.replan
-                && (!self.requests.is_empty() || !self.dead.is_empty() || self.admin.needs_row()))
-    }
-
-    /// A step towards what is requested.
-    fn work(&mut self, now: Now) -> Option<Query> {
-        match self.row.state() {
-            Row::Unknown if self.write_schedule.locks_row() => {
-                Some(self.open_sessions(now).unwrap_or(Query::ReadLocked))
-            }
-            Row::Unknown => Some(Query::Read),
-            Row::Missing { .. } if self.row.may_reappear(now.monotonic) => {
-                self.timers.set(Timer::MissingRow, now.monotonic + MISSING);
-                Some(Query::Read)
-            }
-            Row::Missing { cleared: true } => {
-                let least = self.row.next_version(0, now.wall);
-                let stamp = self.stamp();
-                Some(Query::Create { least, stamp })
-            }
-            Row::Missing { cleared: false } => {
-                self.clear(None, now.monotonic);
-                None
-            }
-            Row::Unstamped {
-                version,
-                cleared: true,
-            } => {
-                let version = *version;
-                let least = self.row.next_version(version, now.wall);
-                let stamp = self.stamp();
-                Some(Query::Adopt {
-                    version,
-                    least,
-                    stamp,
-                })
-            }
-            Row::Unstamped {
-                version,
-                cleared: false,
-            } => {
-                let version = *version;
-                self.clear(Some(version), now.monotonic);
-                None
-            }
-            Row::Known(_) if !self.doubtful.is_empty() => {
-                self.replan = true;
-                let sessions = std::mem::take(&mut self.doubtful);
-                Some(Query::CheckOwnSessions(sessions.into_iter().collect()))
-            }
-            Row::Known(_) if self.write_schedule.locks_row() => {
-                Some(self.open_sessions(now).unwrap_or(Query::ReadLocked))
-            }
-            Row::Known(_) if self.write_schedule.must_reread(now.monotonic) => Some(Query::Read),
-            Row::Known(_) => self
-                .open_sessions(now)
-                .or_else(|| self.plan_write(now))
-                .or_else(|| self.open_sessions(now)),
-        }
-    }
-
-    /// Deletes all sessions of the namespace, because its row is missing or not ours.
-    fn clear(&mut self, version: Option<i64>, now: Time) {
-        if !self.clearing {
-            self.clearing = true;
-            self.task(Task::EvictAll(version));
-        }
-        // Its end ends the pause.
-        self.timers.set(Timer::Pause, now + PATIENCE);
-    }
-
-    /// Uses the row's lock, or gives it back: other processes wait for it.
-    fn use_row_lock(&mut self, now: Now) -> Query {
-        let found = self.row.known().map(|cached| cached.version.clone());
-        self.write_schedule.on_row_unlocked(found.as_ref());
-        // Sessions are opened before. A request that has come to need one since then has to
-        // wait for the next write.
-        if found.is_some() && self.doubtful.is_empty() {
-            self.assign_sessions(now);
-            if let Some(query @ Query::CompareAndSet(_)) = self.plan_write(now) {
-                return query;
-            }
-        }
-        Query::Unlock
-    }
-
-    fn assign_sessions(&mut self, now: Now) -> BTreeSet<SessionKey> {
-        self.requests
-            .assign_sessions(&self.sessions, &self.config, now)
-    }
-
-    /// Opens sessions that requests need, some at a time.
-    fn open_sessions(&mut self, now: Now) -> Option<Query> {
-        let missing = self.assign_sessions(now);
-        let ready = self.requests.values().any(|pending| pending.is_ready());
-        let (config, rng) = (&self.config, &mut self.rng);
-        let sessions = self
-            .sessions
-            .open_next(missing, ready, &self.name, config, rng)?;
-        Some(Query::OpenSessions(sessions))
-    }
-
-    /// Plans the next write on the cached row, and answers what needs none.
-    fn plan_write(&mut self, now: Now) -> Option<Query> {
-        let (mut cached, settles) = self.row.take()?;
-        self.replan = false;
-        self.needs_read = false;
-        self.timers.stop(Timer::Enqueue);
-        let unchecked = if self.row.take_unchecked() {
-            self.sessions.own_among(cached.table.session_ids())
-        } else {
-            BTreeSet::new()
-        };
-        let dead = self.dead_in(&cached.table);
-        let next_version = self.row.next_version(cached.version.version, now.wall);
-        let mut plan = Plan::make(
-            &mut cached.table,
-            &PlanInput {
-                now: now.monotonic,
-                proven: cached.proven,
-                next_version,
-                requests: &self.requests,
-                grants: &self.grants,
-                admin: &self.admin,
-                unchecked,
-                dead: &dead,
-                deferral: self.write_schedule.deferral(),
-                config: &self.config,
-            },
-        );
-        for session in std::mem::take(&mut plan.stolen) {
-            self.evict(session, EvictReason::Lost, now);
-        }
-        self.timers.set_or_stop(Timer::Enqueue, plan.deferred_until);
-        let unready = self.requests.any_without_session();
-        self.replan |= plan.cut || dead.len() == CHUNK || unready;
-        if plan.changed || settles {
-            let preconditions = Preconditions {
-                alive: plan.must_live(&self.requests),
-                dead: dead.into_iter().collect(),
-                witness: self.sessions.witness(now),
-            };
-            let new = RowVersion {
-                version: next_version,
-                stamp: Some(self.stamp()),
-            };
-            return Some(Query::CompareAndSet(Box::new(CompareAndSet {
-                expected: cached.version,
-                new,
-                table: cached.table,
-                preconditions,
-                plan,
-            })));
-        }
-        self.needs_read = plan.needs_read;
-        self.apply(plan, cached, now);
-        self.needs_read.then_some(Query::Read)
-    }
-
-    /// The dead sessions that the table knows, as many as one write can remove.
-    fn dead_in(&self, table: &LockTable) -> BTreeSet<SessionId> {
-        if self.dead.is_empty() {
-            return BTreeSet::new();
-        }
-        let known = table.sessions_of(None).into_iter();
-        let dead: BTreeSet<_> = known.filter(|id| self.dead.contains(id)).collect();
-        dead.into_iter().take(CHUNK).collect()
-    }
-
-    /// A random text that no other write has.
-    fn stamp(&mut self) -> String {
-        format!("{:016x}{:016x}", self.rng.u64(..), self.rng.u64(..))
-    }
-
-    /// What is to be looked at although no caller asked for anything.
-    fn look(&mut self, now: Now) -> Option<Query> {
-        let time = now.monotonic;
-        if self.timers.is_due(Timer::Orphans, time) {
-            // The answer says when to list them again.
-            self.timers.set(Timer::Orphans, time + RETRY);
-            return Some(Query::ListOrphans);
-        }
-        if self.timers.is_due(Timer::Peers, time) {
-            let known = |id: &SessionId| self.sessions.contains(id) || self.dead.contains(id);
-            let Some(sessions) = self.row.peers(known) else {
-                // Where there is no row to look at, once in a while is enough.
-                self.timers.set(Timer::Peers, time + RETRY);
-                return Some(Query::Read);
-            };
-            if let (false, Some(cached)) = (sessions.is_empty(), self.row.known()) {
-                return Some(Query::CheckPeers {
-                    at: cached.version.clone(),
-                    sessions: sessions.into_iter().collect(),
-                    witness: self.sessions.witness(now),
-                });
-            }
-            self.stop_observing();
-        }
-        if self.timers.take_due(Timer::Poll, time) {
-            self.reschedule(now);
-            return Some(Query::ReadVersion);
-        }
-        if self.timers.take_due(Timer::CheapPoll, time) {
-            self.reschedule(now);
-            return Some(Query::DataVersion);
-        }
-        None
-    }
-
-    fn stop_observing(&mut self) {
-        self.observing = false;
-        self.timers.stop(Timer::Peers);
-        self.timers.stop(Timer::Processes);
-    }
-
-    /// Schedules the next looks at the row and at the sessions in it.
-    fn reschedule(&mut self, now: Now) {
-        // Requests that barge are not queued, so no process notifies them.
-        let source = match (self.config.fairness, self.change_source) {
-            (Fairness::Barging, ChangeSource::Notifications) => ChangeSource::None,
-            (_, source) => source,
-        };
-        if self.row.known().is_none() {
-            return;
-        }
-        let latest = self.requests.latest();
-        let (timers, rng) = (&mut self.timers, &mut self.rng);
-        self.poll_schedule
-            .schedule(latest, source, timers, rng, now.monotonic);
-        if !self.observing {
-            return;
-        }
-        let known = |id: &SessionId| self.sessions.contains(id) || self.dead.contains(id);
-        let peers = self.row.peers(known).unwrap_or_default();
-        if peers.is_empty() {
-            self.detector.watch(&peers, None, now.monotonic);
-            self.stop_observing();
-            return;
-        }
-        let due = self.timers.get(Timer::Peers);
-        let due = self.detector.watch(&peers, due, now.monotonic);
-        self.timers.set_or_stop(Timer::Peers, due);
-        if self.config.trusts_process_table() && !self.timers.is_set(Timer::Processes) {
-            let next = now.monotonic + NEIGHBOURS;
-            self.timers.set(Timer::Processes, next);
-        }
     }
 }

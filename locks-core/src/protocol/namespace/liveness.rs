@@ -1,0 +1,322 @@
+//! Which sessions are alive: those of this process and those of others; and the tasks that
+//! delete the rows of dead ones.
+
+use super::{
+    CLEAR_AGAIN, Namespace, RETRY, RETRY_LOCKED,
+    writes::{Writes, joined},
+};
+use crate::{
+    protocol::{
+        admin::AfterEviction,
+        failure_detector::EvictReason,
+        grants::ActiveGrant,
+        input::CallId,
+        output::{Answer, Loss, Output},
+        query::{CHUNK, Orphans, Peers},
+        sessions::SessionKey,
+        task::{Evicted, Task, TaskResult},
+        time::Now,
+        timers::Timer,
+    },
+    store::{Failure, Kind, Liveness, NewSession},
+    table::SessionId,
+};
+
+impl Namespace {
+    // Sessions of this process.
+
+    pub(super) fn on_session_opened(&mut self, new: NewSession, sent: Now, now: Now) {
+        if let Some(replaced) = self.sessions.add(new, sent) {
+            self.on_session_removed(replaced, "another session took its place", now);
+        }
+        self.replan = true;
+    }
+
+    pub(super) fn end_idle_sessions(&mut self, now: Now) {
+        // What a write without answer did may be under any of them.
+        if self.row.is_unsettled() || self.is_writing() {
+            return;
+        }
+        let (busy, requesting) = (self.grants.busy_sessions(), self.requests.tasks());
+        let ended = self.sessions.remove_idle(&busy, &requesting, now.monotonic);
+        for id in &ended {
+            self.outputs.push_back(Output::LeaseEnded(id.clone()));
+        }
+        for chunk in ended.chunks(CHUNK) {
+            self.task(Task::DeleteIdleSessions(chunk.to_vec()));
+        }
+    }
+
+    /// A session is lost, and everything that is held under it.
+    pub(super) fn lose_session(&mut self, key: &SessionKey, reason: &'static str, now: Now) {
+        if let Some(id) = self.sessions.remove(key) {
+            self.on_session_removed(id, reason, now);
+        }
+    }
+
+    /// A session of this process is not there any more.
+    pub(super) fn end_session(&mut self, id: &SessionId, reason: &'static str, now: Now) {
+        if let Some(key) = self.sessions.key_of(id).cloned() {
+            self.lose_session(&key, reason, now);
+        }
+    }
+
+    /// A lock under this session was taken away, so the session is dead or has to be: nothing
+    /// may be granted under it any more.
+    pub(super) fn on_lock_stolen(&mut self, id: &SessionId, now: Now) {
+        self.end_session(id, "a lock of the session was taken away", now);
+    }
+
+    pub(super) fn on_session_removed(&mut self, id: SessionId, reason: &'static str, now: Now) {
+        tracing::warn!(session = %id.0, namespace = %self.name, reason, "a session was lost");
+        for grant in self.grants.lose_all(Some(&id)) {
+            self.on_grant_lost(&grant, &Loss { reason, by: None });
+        }
+        self.outputs.push_back(Output::LeaseEnded(id.clone()));
+        // It is of no use any more, and is evicted like one of another process.
+        self.evict(id, EvictReason::Lost, now);
+        self.replan = true;
+    }
+
+    pub(super) fn lose_all(&mut self, reason: &'static str) {
+        for grant in self.grants.lose_all(None) {
+            self.on_grant_lost(&grant, &Loss { reason, by: None });
+        }
+    }
+
+    pub(super) fn on_grant_lost(&mut self, grant: &ActiveGrant, loss: &Loss) {
+        tracing::warn!(
+            lock = joined(&grant.names), task = %grant.task, namespace = %self.name,
+            token = grant.token, reason = loss.reason, by = loss.by.as_deref(), "a lock was lost"
+        );
+        let output = Output::Lost(grant.nonce, loss.clone());
+        self.outputs.push_back(output);
+        // A fence that asks for the grant is in an open transaction, which an adoption of
+        // the row would have to wait for: it is answered before.
+        for call in self.admin.take_confirmations(grant.nonce) {
+            self.answer(call, Answer::Lost(loss.clone()));
+        }
+    }
+
+    pub(super) fn on_own_sessions_checked(&mut self, states: Vec<(SessionId, Liveness)>, now: Now) {
+        let (alive, gone): (Vec<_>, Vec<_>) = states
+            .into_iter()
+            .partition(|(_, state)| matches!(state, Liveness::Alive(_)));
+        for (id, _) in gone {
+            // A grant that is lost with it answers the calls that ask for it.
+            self.end_session(&id, "its session was evicted", now);
+        }
+        let alive = alive.into_iter().map(|(id, _)| id).collect();
+        for call in self.admin.on_sessions_found(&alive) {
+            self.answer(call, Answer::Done);
+        }
+    }
+
+    // Sessions of other processes.
+
+    pub(super) fn evict(&mut self, session: SessionId, reason: EvictReason, now: Now) {
+        if !self.dead.contains(&session) && self.evicting.insert(session.clone()) {
+            let witness = self.sessions.witness(now);
+            self.task(Task::Evict {
+                session,
+                reason,
+                witness,
+            });
+        }
+    }
+
+    /// The rows of a session are gone for good. If it was one of this process, it is lost.
+    pub(super) fn on_session_dead(&mut self, id: SessionId, now: Now) {
+        self.evicting.insert(id.clone());
+        self.end_session(&id, "its session was ended by a supervisor", now);
+        self.evicting.remove(&id);
+        self.dead.insert(id);
+        self.replan = true;
+    }
+
+    pub(super) fn on_peers_checked(&mut self, peers: Peers, sent: Now, now: Now) {
+        match peers.row {
+            Some(row) => self.on_row(Some(row), sent, now),
+            // The look has shown the row's version as well.
+            None => self.timers.stop(Timer::Poll),
+        }
+        self.reschedule(now);
+        let verdict = self
+            .detector
+            .on_checked(peers.states, sent.monotonic, now.monotonic);
+        if self.observing {
+            self.timers.set_or_stop(Timer::Peers, verdict.next);
+        }
+        if verdict.evict.is_empty() && self.detector.suspects(now.monotonic) {
+            self.task(Task::Prepare);
+        }
+        for (session, reason) in verdict.evict {
+            self.evict(session, reason, now);
+        }
+        self.replan |= !verdict.dead.is_empty();
+        self.dead.extend(verdict.dead);
+    }
+
+    /// The sessions of the namespace were listed, to find those of dead processes.
+    pub(super) fn on_orphans_listed(&mut self, orphans: Orphans, now: Now) {
+        for session in orphans.evicting {
+            self.evict(session, EvictReason::Resumed, now);
+        }
+        let first = !self.detector.has_listed();
+        let mut others = orphans.sessions;
+        others.retain(|row| !self.sessions.contains(&row.id));
+        for (session, reason) in self.detector.on_listed(&others, now.monotonic) {
+            self.evict(session, reason, now);
+        }
+        if self.config.trusts_process_table() {
+            let here = &self.config.process;
+            let near = others
+                .into_iter()
+                .filter(|row| row.ttl.is_some() && row.process.is_neighbour_of(here))
+                .map(|row| (row.id, row.process));
+            let near: Vec<_> = near.collect();
+            if !near.is_empty() {
+                self.outputs.push_back(Output::CheckProcesses(near));
+            }
+        }
+        let ttl = self.config.session_ttl();
+        let rng = &mut self.rng;
+        let next = self.detector.next_list(first, ttl, now.monotonic, rng);
+        self.timers.set(Timer::Orphans, next);
+    }
+
+    // Tasks.
+
+    pub(super) fn on_task_done(&mut self, result: TaskResult, now: Now) {
+        self.replan = true;
+        match result {
+            TaskResult::Evicted {
+                session,
+                reason,
+                result,
+            } => self.on_evicted(session, reason, result, now),
+            TaskResult::AllEvicted(result) => self.on_all_evicted(result, now),
+            TaskResult::TaskEvicted { call, result } => self.on_task_evicted(call, result, now),
+            TaskResult::FenceAwaited {
+                release,
+                result: Ok(()),
+                ..
+            } => self.grants.on_fence_ended(release),
+            TaskResult::FenceAwaited {
+                row,
+                release,
+                result: Err(failure),
+            } => {
+                tracing::debug!(%row, %failure, "a fenced transaction is open");
+                self.retry(Task::AwaitFence { row, release }, &failure, now);
+            }
+            TaskResult::IdleSessionsDeleted {
+                sessions,
+                result: Err(failure),
+            } => {
+                tracing::debug!(%failure, "idle sessions are not deleted yet");
+                self.retry(Task::DeleteIdleSessions(sessions), &failure, now);
+            }
+            TaskResult::Prepared(Err(failure)) => {
+                tracing::debug!(%failure, "a side connection could not be opened");
+            }
+            TaskResult::Prepared(Ok(()))
+            | TaskResult::IdleSessionsDeleted { result: Ok(()), .. }
+            | TaskResult::OwnSessionsDeleted { .. } => {}
+        }
+    }
+
+    pub(super) fn on_evicted(
+        &mut self,
+        session: SessionId,
+        reason: EvictReason,
+        result: Result<bool, Failure>,
+        now: Now,
+    ) {
+        self.evicting.remove(&session);
+        self.detector.forget(&session);
+        match result {
+            Ok(true) => {
+                tracing::warn!(
+                    session = %session.0, namespace = %self.name, ?reason,
+                    "evicted a session"
+                );
+                self.on_session_dead(session, now);
+            }
+            Ok(false) => {}
+            Err(failure) => {
+                tracing::debug!(session = %session.0, %failure, "an eviction has to wait");
+                let task = Task::Evict {
+                    session: session.clone(),
+                    reason,
+                    witness: self.sessions.witness(now),
+                };
+                self.retry(task, &failure, now);
+                self.evicting.insert(session);
+            }
+        }
+    }
+
+    pub(super) fn on_all_evicted(
+        &mut self,
+        result: Result<Option<Vec<SessionId>>, Failure>,
+        now: Now,
+    ) {
+        self.clearing = false;
+        self.timers.stop(Timer::Pause);
+        match result {
+            Err(failure) if failure.kind == Kind::Locked => {
+                tracing::debug!(%failure, "a fenced transaction delays the new locks row");
+                self.forget_row();
+                self.timers
+                    .set(Timer::MissingRow, now.monotonic + CLEAR_AGAIN);
+            }
+            Ok(Some(dead)) => {
+                let had_sessions = !dead.is_empty();
+                for session in dead {
+                    self.on_session_dead(session, now);
+                }
+                self.row.on_cleared(had_sessions);
+            }
+            Ok(None) => self.forget_row(),
+            Err(failure) => self.on_failure(failure, Writes::Yes, now),
+        }
+    }
+
+    pub(super) fn on_task_evicted(
+        &mut self,
+        call: CallId,
+        result: Result<Evicted, Failure>,
+        now: Now,
+    ) {
+        let evicted = match result {
+            Ok(evicted) => evicted,
+            Err(failure) => {
+                self.admin.on_eviction_failed(call);
+                self.on_failure(failure, Writes::Yes, now);
+                return;
+            }
+        };
+        for session in &evicted.dead {
+            self.on_session_dead(session.clone(), now);
+        }
+        match self.admin.on_evicted(call, evicted, now.monotonic) {
+            AfterEviction::Ready | AfterEviction::Gone => {}
+            AfterEviction::Retry(task, failure) => self.retry(task, &failure, now),
+            AfterEviction::Failed(failure) => {
+                self.answer(call, Answer::Failed(failure.into()));
+            }
+        }
+    }
+
+    /// Runs a task again later.
+    pub(super) fn retry(&mut self, task: Task, failure: &Failure, now: Now) {
+        let pause = if failure.kind == Kind::Locked {
+            let locked = u32::try_from(self.retries.len() + 1).unwrap_or(u32::MAX);
+            RETRY_LOCKED.saturating_mul(locked).min(RETRY)
+        } else {
+            RETRY
+        };
+        self.retries.push((now.monotonic + pause, task));
+    }
+}

@@ -1,0 +1,301 @@
+//! Which query is next.
+
+use std::collections::BTreeSet;
+
+use super::{MISSING, NEIGHBOURS, Namespace, RETRY};
+use crate::{
+    options::Fairness,
+    protocol::{
+        failure_detector::EvictReason,
+        plan::{Plan, PlanInput},
+        query::{CHUNK, CompareAndSet, Query},
+        requests::PATIENCE,
+        row::Row,
+        sessions::SessionKey,
+        task::Task,
+        time::{Now, Time},
+        timers::Timer,
+    },
+    store::{ChangeSource, Preconditions, RowVersion},
+    table::{LockTable, SessionId},
+};
+
+impl Namespace {
+    pub(super) fn is_paused(&self, now: Time) -> bool {
+        let waits = |timer| self.timers.get(timer).is_some_and(|at| now < at);
+        waits(Timer::Pause) || waits(Timer::MissingRow)
+    }
+
+    pub(super) fn next_query(&mut self, now: Now) -> Option<Query> {
+        if let Some(version) = self.notify.take() {
+            return Some(Query::Notify(version));
+        }
+        if self.is_paused(now.monotonic) {
+            return None;
+        }
+        for task in self.admin.start_evictions() {
+            self.task(task);
+        }
+        if self.has_work(now.monotonic)
+            && let Some(query) = self.work(now)
+        {
+            return Some(query);
+        }
+        self.look(now)
+    }
+
+    /// Whether something is to be done with the row.
+    pub(super) fn has_work(&self, now: Time) -> bool {
+        self.needs_read
+            || self.timers.is_due(Timer::Enqueue, now)
+            || self.row.is_unsettled()
+            || !self.doubtful.is_empty()
+            || self.grants.any_release_due(now)
+            || (self.replan
+                && (!self.requests.is_empty() || !self.dead.is_empty() || self.admin.needs_row()))
+    }
+
+    /// A step towards what is requested.
+    pub(super) fn work(&mut self, now: Now) -> Option<Query> {
+        match self.row.state() {
+            Row::Unknown if self.write_schedule.locks_row() => {
+                Some(self.open_sessions(now).unwrap_or(Query::ReadLocked))
+            }
+            Row::Unknown => Some(Query::Read),
+            Row::Missing { .. } if self.row.may_reappear(now.monotonic) => {
+                self.timers.set(Timer::MissingRow, now.monotonic + MISSING);
+                Some(Query::Read)
+            }
+            Row::Missing { cleared: true } => {
+                let least = self.row.next_version(0, now.wall);
+                let stamp = self.stamp();
+                Some(Query::Create { least, stamp })
+            }
+            Row::Missing { cleared: false } => {
+                self.clear(None, now.monotonic);
+                None
+            }
+            Row::Unstamped {
+                version,
+                cleared: true,
+            } => {
+                let version = *version;
+                let least = self.row.next_version(version, now.wall);
+                let stamp = self.stamp();
+                Some(Query::Adopt {
+                    version,
+                    least,
+                    stamp,
+                })
+            }
+            Row::Unstamped {
+                version,
+                cleared: false,
+            } => {
+                let version = *version;
+                self.clear(Some(version), now.monotonic);
+                None
+            }
+            Row::Known(_) if !self.doubtful.is_empty() => {
+                self.replan = true;
+                let sessions = std::mem::take(&mut self.doubtful);
+                Some(Query::CheckOwnSessions(sessions.into_iter().collect()))
+            }
+            Row::Known(_) if self.write_schedule.locks_row() => {
+                Some(self.open_sessions(now).unwrap_or(Query::ReadLocked))
+            }
+            Row::Known(_) if self.write_schedule.must_reread(now.monotonic) => Some(Query::Read),
+            Row::Known(_) => self
+                .open_sessions(now)
+                .or_else(|| self.plan_write(now))
+                .or_else(|| self.open_sessions(now)),
+        }
+    }
+
+    /// Deletes all sessions of the namespace, because its row is missing or not ours.
+    pub(super) fn clear(&mut self, version: Option<i64>, now: Time) {
+        if !self.clearing {
+            self.clearing = true;
+            self.task(Task::EvictAll(version));
+        }
+        // Its end ends the pause.
+        self.timers.set(Timer::Pause, now + PATIENCE);
+    }
+
+    /// Uses the row's lock, or gives it back: other processes wait for it.
+    pub(super) fn use_row_lock(&mut self, now: Now) -> Query {
+        let found = self.row.known().map(|cached| cached.version.clone());
+        self.write_schedule.on_row_unlocked(found.as_ref());
+        // Sessions are opened before. A request that has come to need one since then has to
+        // wait for the next write.
+        if found.is_some() && self.doubtful.is_empty() {
+            self.assign_sessions(now);
+            if let Some(query @ Query::CompareAndSet(_)) = self.plan_write(now) {
+                return query;
+            }
+        }
+        Query::Unlock
+    }
+
+    pub(super) fn assign_sessions(&mut self, now: Now) -> BTreeSet<SessionKey> {
+        self.requests
+            .assign_sessions(&self.sessions, &self.config, now)
+    }
+
+    /// Opens sessions that requests need, some at a time.
+    pub(super) fn open_sessions(&mut self, now: Now) -> Option<Query> {
+        let missing = self.assign_sessions(now);
+        let ready = self.requests.values().any(|pending| pending.is_ready());
+        let (config, rng) = (&self.config, &mut self.rng);
+        let sessions = self
+            .sessions
+            .open_next(missing, ready, &self.name, config, rng)?;
+        Some(Query::OpenSessions(sessions))
+    }
+
+    /// Plans the next write on the cached row, and answers what needs none.
+    pub(super) fn plan_write(&mut self, now: Now) -> Option<Query> {
+        let (mut cached, settles) = self.row.take()?;
+        self.replan = false;
+        self.needs_read = false;
+        self.timers.stop(Timer::Enqueue);
+        let unchecked = if self.row.take_unchecked() {
+            self.sessions.own_among(cached.table.session_ids())
+        } else {
+            BTreeSet::new()
+        };
+        let dead = self.dead_in(&cached.table);
+        let next_version = self.row.next_version(cached.version.version, now.wall);
+        let mut plan = Plan::make(
+            &mut cached.table,
+            &PlanInput {
+                now: now.monotonic,
+                proven: cached.proven,
+                next_version,
+                requests: &self.requests,
+                grants: &self.grants,
+                admin: &self.admin,
+                unchecked,
+                dead: &dead,
+                deferral: self.write_schedule.deferral(),
+                config: &self.config,
+            },
+        );
+        for session in std::mem::take(&mut plan.stolen) {
+            self.evict(session, EvictReason::Lost, now);
+        }
+        self.timers.set_or_stop(Timer::Enqueue, plan.deferred_until);
+        let unready = self.requests.any_without_session();
+        self.replan |= plan.cut || dead.len() == CHUNK || unready;
+        if plan.changed || settles {
+            let preconditions = Preconditions {
+                alive: plan.must_live(&self.requests),
+                dead: dead.into_iter().collect(),
+                witness: self.sessions.witness(now),
+            };
+            let new = RowVersion {
+                version: next_version,
+                stamp: Some(self.stamp()),
+            };
+            return Some(Query::CompareAndSet(Box::new(CompareAndSet {
+                expected: cached.version,
+                new,
+                table: cached.table,
+                preconditions,
+                plan,
+            })));
+        }
+        self.needs_read = plan.needs_read;
+        self.apply(plan, cached, now);
+        self.needs_read.then_some(Query::Read)
+    }
+
+    /// The dead sessions that the table knows, as many as one write can remove.
+    pub(super) fn dead_in(&self, table: &LockTable) -> BTreeSet<SessionId> {
+        if self.dead.is_empty() {
+            return BTreeSet::new();
+        }
+        let known = table.sessions_of(None).into_iter();
+        let dead: BTreeSet<_> = known.filter(|id| self.dead.contains(id)).collect();
+        dead.into_iter().take(CHUNK).collect()
+    }
+
+    /// A random text that no other write has.
+    pub(super) fn stamp(&mut self) -> String {
+        format!("{:016x}{:016x}", self.rng.u64(..), self.rng.u64(..))
+    }
+
+    /// What is to be looked at although no caller asked for anything.
+    pub(super) fn look(&mut self, now: Now) -> Option<Query> {
+        let time = now.monotonic;
+        if self.timers.is_due(Timer::Orphans, time) {
+            // The answer says when to list them again.
+            self.timers.set(Timer::Orphans, time + RETRY);
+            return Some(Query::ListOrphans);
+        }
+        if self.timers.is_due(Timer::Peers, time) {
+            let known = |id: &SessionId| self.sessions.contains(id) || self.dead.contains(id);
+            let Some(sessions) = self.row.peers(known) else {
+                // Where there is no row to look at, once in a while is enough.
+                self.timers.set(Timer::Peers, time + RETRY);
+                return Some(Query::Read);
+            };
+            if let (false, Some(cached)) = (sessions.is_empty(), self.row.known()) {
+                return Some(Query::CheckPeers {
+                    at: cached.version.clone(),
+                    sessions: sessions.into_iter().collect(),
+                    witness: self.sessions.witness(now),
+                });
+            }
+            self.stop_observing();
+        }
+        if self.timers.take_due(Timer::Poll, time) {
+            self.reschedule(now);
+            return Some(Query::ReadVersion);
+        }
+        if self.timers.take_due(Timer::CheapPoll, time) {
+            self.reschedule(now);
+            return Some(Query::DataVersion);
+        }
+        None
+    }
+
+    pub(super) fn stop_observing(&mut self) {
+        self.observing = false;
+        self.timers.stop(Timer::Peers);
+        self.timers.stop(Timer::Processes);
+    }
+
+    /// Schedules the next looks at the row and at the sessions in it.
+    pub(super) fn reschedule(&mut self, now: Now) {
+        // Requests that barge are not queued, so no process notifies them.
+        let source = match (self.config.fairness, self.change_source) {
+            (Fairness::Barging, ChangeSource::Notifications) => ChangeSource::None,
+            (_, source) => source,
+        };
+        if self.row.known().is_none() {
+            return;
+        }
+        let latest = self.requests.latest();
+        let (timers, rng) = (&mut self.timers, &mut self.rng);
+        self.poll_schedule
+            .schedule(latest, source, timers, rng, now.monotonic);
+        if !self.observing {
+            return;
+        }
+        let known = |id: &SessionId| self.sessions.contains(id) || self.dead.contains(id);
+        let peers = self.row.peers(known).unwrap_or_default();
+        if peers.is_empty() {
+            self.detector.watch(&peers, None, now.monotonic);
+            self.stop_observing();
+            return;
+        }
+        let due = self.timers.get(Timer::Peers);
+        let due = self.detector.watch(&peers, due, now.monotonic);
+        self.timers.set_or_stop(Timer::Peers, due);
+        if self.config.trusts_process_table() && !self.timers.is_set(Timer::Processes) {
+            let next = now.monotonic + NEIGHBOURS;
+            self.timers.set(Timer::Processes, next);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! What follows from a write: answers, grants, releases; or a failure.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::Namespace;
+use crate::{
+    error::LockError,
+    name::LockName,
+    protocol::{
+        config::Config,
+        grants::{ActiveGrant, Ownership, ReleaseId},
+        input::{CallId, Inspection},
+        output::{Answer, Granted, Loss, Output},
+        plan::Plan,
+        query::CompareAndSet,
+        row::CachedRow,
+        time::{Now, Time},
+    },
+    report::{Blocker, Waiter},
+    store::{Class, Failure},
+    table::{LockTable, Nonce},
+};
+
+impl Namespace {
+    pub(super) fn on_written(
+        &mut self,
+        write: CompareAndSet,
+        result: Result<bool, Failure>,
+        sent: Now,
+        now: Now,
+    ) {
+        let CompareAndSet {
+            expected,
+            new,
+            table,
+            preconditions,
+            plan,
+        } = write;
+        self.row.forget();
+        match result {
+            Ok(true) => {
+                let ours = &self.sessions;
+                let others = table.holding_sessions().filter(|id| !ours.contains(id));
+                let others = others.count();
+                let others_wait = table.queue().iter().any(|q| !ours.contains(&q.session));
+                self.write_schedule.on_written(
+                    &expected,
+                    &new,
+                    others,
+                    sent.monotonic,
+                    now.monotonic,
+                    &mut self.timers,
+                    &mut self.rng,
+                );
+                self.notify = (plan.frees && others_wait).then_some(new.version);
+                // An answer that needs a row that is read now has one.
+                self.replan |= plan.needs_read;
+                let cached = CachedRow {
+                    version: new,
+                    table,
+                    proven: sent.monotonic,
+                };
+                self.apply(plan, cached, now);
+            }
+            Ok(false) => {
+                tracing::trace!(namespace = %self.name, "another process wrote first");
+                self.last_error = None;
+                self.replan = true;
+                let (timers, rng) = (&mut self.timers, &mut self.rng);
+                self.write_schedule.on_conflict(now.monotonic, timers, rng);
+                self.note_blocked(plan.blocked, Some(plan.proven));
+                let ours = preconditions.alive.into_iter().chain(preconditions.witness);
+                self.row.on_refused(expected, ours.collect());
+            }
+            Err(failure) => {
+                if failure.class == Class::Indeterminate {
+                    tracing::warn!(
+                        namespace = %self.name, %failure,
+                        "a write has no answer; the row will show whether it was applied"
+                    );
+                    self.row.on_indeterminate(expected);
+                    for id in plan.released.keys() {
+                        self.grants.on_release_indeterminate(*id);
+                    }
+                }
+                self.on_failure(failure, Writes::Yes, now);
+            }
+        }
+    }
+
+    /// Does what a plan means, once the row says so.
+    pub(super) fn apply(&mut self, plan: Plan, cached: CachedRow, now: Now) {
+        let version = cached.version.version;
+        self.refuse(plan.refused);
+        self.answer_inspections(plan.inspected, &cached.table, now);
+        self.row.put_back(cached);
+        // Either the plan was written, or nothing had to be. That a row can be read says
+        // nothing to a request that needs a write.
+        self.last_error = None;
+        for (nonce, session) in plan.enqueued {
+            self.requests.on_enqueued(nonce, session, version);
+        }
+        self.note_blocked(plan.blocked, None);
+        for (id, found) in plan.released {
+            self.on_released(id, found, now);
+        }
+        for nonce in plan.cancelled {
+            self.requests.remove(nonce);
+        }
+        for holder in &plan.recovered {
+            tracing::warn!(
+                lock = %holder.name, task = %holder.task_id, namespace = %self.name,
+                token = holder.token, "recovered a lock of a dead session"
+            );
+        }
+        for (call, holders) in plan.removed {
+            if !self.admin.finish_removal(call) {
+                continue;
+            }
+            for holder in &holders {
+                tracing::warn!(
+                    lock = %holder.name, task = %holder.task_id, namespace = %self.name,
+                    token = holder.token, "removed a lock that its task forgot to release"
+                );
+            }
+            self.answer(call, Answer::Holders(holders));
+        }
+        for (nonce, token) in plan.granted {
+            self.on_granted(nonce, token, now);
+        }
+        if let Some(cached) = self.row.known()
+            && !self.dead.is_empty()
+        {
+            let known: BTreeSet<_> = cached.table.sessions_of(None).into_iter().collect();
+            self.dead.retain(|id| known.contains(id));
+        }
+        self.reschedule(now);
+    }
+
+    pub(super) fn refuse(&mut self, refused: Vec<(Nonce, LockError)>) {
+        for (nonce, error) in refused {
+            let Some(pending) = self.requests.remove(nonce) else {
+                continue;
+            };
+            tracing::debug!(
+                lock = joined(&pending.request().names), task = %pending.request().task,
+                namespace = %self.name, %error, "refused"
+            );
+            self.observing = true;
+            if !pending.is_cancelled() {
+                self.outputs.push_back(Output::Failed(nonce, error));
+            }
+        }
+    }
+
+    pub(super) fn answer_inspections(&mut self, calls: Vec<CallId>, table: &LockTable, now: Now) {
+        for call in calls {
+            let answer = match self.admin.take_inspection(call) {
+                None => continue,
+                Some(Inspection::Held) => Answer::Holders(table.holders()),
+                Some(Inspection::Waiting) => Answer::Waiters(waiters(table, &self.config)),
+                Some(Inspection::Confirm(..)) => Answer::Done,
+                Some(Inspection::ReleaseName(task, name)) => {
+                    match self.release_name(table, &task, &name, call, now) {
+                        Some(error) => Answer::Failed(error),
+                        None => continue,
+                    }
+                }
+            };
+            self.answer(call, answer);
+        }
+    }
+
+    /// Begins the release of a detached lock; or says why that cannot be done.
+    pub(super) fn release_name(
+        &mut self,
+        table: &LockTable,
+        task: &Arc<str>,
+        name: &LockName,
+        call: CallId,
+        now: Now,
+    ) -> Option<LockError> {
+        let name = name.clone();
+        let Some(entry) = table.entry(name.as_str()) else {
+            return Some(LockError::NotHeld { name });
+        };
+        let nonce = entry.grant.as_ref().map(|grant| grant.nonce);
+        let (ownership, release) =
+            self.grants
+                .release_name(task, &name, nonce, call, now.monotonic);
+        if let Some(release) = release {
+            self.on_release_started(release);
+        }
+        match ownership {
+            Ownership::Releasing => None,
+            Ownership::Guarded => Some(LockError::HeldByGuard { name }),
+            Ownership::Other => {
+                let holder = crate::table::holder(&name, entry);
+                Some(LockError::HeldByOther { holder })
+            }
+        }
+    }
+
+    pub(super) fn on_released(&mut self, id: ReleaseId, found: bool, now: Now) {
+        let Some(release) = self.grants.remove_release(id) else {
+            return;
+        };
+        let grant = release.grant().clone();
+        if !found && !release.maybe_applied() {
+            let reason = "another process had released it before";
+            for call in release.into_calls() {
+                self.answer(call, Answer::Lost(Loss { reason, by: None }));
+            }
+            self.on_lock_stolen(&grant.session, now);
+            return;
+        }
+        tracing::info!(
+            lock = joined(&grant.names), task = %grant.task, namespace = %self.name,
+            token = grant.token, "released"
+        );
+        for call in release.into_calls() {
+            self.answered += 1;
+            self.answer(call, Answer::Done);
+        }
+    }
+
+    /// Remembers what blocks requests. Where that was not written, only a row that was read
+    /// after the request came (`proven`) shows it.
+    fn note_blocked(&mut self, blocked: Vec<(Nonce, Vec<Blocker>)>, proven: Option<Time>) {
+        for (nonce, blockers) in blocked {
+            let first = blockers.first().cloned();
+            if let Some(pending) = self.requests.on_blocked(nonce, blockers, proven) {
+                tracing::info!(
+                    lock = joined(&pending.request().names), task = %pending.request().task,
+                    namespace = %self.name, blocked_by = first.map(tracing::field::display),
+                    "waiting"
+                );
+                self.observing = true;
+            }
+        }
+    }
+
+    pub(super) fn on_granted(&mut self, nonce: Nonce, token: i64, now: Now) {
+        let Some(pending) = self.requests.get(nonce) else {
+            return;
+        };
+        let session = pending.request().session.clone();
+        // The session may have been lost while the write was in flight. Then the grant goes
+        // with it, and the request goes on under another one.
+        let Some(deadline) = self.sessions.deadline(&session, now) else {
+            return;
+        };
+        let Some(pending) = self.requests.remove(nonce) else {
+            return;
+        };
+        let in_use = if self.config.fence_rows > 1 {
+            self.grants.fence_rows_in_use(&session)
+        } else {
+            BTreeSet::new()
+        };
+        let rows = self.config.fence_rows;
+        let fence_row = self.sessions.next_fence_row(&session, rows, &in_use);
+        let request = pending.request();
+        let grant = ActiveGrant {
+            nonce,
+            session: session.clone(),
+            task: request.task.clone(),
+            names: request.names.clone(),
+            token,
+            fence_row: fence_row.clone(),
+        };
+        tracing::info!(
+            lock = joined(&grant.names), task = %grant.task, namespace = %self.name, token,
+            "acquired"
+        );
+        self.grants.add(grant);
+        if pending.is_cancelled() {
+            self.on_guard_released(nonce, false, None, now);
+            return;
+        }
+        self.answered += 1;
+        self.outputs.push_back(Output::Granted(Granted {
+            nonce,
+            names: request.names.clone(),
+            token,
+            session,
+            deadline,
+            fence_row,
+        }));
+    }
+
+    // Failures.
+
+    /// The database did not do what it was asked to do.
+    pub(super) fn on_failure(&mut self, failure: Failure, writes: Writes, now: Now) {
+        tracing::warn!(namespace = %self.name, %failure, "a query failed and is run again");
+        self.row.forget();
+        self.replan = true;
+        let (timers, rng) = (&mut self.timers, &mut self.rng);
+        let writes = writes == Writes::Yes;
+        self.write_schedule
+            .on_failure(writes, now.monotonic, timers, rng);
+        let permanent = failure.is_permanent();
+        let error = LockError::from(failure);
+        if permanent {
+            self.fail_all(&error, now);
+        }
+        self.last_error = Some(error);
+    }
+
+    /// Tells every caller that it cannot be done.
+    pub(super) fn fail_all(&mut self, error: &LockError, now: Now) {
+        let (timers, rng) = (&mut self.timers, &mut self.rng);
+        self.write_schedule
+            .on_failure(false, now.monotonic, timers, rng);
+        self.needs_read = false;
+        // What was never written need not be undone.
+        self.fail_requests(error, self.row.is_unsettled());
+        let calls = self.admin.take_all().into_iter();
+        let calls: Vec<_> = calls.chain(self.grants.take_calls(|_| true)).collect();
+        for call in calls {
+            self.answer(call, Answer::Failed(error.clone()));
+        }
+        self.last_error = Some(error.clone());
+    }
+}
+
+/// Whether a query that failed was a write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writes {
+    Yes,
+    No,
+}
+
+/// The queue, with what blocks each request.
+fn waiters(table: &LockTable, config: &Config) -> Vec<Waiter> {
+    let queue = table.queue().iter().enumerate();
+    queue
+        .map(|(position, queued)| {
+            let mut waiter = queued.report();
+            waiter.blocked_by = table.blockers_of(position, &config.matrix);
+            waiter
+        })
+        .collect()
+}
+
+/// Lock names, for log events.
+pub(super) fn joined(names: &[LockName]) -> String {
+    let names: Vec<_> = names.iter().map(LockName::as_str).collect();
+    names.join(", ")
+}
