@@ -173,13 +173,13 @@ async fn what_blocks_is_told_with_since_when_and_by_whom(db: Database) {
             "{text}"
         );
     }
-    // Since when is told once it is a while ago.
+    // After a second the message contains the age of the grant.
     let text = asks
         .acquire("app_task_1")
         .await
         .expect_err("it is held")
         .to_string();
-    let held = text.split_once("app_task_1 is held by task holder since ");
+    let held = text.split_once("app_task_1 is held by task holder (granted ");
     assert!(
         held.is_some_and(|(_, rest)| rest.contains(" s ago")),
         "{text}"

@@ -1,7 +1,6 @@
-//! What `#[with_lock]` compiles, and what it says where it does not.
+//! Uses of `#[with_lock]` that compile, and the messages for uses that do not.
 //!
-//! What the compiler says changes from version to version, so the messages are compared
-//! on one of them.
+//! The compiler's messages change between versions, so they are compared on one version.
 
 use std::process::Command;
 
@@ -14,7 +13,7 @@ fn ui() {
     if compiler().starts_with(MESSAGES_OF) {
         cases.compile_fail("ui/fail/*.rs");
     } else {
-        println!("left out: the messages of mistakes, which need {MESSAGES_OF}x");
+        println!("skipped: the messages of mistakes, which need {MESSAGES_OF}x");
     }
 }
 
