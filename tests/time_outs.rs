@@ -173,7 +173,7 @@ async fn what_blocks_is_told_with_since_when_and_by_whom(db: Database) {
             "{text}"
         );
     }
-    // After a second the message contains the age of the grant.
+    // Since when is told once it is a while ago.
     let text = asks
         .acquire("app_task_1")
         .await

@@ -1,6 +1,7 @@
-//! Uses of `#[with_lock]` that compile, and the messages for uses that do not.
+//! What `#[with_lock]` compiles, and what it says where it does not.
 //!
-//! The compiler's messages change between versions, so they are compared on one version.
+//! What the compiler says changes from version to version, so the messages are compared
+//! on one of them.
 
 use std::process::Command;
 
