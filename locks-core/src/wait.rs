@@ -29,7 +29,7 @@ pub struct Request<T>(State<T>);
 pub(crate) type AnswerSender<T> = oneshot::Sender<Result<T>>;
 
 /// Runs an [`Undo`] when it is dropped.
-type UndoOnDrop = ScopeGuard<(), Box<dyn FnOnce(()) + Send>>;
+type UndoOnDrop = ScopeGuard<Undo, fn(Undo)>;
 
 enum State<T> {
     NotSent(Box<dyn FnOnce(AnswerSender<T>) -> Option<Undo> + Send>),
@@ -91,10 +91,8 @@ impl<T> Request<T> {
         match std::mem::replace(&mut self.0, State::Done) {
             State::NotSent(send) => {
                 let (reply, answer) = oneshot::channel();
-                let undo = send(reply).map(|undo| {
-                    let undo: Box<dyn FnOnce(()) + Send> = Box::new(move |()| undo());
-                    scopeguard::guard((), undo)
-                });
+                let undo = send(reply);
+                let undo = undo.map(|undo| scopeguard::guard(undo, (|undo| undo()) as fn(Undo)));
                 self.0 = State::Sent { answer, undo };
             }
             state => self.0 = state,
@@ -115,7 +113,7 @@ fn assert_may_block() {
 /// Keeps `undo` from running, because the answer has arrived.
 fn defuse(undo: Option<UndoOnDrop>) {
     if let Some(undo) = undo {
-        ScopeGuard::into_inner(undo);
+        drop(ScopeGuard::into_inner(undo));
     }
 }
 

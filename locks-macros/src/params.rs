@@ -22,26 +22,27 @@ pub(crate) struct Params {
     params: Vec<Param>,
 }
 
-enum Param {
-    /// The names are bound by the parameter and move into the body one by one.
-    Named(Vec<Binding>),
-    /// The parameter is named `whole`, and the body destructures it with `pat`.
-    Whole {
-        whole: Ident,
-        pat: Box<Pat>,
-        attrs: Attrs,
-    },
+/// A parameter. Its names move into the body one by one, unless it moves as a whole.
+struct Param {
+    bindings: Vec<Binding>,
+    attrs: Attrs,
+    whole: Option<Whole>,
+}
+
+/// A parameter that moves into the body as a whole, where its pattern destructures it.
+struct Whole {
+    ident: Ident,
+    pat: Pat,
 }
 
 /// A name that a pattern binds.
 struct Binding {
     ident: Ident,
     mutability: Option<Token![mut]>,
-    attrs: Attrs,
 }
 
 /// The attributes of a parameter that are repeated on its `let` in the body.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Attrs {
     cfgs: Vec<Attribute>,
     lints: Vec<Attribute>,
@@ -65,29 +66,27 @@ impl Params {
                 FnArg::Typed(input) => input,
             };
             let attrs = Attrs::take(&mut input.attrs);
-            if binds_partially(&input.pat) && !keep_patterns {
-                let whole = format_ident!("__locks_arg{index}", span = Span::mixed_site());
-                let ident = PatIdent {
+            let bindings = bindings(&input.pat);
+            let whole = if binds_partially(&input.pat) && !keep_patterns {
+                let ident = format_ident!("__locks_arg{index}", span = Span::mixed_site());
+                let generated = Pat::Ident(PatIdent {
                     attrs: Vec::new(),
                     by_ref: None,
                     mutability: None,
-                    ident: whole.clone(),
+                    ident: ident.clone(),
                     subpat: None,
-                };
-                let pat = std::mem::replace(&mut *input.pat, Pat::Ident(ident));
-                params.push(Param::Whole {
-                    whole,
-                    pat: Box::new(pat),
-                    attrs,
                 });
+                let pat = std::mem::replace(&mut *input.pat, generated);
+                Some(Whole { ident, pat })
             } else {
-                let mut bindings = bindings(&input.pat);
-                for binding in &mut bindings {
-                    binding.attrs = attrs.clone();
-                }
                 WithoutMut.visit_pat_mut(&mut input.pat);
-                params.push(Param::Named(bindings));
-            }
+                None
+            };
+            params.push(Param {
+                bindings,
+                attrs,
+                whole,
+            });
         }
         Self { receiver, params }
     }
@@ -104,10 +103,13 @@ impl Params {
         for (source, pat) in locals {
             for param in &mut params.params {
                 if param.is_single(source) {
-                    *param = Param::Whole {
-                        whole: source.clone(),
-                        pat: Box::new(pat.clone()),
+                    *param = Param {
+                        bindings: bindings(pat),
                         attrs: Attrs::default(),
+                        whole: Some(Whole {
+                            ident: source.clone(),
+                            pat: pat.clone(),
+                        }),
                     };
                 }
             }
@@ -121,47 +123,45 @@ impl Params {
             let receiver = self.receiver.as_ref()?;
             return Some(Ident::new("self", receiver.self_token.span));
         }
-        self.idents()
-            .into_iter()
-            .find(|ident| is_named(ident, name))
+        self.idents().find(|ident| is_named(ident, name)).cloned()
     }
 
     /// All names that a placeholder may start with.
     pub(crate) fn names(&self) -> Vec<String> {
         let this = self.receiver.iter().map(|_| "self".to_owned());
-        this.chain(self.idents().iter().map(ToString::to_string))
-            .collect()
+        this.chain(self.idents().map(ToString::to_string)).collect()
     }
 
-    /// Binds the names in `used` that belong to [`Param::Whole`] parameters, by reference.
+    /// Binds the names in `used` that belong to a [`Whole`] parameter, by reference.
     pub(crate) fn borrow(&self, used: &TokenStream) -> TokenStream {
-        let borrows = self.whole_params(used).map(|(whole, pat, attrs)| {
-            let mut pat = pat.clone();
-            ByReference.visit_pat_mut(&mut pat);
-            let cfgs = &attrs.cfgs;
-            quote!(#(#cfgs)* #[allow(unused_variables)] let #pat = &#whole;)
-        });
+        let borrows = self
+            .whole_params(used)
+            .map(|(Whole { ident, pat }, attrs)| {
+                let mut pat = pat.clone();
+                ByReference.visit_pat_mut(&mut pat);
+                let cfgs = &attrs.cfgs;
+                quote!(#(#cfgs)* #[allow(unused_variables)] let #pat = &#ident;)
+            });
         quote!(#(#borrows)*)
     }
 
-    /// Destructures the [`Param::Whole`] parameters with a name in `used`, by value. The
-    /// expression of `busy` uses them.
+    /// Destructures the [`Whole`] parameters with a name in `used`, by value. The expression of
+    /// `busy` uses them.
     pub(crate) fn destructure(&self, used: &TokenStream) -> TokenStream {
-        let lets = self.whole_params(used).map(|(whole, pat, attrs)| {
-            let cfgs = &attrs.cfgs;
-            quote!(#(#cfgs)* #[allow(unused_variables, unused_mut)] let #pat = #whole;)
-        });
+        let lets = self
+            .whole_params(used)
+            .map(|(Whole { ident, pat }, attrs)| {
+                let cfgs = &attrs.cfgs;
+                quote!(#(#cfgs)* #[allow(unused_variables, unused_mut)] let #pat = #ident;)
+            });
         quote!(#(#lets)*)
     }
 
-    /// The [`Param::Whole`] parameters with a name in `used`.
-    fn whole_params(&self, used: &TokenStream) -> impl Iterator<Item = (&Ident, &Pat, &Attrs)> {
-        self.params.iter().filter_map(move |param| match param {
-            Param::Whole { whole, pat, attrs } if is_used(&bindings(pat), used) => {
-                Some((whole, &**pat, attrs))
-            }
-            _ => None,
-        })
+    /// The [`Whole`] parameters with a name in `used`.
+    fn whole_params(&self, used: &TokenStream) -> impl Iterator<Item = (&Whole, &Attrs)> {
+        let in_use = move |param: &&Param| param.bindings.iter().any(|b| b.is_used(used));
+        let params = self.params.iter().filter(in_use);
+        params.filter_map(|param| Some((param.whole.as_ref()?, &param.attrs)))
     }
 
     /// Moves all parameters into the body. Names in `used` are marked as used; the compiler
@@ -171,70 +171,58 @@ impl Params {
             let this = receiver.self_token;
             quote!(__locks_private::move_into_body(&#this);)
         });
-        let params = self.params.iter().map(|param| match param {
-            Param::Named(bindings) => {
-                let lets = bindings.iter().map(Binding::move_into_body);
-                let used = mark_as_used(bindings, used);
-                quote!(#(#lets)* #used)
-            }
-            Param::Whole {
-                whole,
-                pat,
-                attrs: Attrs { cfgs, lints },
-            } => {
-                let used = mark_as_used(&bindings(pat), used);
-                // The pattern alone would capture only the values that it binds.
-                quote! {
-                    #(#cfgs)* __locks_private::move_into_body(&#whole);
-                    #(#cfgs)* #(#lints)* let #pat = #whole;
-                    #used
-                }
-            }
-        });
+        let params = self.params.iter().map(|param| param.move_into_body(used));
         quote!(#(#this)* #(#params)*)
     }
 
-    fn idents(&self) -> Vec<Ident> {
-        let named = |param: &Param| match param {
-            Param::Named(bindings) => bindings.iter().map(|b| b.ident.clone()).collect(),
-            Param::Whole { pat, .. } => bindings(pat)
-                .into_iter()
-                .map(|b| b.ident)
-                .collect::<Vec<_>>(),
-        };
-        self.params.iter().flat_map(named).collect()
+    fn idents(&self) -> impl Iterator<Item = &Ident> {
+        let bindings = self.params.iter().flat_map(|param| &param.bindings);
+        bindings.map(|binding| &binding.ident)
     }
 }
 
 impl Param {
     /// Whether the parameter binds `name` and nothing else.
     fn is_single(&self, name: &Ident) -> bool {
-        matches!(self, Self::Named(bindings)
-            if matches!(&bindings[..], [only] if only.ident == *name))
+        self.whole.is_none() && matches!(&self.bindings[..], [only] if only.ident == *name)
+    }
+
+    fn move_into_body(&self, used: &TokenStream) -> TokenStream {
+        let Attrs { cfgs, lints } = &self.attrs;
+        let lets = if let Some(Whole { ident, pat }) = &self.whole {
+            // The pattern alone would capture only the values that it binds.
+            quote! {
+                #(#cfgs)* __locks_private::move_into_body(&#ident);
+                #(#cfgs)* #(#lints)* let #pat = #ident;
+            }
+        } else {
+            let lets = self.bindings.iter().map(|binding| {
+                let Binding { ident, mutability } = binding;
+                quote! {
+                    #(#cfgs)* #(#lints)*
+                    #[allow(
+                        clippy::no_effect_underscore_binding,
+                        clippy::redundant_locals,
+                        clippy::shadow_same,
+                        clippy::used_underscore_binding
+                    )]
+                    let #mutability #ident = #ident;
+                }
+            });
+            quote!(#(#lets)*)
+        };
+        // Without the mark, the compiler would warn of names that only the expansion uses.
+        let in_use = self.bindings.iter().filter(|binding| binding.is_used(used));
+        let marks = in_use.map(
+            |Binding { ident, .. }| quote!(#(#cfgs)* __locks_private::move_into_body(&#ident);),
+        );
+        quote!(#lets #(#marks)*)
     }
 }
 
 impl Binding {
     fn is_used(&self, used: &TokenStream) -> bool {
         mentions(used.clone(), &self.ident.unraw().to_string())
-    }
-
-    fn move_into_body(&self) -> TokenStream {
-        let Self {
-            ident,
-            mutability,
-            attrs: Attrs { cfgs, lints },
-        } = self;
-        quote! {
-            #(#cfgs)* #(#lints)*
-            #[allow(
-                clippy::no_effect_underscore_binding,
-                clippy::redundant_locals,
-                clippy::shadow_same,
-                clippy::used_underscore_binding
-            )]
-            let #mutability #ident = #ident;
-        }
     }
 }
 
@@ -270,26 +258,6 @@ fn destructured(local: &Local) -> Option<(&Ident, &Pat)> {
     }
 }
 
-fn is_used(bindings: &[Binding], used: &TokenStream) -> bool {
-    bindings.iter().any(|binding| binding.is_used(used))
-}
-
-/// Keeps the compiler from warning of names that only the expansion uses.
-fn mark_as_used(bindings: &[Binding], used: &TokenStream) -> TokenStream {
-    let marks = bindings
-        .iter()
-        .filter(|binding| binding.is_used(used))
-        .map(|binding| {
-            let Binding {
-                ident,
-                attrs: Attrs { cfgs, .. },
-                ..
-            } = binding;
-            quote!(#(#cfgs)* __locks_private::move_into_body(&#ident);)
-        });
-    quote!(#(#marks)*)
-}
-
 /// The names that `pat` binds.
 fn bindings(pat: &Pat) -> Vec<Binding> {
     struct Bindings(Vec<Binding>);
@@ -298,7 +266,6 @@ fn bindings(pat: &Pat) -> Vec<Binding> {
             self.0.push(Binding {
                 ident: pat.ident.clone(),
                 mutability: pat.mutability,
-                attrs: Attrs::default(),
             });
             visit::visit_pat_ident(self, pat);
         }

@@ -179,7 +179,7 @@ async fn what_blocks_is_told_with_since_when_and_by_whom(db: Database) {
         .await
         .expect_err("it is held")
         .to_string();
-    let held = text.split_once("app_task_1 is held by task holder since ");
+    let held = text.split_once("app_task_1 is held by task holder (granted ");
     assert!(
         held.is_some_and(|(_, rest)| rest.contains(" s ago")),
         "{text}"

@@ -1,5 +1,7 @@
 //! The files of the workspace agree with each other.
 
+mod layers;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

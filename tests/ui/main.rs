@@ -13,7 +13,7 @@ fn ui() {
     if compiler().starts_with(MESSAGES_OF) {
         cases.compile_fail("ui/fail/*.rs");
     } else {
-        println!("left out: the messages of mistakes, which need {MESSAGES_OF}x");
+        println!("skipped: the messages of mistakes, which need {MESSAGES_OF}x");
     }
 }
 

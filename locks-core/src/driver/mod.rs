@@ -11,6 +11,11 @@
 //! The thread has a runtime of its own, so that neither blocking code in the caller's runtime
 //! nor its end can stop releases and renewals.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "time, chance and files come from here"
+)]
+
 mod clock;
 mod command;
 mod connections;

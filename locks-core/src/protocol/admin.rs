@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    input::{CallId, Check, Inspection, Removal},
+    call::{CallId, Check, Inspection, Removal},
     requests::PATIENCE,
     task::{Evicted, Task},
     time::Time,

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::sessions::Kind;
 use crate::{
     matrix::ConflictMatrix,
     options::{Evidence, Fairness},
@@ -14,6 +13,10 @@ const WAITERS_TTL: Duration = Duration::from_secs(15);
 
 /// How many times within its ttl a session is renewed.
 const RENEWALS: u32 = 3;
+
+/// How many sessions, or namespaces, one statement may name: far below every engine's
+/// limit for arguments, and few enough that a statement stays short.
+pub(crate) const CHUNK: usize = 512;
 
 /// The settings of a driver.
 #[derive(Clone, Debug)]
@@ -34,14 +37,6 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The kind of session that holds locks.
-    pub(super) fn holding(&self) -> Kind {
-        match self.ttl {
-            Some(_) => Kind::Expiring,
-            None => Kind::Permanent,
-        }
-    }
-
     /// The ttl of sessions that expire.
     pub(super) fn session_ttl(&self) -> Duration {
         self.ttl.unwrap_or(WAITERS_TTL)

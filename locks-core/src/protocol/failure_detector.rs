@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::time::Time;
+use super::{task::EvictReason, time::Time};
 use crate::{
     process::Identity,
     store::{Liveness, SessionRow},
@@ -33,20 +33,6 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// which limits.
 const LIST: u32 = 10;
 const LIST_LIMITS: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(10)];
-
-/// Why a session may be evicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EvictReason {
-    /// Its heartbeat did not change from this value.
-    HeartbeatExpired { heartbeat: i64 },
-    /// Its process has ended.
-    ProcessExited,
-    /// It is a session of this process that must not be used any more, or one whose lock
-    /// was stolen.
-    Lost,
-    /// Another process began to evict it.
-    Resumed,
-}
 
 /// What a look at sessions means.
 #[derive(Debug, Default, PartialEq)]

@@ -5,15 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use super::{input::CallId, output::Loss, time::Time};
+use super::{
+    call::{CallId, Loss},
+    task::ReleaseId,
+    time::Time,
+};
 use crate::{
     name::LockName,
     table::{LockTable, Nonce, RequestId, SessionId},
 };
-
-/// Identifies a release of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ReleaseId(u64);
 
 /// A grant of this process: with a guard, or one lock of a detached one.
 #[derive(Clone, Debug)]
@@ -214,7 +214,7 @@ impl Grants {
         call: Option<CallId>,
         due: Time,
     ) -> ReleaseId {
-        let id = ReleaseId(self.next_release);
+        let id = ReleaseId::new(self.next_release);
         self.next_release += 1;
         let release = PendingRelease {
             grant,

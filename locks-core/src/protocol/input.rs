@@ -1,70 +1,17 @@
 //! What comes into the protocol.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{query::Completion, renewals::Renewed, task::TaskResult};
+use super::{
+    call::{AcquireRequest, CallId, Inspection, Removal},
+    query::Completion,
+    renewal::Renewed,
+    task::TaskResult,
+};
 use crate::{
-    name::LockName,
-    scope::ScopePath,
     store::ChangeSource,
     table::{Nonce, SessionId},
 };
-
-/// Identifies a call that waits for an answer. The driver never uses one twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct CallId(pub(crate) u64);
-
-/// A request for locks.
-#[derive(Clone, Debug)]
-pub(crate) struct AcquireRequest {
-    pub(crate) nonce: Nonce,
-    pub(crate) task: Arc<str>,
-    /// Sorted, each once.
-    pub(crate) names: Arc<[LockName]>,
-    pub(crate) path: ScopePath,
-    pub(crate) policy: WaitPolicy,
-}
-
-/// How long a request may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WaitPolicy {
-    /// The request is refused if a lock is not free.
-    NoWait,
-    /// The request waits in the queue, without end if there is no time-out.
-    Wait { timeout: Option<Duration> },
-}
-
-/// A question about the row, which needs no write.
-#[derive(Clone, Debug)]
-pub(crate) enum Inspection {
-    /// What is held.
-    Held,
-    /// What waits.
-    Waiting,
-    /// Whether a grant is still there.
-    Confirm(Nonce, Check),
-    /// Whether a detached lock is there. If so, its release begins, and the call is
-    /// answered when the release is done.
-    ReleaseName(Arc<str>, LockName),
-}
-
-/// Where a grant is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Check {
-    /// In the row, as it is now.
-    Row,
-    /// In the rows of its session.
-    Session,
-}
-
-/// Locks that a supervisor takes away.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Removal {
-    /// Everything that a task holds.
-    Task(Arc<str>),
-    /// Everything.
-    All,
-}
 
 /// What happens to one namespace.
 #[derive(Debug)]

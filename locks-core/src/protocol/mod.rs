@@ -33,37 +33,49 @@
 //! queue in the table. A queued request stays pending: [`Input::Changed`] or the next poll of the
 //! row (`poll_schedule`) begins the cycle again.
 
-mod admin;
-mod agenda;
-mod config;
-mod failure_detector;
-mod grants;
-mod group_commit;
-mod input;
-mod namespace;
-mod namespaces;
-mod output;
-mod plan;
-mod poll_schedule;
-mod query;
-mod renewals;
-mod requests;
-mod row;
-mod sessions;
-mod shutdown;
-mod task;
+// Each module uses only modules above it.
 mod time;
 mod timers;
+
+mod call;
+mod config;
+mod task;
+
+mod failure_detector;
+mod poll_schedule;
+mod row;
+mod sessions;
 mod write_schedule;
 
+mod grants;
+mod requests;
+
+mod admin;
+mod plan;
+
+mod query;
+mod renewal;
+
+mod input;
+mod output;
+
+mod namespace;
+
+mod agenda;
+mod group_commit;
+mod renewals;
+mod shutdown;
+
+mod namespaces;
+
 pub(crate) use self::{
-    config::{Config, Mechanisms, Name},
-    failure_detector::EvictReason,
-    input::{AcquireRequest, CallId, Check, DriverInput, Input, Inspection, Removal, WaitPolicy},
+    call::{AcquireRequest, Answer, CallId, Check, Granted, Inspection, Loss, Removal, WaitPolicy},
+    config::{CHUNK, Config, Mechanisms, Name},
+    input::{DriverInput, Input},
     namespaces::Namespaces,
-    output::{Answer, DriverOutput, Granted, Loss, Output},
-    query::{CHUNK, CompareAndSet, Completion, Orphans, Peers, Query},
-    renewals::{Renewal, Renewed},
-    task::{Evicted, Task, TaskResult},
+    output::{DriverOutput, Output},
+    query::{CompareAndSet, Completion, Orphans, Peers, Query},
+    renewal::{Renewal, Renewed},
+    task::{EvictReason, Evicted, Task, TaskResult},
     time::{Now, Time},
 };

@@ -26,17 +26,18 @@ use std::{
 
 use super::{
     admin::Admin,
+    call::Answer,
     config::{Config, Name},
-    failure_detector::{EvictReason, FailureDetector},
+    failure_detector::FailureDetector,
     grants::Grants,
     input::Input,
-    output::{Answer, Output},
+    output::Output,
     poll_schedule::PollSchedule,
     query::Query,
     requests::{PATIENCE, Requests},
     row::RowCache,
     sessions::{OwnSessions, SessionKey},
-    task::Task,
+    task::{EvictReason, Task},
     time::{Now, Time},
     timers::{Timer, Timers},
     write_schedule::WriteSchedule,
@@ -76,6 +77,7 @@ enum Cycle {
 
 /// One process's view of one namespace.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Namespace {
     name: Name,
     config: Arc<Config>,
@@ -303,9 +305,9 @@ impl Namespace {
             .collect()
     }
 
-    /// When the lease of a session ends, on the boot clock, unless it has ended.
-    pub(super) fn lease_deadline(&self, id: &SessionId, now: Now) -> Option<Time> {
-        self.sessions.deadline(id, now)?
+    /// When the lease of a session ends, on the boot clock.
+    pub(super) fn lease_deadline(&self, id: &SessionId) -> Option<Time> {
+        self.sessions.deadline(id)
     }
 
     /// A session was renewed by a statement sent at `sent`.

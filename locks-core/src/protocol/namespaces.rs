@@ -8,11 +8,12 @@ use std::{
 
 use super::{
     agenda::Agenda,
+    call::{Answer, CallId},
     config::{Config, Name},
     group_commit::GroupCommit,
-    input::{CallId, DriverInput, Input},
+    input::{DriverInput, Input},
     namespace::Namespace,
-    output::{Answer, DriverOutput, Output},
+    output::{DriverOutput, Output},
     query::Completion,
     renewals::Renewals,
     shutdown::{Shutdown, unfinished},
@@ -23,10 +24,11 @@ use crate::{error::LockError, store::ChangeSource, table::Nonce};
 
 /// One process's view of all its namespaces.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Namespaces {
     config: Arc<Config>,
     rng: fastrand::Rng,
-    namespaces: BTreeMap<Name, Namespace>,
+    all: BTreeMap<Name, Namespace>,
     outputs: VecDeque<DriverOutput>,
     agenda: Agenda,
     /// When the query in flight was sent; `None`: the row connection is free.
@@ -53,7 +55,7 @@ impl Namespaces {
         Self {
             config: Arc::new(config),
             rng,
-            namespaces: BTreeMap::new(),
+            all: BTreeMap::new(),
             outputs: VecDeque::new(),
             agenda: Agenda::default(),
             in_flight: None,
@@ -83,9 +85,9 @@ impl Namespaces {
     /// Takes in what happened.
     pub(crate) fn handle(&mut self, now: Now, input: DriverInput) {
         match input {
-            DriverInput::To(name, input) => self.to_namespace(&name, input, now),
+            DriverInput::To(name, input) => self.tell_namespace(&name, input, now),
             DriverInput::Renewed(renewed) => {
-                let (config, namespaces) = (&self.config, &mut self.namespaces);
+                let (config, namespaces) = (&self.config, &mut self.all);
                 let concerned = self.renewals.on_renewed(renewed, namespaces, config, now);
                 self.agenda.touch_all(&concerned);
             }
@@ -99,18 +101,18 @@ impl Namespaces {
                     self.close(None, &fenced, now);
                 }
             }
-            DriverInput::MayHaveChanged => self.to_blocked(now, || Input::MayHaveChanged),
+            DriverInput::MayHaveChanged => self.tell_blocked(now, || Input::MayHaveChanged),
             DriverInput::ChangeSource(source) => {
                 self.change_source = source;
-                for namespace in self.namespaces.values_mut() {
+                for namespace in self.all.values_mut() {
                     namespace.set_change_source(source);
                 }
-                self.to_blocked(now, || Input::ChangeSource(source));
+                self.tell_blocked(now, || Input::ChangeSource(source));
             }
             DriverInput::Timeout => {}
         }
         for name in self.agenda.take_due(now.monotonic) {
-            if let Some(namespace) = self.namespaces.get_mut(&name) {
+            if let Some(namespace) = self.all.get_mut(&name) {
                 namespace.handle(now, Input::Timeout);
             }
         }
@@ -134,16 +136,16 @@ impl Namespaces {
     }
 
     fn has_detached(&self) -> bool {
-        self.namespaces.values().any(Namespace::has_detached)
+        self.all.values().any(Namespace::has_detached)
     }
 
     fn is_settled(&self) -> bool {
-        self.namespaces.values().all(Namespace::is_settled)
+        self.all.values().all(Namespace::is_settled)
     }
 
     fn namespace(&mut self, name: &Name) -> &mut Namespace {
         self.agenda.touch(name);
-        self.namespaces.entry(name.clone()).or_insert_with(|| {
+        self.all.entry(name.clone()).or_insert_with(|| {
             let (config, rng) = (self.config.clone(), self.rng.fork());
             let mut new = Namespace::new(name.clone(), config, rng);
             new.set_change_source(self.change_source);
@@ -151,16 +153,16 @@ impl Namespaces {
         })
     }
 
-    fn to_blocked(&mut self, now: Now, input: impl Fn() -> Input) {
+    fn tell_blocked(&mut self, now: Now, input: impl Fn() -> Input) {
         for name in &self.blocked {
-            if let Some(namespace) = self.namespaces.get_mut(name) {
+            if let Some(namespace) = self.all.get_mut(name) {
                 namespace.handle(now, input());
             }
         }
         self.agenda.touch_all(&self.blocked);
     }
 
-    fn to_namespace(&mut self, name: &Name, input: Input, now: Now) {
+    fn tell_namespace(&mut self, name: &Name, input: Input, now: Now) {
         // A caller whose guard was dropped may ask for more at once.
         let is_call = match &input {
             Input::Acquire(_) | Input::Inspect(..) | Input::Remove(..) => true,
@@ -220,11 +222,13 @@ impl Namespaces {
         if let Some(shutdown) = &mut self.shutdown
             && (shutdown.is_closed() || call.is_none())
         {
-            call.into_iter().for_each(|call| shutdown.add_call(call));
+            if let Some(call) = call {
+                shutdown.add_call(call);
+            }
             return;
         }
         if call.is_some() {
-            for (name, namespace) in &mut self.namespaces {
+            for (name, namespace) in &mut self.all {
                 let fenced = fenced.clone();
                 namespace.handle(now, Input::Close { fenced });
                 self.agenda.touch(name);
@@ -236,7 +240,7 @@ impl Namespaces {
     /// Finds the next things to do.
     fn advance(&mut self, now: Now) {
         self.next_query(now);
-        let (config, namespaces) = (&self.config, &mut self.namespaces);
+        let (config, namespaces) = (&self.config, &mut self.all);
         let renewal = self.renewals.next(namespaces, &self.renewed, config, now);
         if let Some(renewal) = renewal {
             // It may have ended sessions.
@@ -256,8 +260,8 @@ impl Namespaces {
         if self.in_flight.is_some() {
             return;
         }
-        let namespaces = &self.namespaces;
-        let holds_lock = |name: &Name| namespaces.get(name).is_some_and(|n| n.holds_row_lock());
+        let namespaces = &self.all;
+        let holds_lock = |name: &Name| namespaces.get(name).is_some_and(Namespace::holds_row_lock);
         let names = self.agenda.turns(holds_lock);
         let ready = || names.iter().filter_map(|name| namespaces.get(name));
         // Other processes wait while this one holds the row's lock.
@@ -268,7 +272,7 @@ impl Namespaces {
             return;
         }
         for name in names {
-            let Some(namespace) = self.namespaces.get_mut(&name) else {
+            let Some(namespace) = self.all.get_mut(&name) else {
                 continue;
             };
             if let Some(query) = namespace.poll_query(now) {
@@ -283,7 +287,7 @@ impl Namespaces {
 
     /// Takes from a namespace what it wants done, and notes when it needs attention next.
     fn settle(&mut self, name: &Name) {
-        let Some(namespace) = self.namespaces.get_mut(name) else {
+        let Some(namespace) = self.all.get_mut(name) else {
             return;
         };
         while let Some(output) = namespace.poll() {
@@ -313,7 +317,7 @@ impl Namespaces {
             return;
         };
         if settled && shutdown.needs_sessions() {
-            let sessions = self.namespaces.iter_mut();
+            let sessions = self.all.iter_mut();
             let sessions = sessions.map(|(name, n)| (name.clone(), n.take_sessions()));
             shutdown.start_deletion(sessions.collect(), now.monotonic);
         }
@@ -332,7 +336,7 @@ impl Namespaces {
         };
         self.ended = true;
         let error = (!settled || !shutdown.has_deleted_sessions()).then(|| {
-            let namespaces = || self.namespaces.values();
+            let namespaces = || self.all.values();
             let names = namespaces().flat_map(Namespace::names_in_release);
             let names: Vec<_> = names.map(|name| name.as_str().to_owned()).collect();
             unfinished(&names, namespaces().find_map(Namespace::last_error))

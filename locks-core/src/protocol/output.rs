@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{input::CallId, query::Query, renewals::Renewal, task::Task, time::Time};
+use super::{
+    call::{Answer, CallId, Granted, Loss},
+    query::Query,
+    renewal::Renewal,
+    task::Task,
+    time::Time,
+};
 use crate::{
     error::LockError,
-    name::LockName,
     process::Identity,
-    report::{Holder, Waiter},
     table::{Nonce, SessionId},
 };
 
@@ -31,38 +35,6 @@ pub(crate) enum Output {
     LeaseExtended(SessionId, Time),
     /// A session is no longer used.
     LeaseEnded(SessionId),
-}
-
-/// A grant, as its guard needs it.
-#[derive(Clone, Debug)]
-pub(crate) struct Granted {
-    pub(crate) nonce: Nonce,
-    pub(crate) names: Arc<[LockName]>,
-    pub(crate) token: i64,
-    pub(crate) session: SessionId,
-    /// When the lease of the session ends, on the boot clock; `None`: never.
-    pub(crate) deadline: Option<Time>,
-    /// The fence row of the guard.
-    pub(crate) fence_row: Arc<str>,
-}
-
-/// Why a grant is lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Loss {
-    pub(crate) reason: &'static str,
-    /// The task that holds one of the locks now, where that was seen.
-    pub(crate) by: Option<Arc<str>>,
-}
-
-/// What a call is answered.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Done,
-    Holders(Vec<Holder>),
-    Waiters(Vec<Waiter>),
-    /// The grant that the call is about is lost.
-    Lost(Loss),
-    Failed(LockError),
 }
 
 /// What a driver has to do for its namespaces.

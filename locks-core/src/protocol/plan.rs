@@ -7,11 +7,11 @@ use std::{
 
 use super::{
     admin::{Admin, is_same_grant},
-    config::Config,
-    grants::{Grants, ReleaseId},
-    input::{CallId, WaitPolicy},
-    query::CHUNK,
+    call::{CallId, WaitPolicy},
+    config::{CHUNK, Config},
+    grants::Grants,
     requests::{PendingRequest, Requests},
+    task::ReleaseId,
     time::Time,
 };
 use crate::{

@@ -29,7 +29,6 @@ impl PollSchedule {
     /// Schedules the next look for a request that waits since `since`, the one that came
     /// last. `None`: no request waits.
     pub(super) fn schedule(
-        &self,
         since: Option<Time>,
         source: ChangeSource,
         timers: &mut Timers,
@@ -76,7 +75,7 @@ mod tests {
         let now = since + waited;
         let mut timers = Timers::default();
         let mut rng = fastrand::Rng::with_seed(7);
-        PollSchedule::default().schedule(Some(since), source, &mut timers, &mut rng, now);
+        PollSchedule::schedule(Some(since), source, &mut timers, &mut rng, now);
         let poll = timers.get(Timer::Poll).expect("a request waits");
         let cheap = timers.get(Timer::CheapPoll);
         (poll - now, cheap.map(|cheap| cheap - now))
@@ -120,14 +119,13 @@ mod tests {
     fn a_look_that_is_due_earlier_stays_and_nothing_is_due_for_nobody() {
         let now = Time::new(ms(10));
         let (mut timers, mut rng) = (Timers::default(), fastrand::Rng::with_seed(1));
-        let poll = PollSchedule::default();
         let source = ChangeSource::DataVersion;
         timers.set(Timer::Poll, now);
         timers.set(Timer::CheapPoll, now);
-        poll.schedule(Some(now), source, &mut timers, &mut rng, now);
+        PollSchedule::schedule(Some(now), source, &mut timers, &mut rng, now);
         assert_eq!(timers.get(Timer::Poll), Some(now));
         assert_eq!(timers.get(Timer::CheapPoll), Some(now));
-        poll.schedule(None, source, &mut timers, &mut rng, now);
+        PollSchedule::schedule(None, source, &mut timers, &mut rng, now);
         assert_eq!(timers.next_query(), None);
     }
 

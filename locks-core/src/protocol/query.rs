@@ -8,12 +8,6 @@ use crate::{
     table::{LockTable, SessionId},
 };
 
-/// How many sessions, or namespaces, one statement may name: far below every engine's
-/// limit for arguments, and few enough that a statement stays short.
-pub(crate) const CHUNK: usize = 512;
-/// How many sessions one statement inserts, so that only a few statements are ever prepared.
-pub(super) const INSERTS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
-
 /// Something for the connection that reads and writes the rows.
 #[derive(Clone, Debug)]
 pub(crate) enum Query {

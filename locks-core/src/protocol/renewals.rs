@@ -12,55 +12,15 @@ use std::{
 };
 
 use super::{
-    config::{Config, Name},
+    config::{CHUNK, Config, Name},
     namespace::Namespace,
-    query::CHUNK,
-    sessions::SessionKey,
+    renewal::{Renewal, Renewed, RenewedSession},
     time::{Now, Time},
-};
-use crate::{
-    store::{Failure, RowVersion},
-    table::SessionId,
 };
 
 /// The shortest pause after a renewal that failed; and the part of the ttl, if it is longer.
 const RETRY: Duration = Duration::from_millis(20);
 const RETRY_PART: u32 = 30;
-
-/// A step of a renewal.
-#[derive(Clone, Debug)]
-pub(crate) enum Renewal {
-    /// Open the connection, so that the first renewal need not.
-    Open,
-    /// Advance the heartbeats of these sessions.
-    Sessions(Vec<RenewedSession>),
-    /// Read the versions of these namespaces' rows.
-    Versions(Vec<Name>),
-}
-
-/// A session that is renewed, and where it belongs.
-#[derive(Clone, Debug)]
-pub(crate) struct RenewedSession {
-    pub(crate) id: SessionId,
-    namespace: Name,
-    key: SessionKey,
-}
-
-/// A step that is done.
-#[derive(Debug)]
-pub(crate) enum Renewed {
-    Opened(Result<(), Failure>),
-    Sessions {
-        sessions: Vec<RenewedSession>,
-        /// The sessions that do not exist any more.
-        result: Result<BTreeSet<SessionId>, Failure>,
-    },
-    Versions {
-        namespaces: Vec<Name>,
-        /// The versions of the rows that exist.
-        result: Result<BTreeMap<String, RowVersion>, Failure>,
-    },
-}
 
 type Namespaces = BTreeMap<Name, Namespace>;
 
@@ -151,7 +111,7 @@ impl Renewals {
                 self.due = Some(now.monotonic + (ttl / RETRY_PART).max(RETRY));
                 let left = sessions.iter().filter_map(|session| {
                     let namespace = namespaces.get(&session.namespace)?;
-                    Some(namespace.lease_deadline(&session.id, now)? - now.boot)
+                    Some(namespace.lease_deadline(&session.id)? - now.boot)
                 });
                 let left = left.min().unwrap_or(ttl);
                 if left < ttl / 2 {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
+    call::{AcquireRequest, WaitPolicy},
     config::Config,
-    input::{AcquireRequest, WaitPolicy},
     sessions::{Kind, OwnSessions, SessionKey},
     time::{Now, Time},
 };
@@ -131,7 +131,7 @@ impl Requests {
         now: Now,
     ) {
         let request = Request {
-            session: sessions.id_of(&new.task, config.holding()),
+            session: sessions.id_of(&new.task, Kind::holding(config)),
             nonce: new.nonce,
             task: new.task.clone(),
             names: new.names,
@@ -202,6 +202,11 @@ impl Requests {
         self.0.values().any(|p| !p.cancelled && p.is_blocked())
     }
 
+    /// Whether a plan may decide a request.
+    pub(super) fn any_ready(&self) -> bool {
+        self.0.values().any(PendingRequest::is_ready)
+    }
+
     /// Whether a request waits for its sessions.
     pub(super) fn any_without_session(&self) -> bool {
         self.0.values().any(|p| !p.cancelled && !p.ready)
@@ -238,7 +243,7 @@ impl Requests {
                 }
                 id
             };
-            let hold = open(config.holding());
+            let hold = open(Kind::holding(config));
             let queue = if waits {
                 open(Kind::Expiring)
             } else {

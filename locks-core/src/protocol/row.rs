@@ -27,6 +27,10 @@ const INSERT_GRACE: Duration = Duration::from_secs(3);
 
 /// What is known of the row.
 #[derive(Debug, Default)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is mostly the large one"
+)]
 pub(super) enum Row {
     #[default]
     Unknown,

@@ -11,11 +11,12 @@ use std::{
 
 use super::{
     config::Config,
-    query::INSERTS,
     time::{Now, Time},
 };
 use crate::{store::NewSession, table::SessionId};
 
+/// How many sessions one statement inserts, so that only a few statements are ever prepared.
+const INSERTS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 /// How long a session may hold and wait for nothing while a handle acts for its task.
 const IDLE: Duration = Duration::from_mins(1);
 
@@ -24,6 +25,16 @@ const IDLE: Duration = Duration::from_mins(1);
 pub(crate) enum Kind {
     Expiring,
     Permanent,
+}
+
+impl Kind {
+    /// The kind of session that holds locks.
+    pub(super) fn holding(config: &Config) -> Self {
+        match config.ttl {
+            Some(_) => Self::Expiring,
+            None => Self::Permanent,
+        }
+    }
 }
 
 /// For which task a session is, and of which kind.
@@ -97,11 +108,15 @@ impl OwnSessions {
         ids.into_iter().filter(|id| self.contains(id)).collect()
     }
 
-    /// When the lease of a session ends, if the session is still there and its lease has
-    /// not ended. The inner `None`: never.
-    pub(super) fn deadline(&self, id: &SessionId, now: Now) -> Option<Option<Time>> {
-        let session = self.sessions.get(self.keys.get(id)?)?;
-        (!session.is_over(now)).then_some(session.deadline)
+    /// Whether a session is there and its lease has not ended.
+    pub(super) fn is_living(&self, id: &SessionId, now: Now) -> bool {
+        let session = self.keys.get(id).and_then(|key| self.sessions.get(key));
+        session.is_some_and(|session| !session.is_over(now))
+    }
+
+    /// When the lease of a session ends, on the boot clock; `None`: never.
+    pub(super) fn deadline(&self, id: &SessionId) -> Option<Time> {
+        self.sessions.get(self.keys.get(id)?)?.deadline
     }
 
     /// The sessions to insert next, of those that are `missing`. `others_ready` says whether

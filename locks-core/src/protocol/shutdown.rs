@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    config::Name, input::CallId, query::CHUNK, requests::PATIENCE, task::Task, time::Time,
+    call::CallId,
+    config::{CHUNK, Name},
+    requests::PATIENCE,
+    task::Task,
+    time::Time,
 };
 use crate::{error::LockError, table::SessionId};
 

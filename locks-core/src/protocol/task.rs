@@ -6,11 +6,39 @@
 
 use std::sync::Arc;
 
-use super::{failure_detector::EvictReason, grants::ReleaseId, input::CallId};
+use super::call::CallId;
 use crate::{report::Holder, store::Failure, table::SessionId};
+
+/// Why a session may be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EvictReason {
+    /// Its heartbeat did not change from this value.
+    HeartbeatExpired { heartbeat: i64 },
+    /// Its process has ended.
+    ProcessExited,
+    /// It is a session of this process that must not be used any more, or one whose lock
+    /// was stolen.
+    Lost,
+    /// Another process began to evict it.
+    Resumed,
+}
+
+/// Identifies a release of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ReleaseId(u64);
+
+impl ReleaseId {
+    pub(super) fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// Something for a side connection.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::enum_variant_names,
+    reason = "the names are those of the statements"
+)]
 pub(crate) enum Task {
     /// Open the connection, because an eviction may follow soon.
     Prepare,

@@ -47,6 +47,17 @@ enum Contention {
     Locking,
 }
 
+/// A write that has succeeded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written<'a> {
+    /// The version that it replaced, and the one that it made.
+    pub(super) from: &'a RowVersion,
+    pub(super) to: &'a RowVersion,
+    /// How many sessions of other processes hold locks.
+    pub(super) others: usize,
+    pub(super) sent: Time,
+}
+
 /// When the next write may begin.
 #[derive(Debug)]
 pub(super) struct WriteSchedule {
@@ -131,18 +142,20 @@ impl WriteSchedule {
         timers.stop(Timer::Pause);
     }
 
-    /// A write that was sent at `sent` replaced the version `from` by `to`. `others` is the
-    /// number of sessions of other processes that hold locks.
+    /// A write has succeeded.
     pub(super) fn on_written(
         &mut self,
-        from: &RowVersion,
-        to: &RowVersion,
-        others: usize,
-        sent: Time,
+        written: Written<'_>,
         now: Time,
         timers: &mut Timers,
         rng: &mut fastrand::Rng,
     ) {
+        let Written {
+            from,
+            to,
+            others,
+            sent,
+        } = written;
         self.on_progress(timers);
         self.alone = match self.wrote.replace(to.clone()) {
             Some(last) if last != *from => 0,
@@ -263,9 +276,15 @@ mod tests {
             let (sent, millisecond) = (self.now, Duration::from_millis(1));
             self.now = self.now + millisecond;
             let (timers, rng) = (&mut self.timers, &mut self.rng);
-            let (from, to) = (version(from), version(from + 1));
-            self.schedule
-                .on_written(&from, &to, 2, sent, self.now, timers, rng);
+            let (from, to) = (&version(from), &version(from + 1));
+            let others = 2;
+            let written = Written {
+                from,
+                to,
+                others,
+                sent,
+            };
+            self.schedule.on_written(written, self.now, timers, rng);
         }
 
         fn pause(&self) -> Option<Duration> {
@@ -376,12 +395,15 @@ mod tests {
         scene.write(1);
         for from in (3..200).step_by(2) {
             let sent = scene.now;
-            let (from, to) = (version(from), version(from + 1));
+            let written = Written {
+                from: &version(from),
+                to: &version(from + 1),
+                others: 1_000,
+                sent,
+            };
             let (timers, rng) = (&mut scene.timers, &mut scene.rng);
             let now = sent + Duration::from_millis(1);
-            scene
-                .schedule
-                .on_written(&from, &to, 1_000, sent, now, timers, rng);
+            scene.schedule.on_written(written, now, timers, rng);
             assert!(timers.get(Timer::Pause).expect("others") - now <= LONGEST_YIELD);
         }
     }

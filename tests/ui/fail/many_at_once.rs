@@ -7,7 +7,7 @@ const fn install(app_id: &str) {}
 const fn update(app_id: &str) {}
 
 fn main() {
-    // They are there nevertheless.
+    // The functions exist in spite of the mistakes.
     install("x");
     update("x");
     let _: LockError;

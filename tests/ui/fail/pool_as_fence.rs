@@ -1,4 +1,4 @@
-//! A fence is a statement of the transaction that it protects; a pool would run it elsewhere.
+//! A fence must be a statement of the protected transaction. A pool would run it outside.
 
 use locks_core::{LockGuard, Result, sqlx::SqlitePool};
 

@@ -1,4 +1,4 @@
-//! `async fn` with every kind of parameter and result.
+//! `async fn` with all kinds of parameters and results.
 #![deny(warnings)]
 
 use std::{borrow::Cow, fmt::Display, future::Future, sync::Mutex};

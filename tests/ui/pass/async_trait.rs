@@ -1,4 +1,4 @@
-//! `#[async_trait]`, which turns the function into one that returns a box first.
+//! `#[async_trait]`, which first changes the function into one that returns a boxed future.
 #![deny(warnings)]
 
 use async_trait::async_trait;

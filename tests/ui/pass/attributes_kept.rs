@@ -1,4 +1,4 @@
-//! What stands on the function and its parameters stays there.
+//! Other attributes of the function and its parameters keep their effect.
 #![deny(warnings)]
 #![deny(missing_docs)]
 

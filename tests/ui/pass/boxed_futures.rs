@@ -1,4 +1,4 @@
-//! Functions that return a future made by an `async` block.
+//! Functions that return the future of an `async` block.
 #![deny(warnings)]
 
 use std::{future::Future, pin::Pin};
@@ -59,7 +59,7 @@ fn recursive(depth: u32) -> BoxFuture<'static, Result<u32, LockError>> {
     })
 }
 
-/// Returns a future without waiting for it: that is a value like any other.
+/// Returns a boxed future inside the `Result`, which is a value and not awaited.
 #[with_lock("app")]
 fn value() -> Result<BoxFuture<'static, ()>, LockError> {
     Ok(Box::pin(async {}))

@@ -1,4 +1,4 @@
-//! Bodies that end only by `return`, never end, or call themselves.
+//! Bodies that end only with `return`, that never end, or that are recursive.
 #![deny(warnings)]
 #![deny(unreachable_code)]
 

@@ -1,4 +1,4 @@
-//! `#[instrument]` in both orders.
+//! `#[instrument]` above and below the attribute.
 #![deny(warnings)]
 
 use std::{future::Future, pin::Pin};

@@ -1,4 +1,4 @@
-//! `self` in all its forms, and `Self` types.
+//! All forms of `self`, and `Self` types.
 #![deny(warnings)]
 
 use std::{pin::Pin, rc::Rc, sync::Arc};

@@ -1,4 +1,4 @@
-//! Every option, alone and together.
+//! Every option by itself, and all options together.
 #![deny(warnings)]
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ async fn waits() -> Result<(), LockError> {
 }
 
 #[with_lock("app", wait = "1h 30m 500ms")]
-async fn waits_so_long() -> Result<(), LockError> {
+async fn waits_with_timeout() -> Result<(), LockError> {
     Ok(())
 }
 
@@ -119,7 +119,7 @@ async fn all(id: u8, locks: &LockManager) -> Result<bool, TaskError> {
 fn main() {
     let _ = (
         waits(),
-        waits_so_long(),
+        waits_with_timeout(),
         acquires(),
         skips(String::new()),
         by_reference,

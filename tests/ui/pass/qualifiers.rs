@@ -1,4 +1,4 @@
-//! What stands before `fn`.
+//! Visibilities, and the qualifiers of `fn`.
 #![deny(warnings)]
 
 use locks_core::{LockError, with_lock};
@@ -25,13 +25,13 @@ mod outer {
 
 #[with_lock("app_<at>")]
 async unsafe fn dangerous(at: usize, list: *const u8) -> Result<u8, LockError> {
-    // SAFETY: the caller promises that `list` is that long.
+    // SAFETY: the caller promises that `list` has more than `at` elements.
     Ok(unsafe { *list.add(at) })
 }
 
 #[with_lock("app_<at>")]
 unsafe fn sync_dangerous(at: usize, list: *const u8) -> Result<u8, LockError> {
-    // SAFETY: the caller promises that `list` is that long.
+    // SAFETY: the caller promises that `list` has more than `at` elements.
     Ok(unsafe { *list.add(at) })
 }
 

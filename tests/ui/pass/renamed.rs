@@ -1,4 +1,4 @@
-//! The library under another name, while its own name is another crate's.
+//! The library under another name, while `locks_core` names a different crate.
 #![deny(warnings)]
 
 extern crate core as locks_core;

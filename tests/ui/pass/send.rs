@@ -1,4 +1,4 @@
-//! The future is `Send` where the body is, whatever the names are made of.
+//! The future is `Send` if its body is. The values in the lock names need not be `Sync`.
 #![deny(warnings)]
 
 use std::{cell::Cell, fmt};
@@ -7,7 +7,7 @@ use locks_core::{LockError, LockManager, with_lock};
 
 fn is_send<T: Send>(_: T) {}
 
-/// Can be sent, but not shared.
+/// Is `Send` and not `Sync`.
 struct Id(Cell<u32>);
 
 impl fmt::Display for Id {

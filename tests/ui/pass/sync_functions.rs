@@ -1,4 +1,4 @@
-//! `fn` with every kind of parameter and result.
+//! `fn` with all kinds of parameters and results.
 #![deny(warnings)]
 
 use std::{borrow::Cow, fmt::Display, sync::Mutex};

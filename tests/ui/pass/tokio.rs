@@ -1,4 +1,4 @@
-//! `#[tokio::main]` and `#[tokio::test]`, above and below.
+//! `#[tokio::main]` and `#[tokio::test]` above and below the attribute.
 #![deny(warnings)]
 
 use locks_core::{LockError, with_lock};

@@ -1,4 +1,4 @@
-//! Native `async fn` in traits, in their defaults and in their implementations.
+//! Native `async fn` in traits: default methods and implementations.
 #![deny(warnings)]
 #![allow(async_fn_in_trait)]
 

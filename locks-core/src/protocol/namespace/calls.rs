@@ -7,11 +7,10 @@ use crate::{
     error::LockError,
     protocol::{
         admin::Admin,
-        grants::ReleaseId,
-        input::{CallId, Inspection},
-        output::{Answer, Loss, Output},
+        call::{Answer, CallId, Inspection, Loss},
+        output::Output,
         requests::no_answer,
-        task::Task,
+        task::{ReleaseId, Task},
         time::{Now, Time},
     },
     report::Blocker,
@@ -111,16 +110,16 @@ impl Namespace {
         let contended = self.write_schedule.is_contended();
         let overdue = self.requests.overdue(self.last_error.is_some(), now);
         for overdue in overdue {
-            let error = match (overdue.waited, self.requests.get(overdue.nonce)) {
-                (Some(waited), Some(pending)) => LockError::Timeout {
+            let pending = self.requests.get(overdue.nonce).zip(overdue.waited);
+            let error = if let Some((pending, waited)) = pending {
+                LockError::Timeout {
                     names: pending.request().names.to_vec(),
                     waited,
                     blocked_by: self.blockers_now(pending.request()),
-                },
-                _ => {
-                    let last = self.last_error.clone();
-                    last.unwrap_or_else(|| no_answer(contended))
                 }
+            } else {
+                let last = self.last_error.clone();
+                last.unwrap_or_else(|| no_answer(contended))
             };
             self.requests.cancel(overdue.nonce);
             self.outputs.push_back(Output::Failed(overdue.nonce, error));

@@ -8,13 +8,13 @@ use super::{
 use crate::{
     protocol::{
         admin::AfterEviction,
-        failure_detector::EvictReason,
+        call::{Answer, CallId, Loss},
+        config::CHUNK,
         grants::ActiveGrant,
-        input::CallId,
-        output::{Answer, Loss, Output},
-        query::{CHUNK, Orphans, Peers},
+        output::Output,
+        query::{Orphans, Peers},
         sessions::SessionKey,
-        task::{Evicted, Task, TaskResult},
+        task::{EvictReason, Evicted, Task, TaskResult},
         time::Now,
         timers::Timer,
     },

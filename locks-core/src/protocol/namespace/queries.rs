@@ -6,13 +6,14 @@ use super::{MISSING, NEIGHBOURS, Namespace, RETRY};
 use crate::{
     options::Fairness,
     protocol::{
-        failure_detector::EvictReason,
+        config::CHUNK,
         plan::{Plan, PlanInput},
-        query::{CHUNK, CompareAndSet, Query},
+        poll_schedule::PollSchedule,
+        query::{CompareAndSet, Query},
         requests::PATIENCE,
         row::Row,
         sessions::SessionKey,
-        task::Task,
+        task::{EvictReason, Task},
         time::{Now, Time},
         timers::Timer,
     },
@@ -145,7 +146,7 @@ impl Namespace {
     /// Opens sessions that requests need, some at a time.
     pub(super) fn open_sessions(&mut self, now: Now) -> Option<Query> {
         let missing = self.assign_sessions(now);
-        let ready = self.requests.values().any(|pending| pending.is_ready());
+        let ready = self.requests.any_ready();
         let (config, rng) = (&self.config, &mut self.rng);
         let sessions = self
             .sessions
@@ -278,8 +279,7 @@ impl Namespace {
         }
         let latest = self.requests.latest();
         let (timers, rng) = (&mut self.timers, &mut self.rng);
-        self.poll_schedule
-            .schedule(latest, source, timers, rng, now.monotonic);
+        PollSchedule::schedule(latest, source, timers, rng, now.monotonic);
         if !self.observing {
             return;
         }

@@ -7,14 +7,16 @@ use crate::{
     error::LockError,
     name::LockName,
     protocol::{
+        call::{Answer, CallId, Granted, Inspection, Loss},
         config::Config,
-        grants::{ActiveGrant, Ownership, ReleaseId},
-        input::{CallId, Inspection},
-        output::{Answer, Granted, Loss, Output},
+        grants::{ActiveGrant, Ownership},
+        output::Output,
         plan::Plan,
         query::CompareAndSet,
         row::CachedRow,
+        task::ReleaseId,
         time::{Now, Time},
+        write_schedule::Written,
     },
     report::{Blocker, Waiter},
     store::{Class, Failure},
@@ -43,15 +45,15 @@ impl Namespace {
                 let others = table.holding_sessions().filter(|id| !ours.contains(id));
                 let others = others.count();
                 let others_wait = table.queue().iter().any(|q| !ours.contains(&q.session));
-                self.write_schedule.on_written(
-                    &expected,
-                    &new,
+                let written = Written {
+                    from: &expected,
+                    to: &new,
                     others,
-                    sent.monotonic,
-                    now.monotonic,
-                    &mut self.timers,
-                    &mut self.rng,
-                );
+                    sent: sent.monotonic,
+                };
+                let (timers, rng) = (&mut self.timers, &mut self.rng);
+                self.write_schedule
+                    .on_written(written, now.monotonic, timers, rng);
                 self.notify = (plan.frees && others_wait).then_some(new.version);
                 // An answer that needs a row that is read now has one.
                 self.replan |= plan.needs_read;
@@ -247,9 +249,10 @@ impl Namespace {
         let session = pending.request().session.clone();
         // The session may have been lost while the write was in flight. Then the grant goes
         // with it, and the request goes on under another one.
-        let Some(deadline) = self.sessions.deadline(&session, now) else {
+        if !self.sessions.is_living(&session, now) {
             return;
-        };
+        }
+        let deadline = self.sessions.deadline(&session);
         let Some(pending) = self.requests.remove(nonce) else {
             return;
         };
