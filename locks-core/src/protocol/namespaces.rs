@@ -248,7 +248,7 @@ impl Namespaces {
             self.outputs.push_back(DriverOutput::Renew(renewal));
         }
         for name in self.agenda.take_touched() {
-            self.settle(&name);
+            self.settle(&name, now);
         }
         if self.outputs.is_empty() {
             self.advance_shutdown(now);
@@ -286,11 +286,11 @@ impl Namespaces {
     }
 
     /// Takes from a namespace what it wants done, and notes when it needs attention next.
-    fn settle(&mut self, name: &Name) {
+    fn settle(&mut self, name: &Name, now: Now) {
         let Some(namespace) = self.all.get_mut(name) else {
             return;
         };
-        while let Some(output) = namespace.poll() {
+        while let Some(output) = namespace.poll(now) {
             self.outputs
                 .push_back(DriverOutput::From(name.clone(), output));
         }
