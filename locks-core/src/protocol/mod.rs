@@ -46,6 +46,8 @@ mod requests;
 mod row;
 mod sessions;
 mod shutdown;
+#[cfg(test)]
+mod sim;
 mod task;
 mod time;
 mod timers;
