@@ -162,8 +162,17 @@ pub(super) enum Reply {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
     pub(super) locks: BTreeMap<Name, LocksRow>,
-    pub(super) heartbeats: BTreeMap<SessionId, (Name, SessionRow)>,
+    pub(super) heartbeats: BTreeMap<SessionId, Heartbeat>,
     pub(super) fences: BTreeSet<Arc<str>>,
+}
+
+/// A heartbeat row.
+#[derive(Clone, Debug)]
+pub(super) struct Heartbeat {
+    namespace: Name,
+    row: SessionRow,
+    /// When it was renewed last.
+    pub(super) renewed: Option<Duration>,
 }
 
 /// A locks row was written or deleted.
@@ -446,8 +455,12 @@ impl Database {
                         ttl: new.ttl,
                         heartbeat: 0,
                     };
-                    let row = (new.namespace.clone(), row);
-                    tables.heartbeats.insert(new.id.clone(), row);
+                    let heartbeat = Heartbeat {
+                        namespace: new.namespace.clone(),
+                        row,
+                        renewed: None,
+                    };
+                    tables.heartbeats.insert(new.id.clone(), heartbeat);
                 }
                 Ok(Reply::Count(sessions.len()))
             }
@@ -458,8 +471,9 @@ impl Database {
             Statement::Renew(ids) => {
                 let mut renewed = 0;
                 for id in ids {
-                    if let Some((_, row)) = tables.heartbeats.get_mut(id) {
-                        row.heartbeat += 1;
+                    if let Some(found) = tables.heartbeats.get_mut(id) {
+                        found.row.heartbeat += 1;
+                        found.renewed = Some(self.now);
                         renewed += 1;
                     }
                 }
@@ -468,14 +482,15 @@ impl Database {
             Statement::Liveness(ids) => {
                 let found = ids.iter().filter(|id| tables.fences.contains(&id.0));
                 let found = found.map(|id| {
-                    let row = tables.heartbeats.get(id).map(|(_, row)| row.clone());
+                    let row = tables.heartbeats.get(id).map(|found| found.row.clone());
                     (id.clone(), row)
                 });
                 Ok(Reply::Liveness(found.collect()))
             }
             Statement::SessionsIn(namespace) => {
-                let rows = tables.heartbeats.values().filter(|(of, _)| of == namespace);
-                Ok(Reply::Sessions(rows.map(|(_, row)| row.clone()).collect()))
+                let rows = tables.heartbeats.values();
+                let rows = rows.filter(|found| found.namespace == *namespace);
+                Ok(Reply::Sessions(rows.map(|found| found.row.clone()).collect()))
             }
             Statement::FencesIn(namespace) => {
                 let start = SessionId::start_of(namespace);
@@ -485,9 +500,9 @@ impl Database {
             }
             Statement::DeleteHeartbeat(id, only_if) => {
                 let row = tables.heartbeats.get(id);
-                let holds = row.is_some_and(|(_, row)| match only_if {
+                let holds = row.is_some_and(|found| match only_if {
                     OnlyIf::Always => true,
-                    OnlyIf::HeartbeatIs(heartbeat) => row.heartbeat == *heartbeat,
+                    OnlyIf::HeartbeatIs(heartbeat) => found.row.heartbeat == *heartbeat,
                     OnlyIf::NoRow(namespace) => !tables.locks.contains_key(namespace),
                     OnlyIf::Unstamped(namespace, version) => {
                         let row = tables.locks.get(namespace).map(|row| &row.version);

@@ -253,10 +253,7 @@ impl World {
     /// A statement ends sessions whether they are alive or not.
     pub(super) fn note_forced(&mut self, p: ProcessId, statement: &Statement) {
         let ids = match statement {
-            Statement::DeleteHeartbeat(id, OnlyIf::HeartbeatIs(_)) => {
-                drop(id);
-                return;
-            }
+            Statement::DeleteHeartbeat(_, OnlyIf::HeartbeatIs(_)) => return,
             Statement::DeleteHeartbeat(id, _) => std::slice::from_ref(id),
             Statement::DeleteHeartbeats(ids) | Statement::DeleteFences(ids) => ids,
             _ => return,

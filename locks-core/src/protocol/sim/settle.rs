@@ -6,17 +6,19 @@ use super::{
     callers::{Phase, Told},
     execution::parse,
     generate::NAMES,
-    process::State,
     schedule::{Ask, Patience, ProcessId, Scope, Step, process_name},
     world::World,
 };
+use crate::table::SessionId;
 
 /// How long a statement takes when nothing is in its way.
 const LATENCY: Duration = Duration::from_micros(300);
 /// Within which time every request is answered.
 const ANSWERED: Duration = Duration::from_secs(150);
 /// Within which time what dead processes left is gone.
-const CLEAN: Duration = Duration::from_secs(150);
+const CLEAN: Duration = Duration::from_secs(400);
+/// The ttl of sessions that wait, where those that hold never expire.
+const WAITERS_TTL: Duration = Duration::from_secs(15);
 /// Within which time a process ends.
 const ENDED: Duration = Duration::from_secs(20);
 /// The time in which many callers may call at once.
@@ -54,6 +56,12 @@ impl World {
         if !self.calm(ANSWERED, Self::is_answered) {
             let text = format!("{last} cannot have every lock: {}", self.unanswered());
             self.fail("every-request-is-answered", text);
+        }
+        if self.setup.ttl.is_none() {
+            // No process removes a session that never expires, but a supervisor does.
+            for space in 0..self.setup.namespaces {
+                self.step(&Step::RemoveAll(last, space));
+            }
         }
         if !self.calm(CLEAN, Self::is_clean) {
             let text = format!("{:?} {:?}", self.db.tables.heartbeats.keys(), self.db.tables.fences);
@@ -186,18 +194,17 @@ impl World {
         }
     }
 
-    /// Whether only sessions of living processes are left.
+    /// Whether only sessions are left that are renewed.
     fn is_clean(&self) -> bool {
-        let lives = |row: &str| {
-            let id = crate::table::SessionId::of_fence_row(row);
-            let owner = self.checks.session_owners.get(&id);
-            owner.is_some_and(|(p, incarnation)| {
-                let process = &self.processes[*p];
-                process.incarnation == *incarnation && process.is_alive()
-            })
-        };
+        let ttl = self.setup.ttl.unwrap_or(WAITERS_TTL);
         let tables = &self.db.tables;
-        tables.heartbeats.keys().all(|id| lives(&id.0)) && tables.fences.iter().all(|row| lives(row))
+        let is_renewed = |id: &SessionId| {
+            let at = tables.heartbeats.get(id).and_then(|row| row.renewed);
+            at.is_some_and(|at| self.now - at < ttl)
+        };
+        let mut fences = tables.fences.iter();
+        tables.heartbeats.keys().all(is_renewed)
+            && fences.all(|row| is_renewed(&SessionId::of_fence_row(row)))
     }
 
     fn check_tables(&mut self) {
@@ -216,10 +223,5 @@ impl World {
         if !left.is_empty() {
             self.fail("nothing-is-left", left.join(", "));
         }
-    }
-
-    /// Whether every process has come to its end.
-    pub(super) fn has_ended(&self) -> bool {
-        self.processes.iter().all(|p| matches!(p.state, State::Dead | State::Ended))
     }
 }

@@ -7,6 +7,9 @@ use super::{
     world::{Setup, World},
 };
 
+/// How many lines of a log are shown after the last fault, and at its end.
+const SHOWN: usize = 30;
+
 /// What became of a schedule.
 #[derive(Debug)]
 pub(super) struct Outcome {
@@ -107,6 +110,19 @@ pub(super) fn report(setup: &Setup, steps: Vec<Step>, violation: &Violation) -> 
         setup.ttl,
         setup.fairness,
         setup.evidence,
-        outcome.log.join("\n"),
+        shortened(outcome.log).join("\n"),
     )
+}
+
+/// A log without most of what follows the last fault.
+fn shortened(mut log: Vec<String>) -> Vec<String> {
+    let end = log.iter().position(|line| line.ends_with("the faults stop"));
+    if let Some(end) = end
+        && log.len() > end + 2 * SHOWN
+    {
+        let left_out = end + SHOWN..log.len() - SHOWN;
+        let text = format!("              … {} lines are left out", left_out.len());
+        log.splice(left_out, [text]);
+    }
+    log
 }
