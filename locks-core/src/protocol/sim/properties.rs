@@ -59,6 +59,8 @@ pub(super) struct Checks {
     pub(super) session_owners: BTreeMap<SessionId, (ProcessId, u32)>,
     /// Every lock that was granted, in the order of the grants.
     granted: Vec<GrantedName>,
+    /// The first position of each request in the queue.
+    tickets: BTreeMap<Nonce, i64>,
     /// Sessions that were ended by force.
     forced: BTreeSet<SessionId>,
     /// Grants that were taken by force.
@@ -95,6 +97,20 @@ fn grants(table: &LockTable) -> BTreeMap<LockName, (SessionId, Nonce, i64)> {
     grants.collect()
 }
 
+/// A row in words.
+fn describe(row: Option<&LocksRow>, table: &LockTable) -> String {
+    let Some(row) = row else {
+        return "  the row is gone".into();
+    };
+    let holders = table.holders().into_iter();
+    let held: Vec<_> = holders.map(|h| format!("{} by {}", h.name, h.task_id)).collect();
+    let queue = table.queue().iter();
+    let queue: Vec<_> = queue.map(|q| format!("{:?} for {}", q.names, q.task)).collect();
+    let (held, queue) = (held.join(", "), queue.join(", "));
+    let version = row.version.version;
+    format!("  the row is of version {version}: held [{held}], queue [{queue}]")
+}
+
 fn table_of(row: Option<&LocksRow>) -> LockTable {
     row.and_then(parse).unwrap_or_default()
 }
@@ -110,12 +126,11 @@ impl World {
         {
             self.fail("row-can-be-read", format!("{row:?}"));
         }
+        self.note(|| describe(change.after.as_ref(), &after));
         let (held_before, held_after) = (grants(&before), grants(&after));
-        let is_in = |held: &BTreeMap<LockName, (SessionId, Nonce, i64)>, name, nonce| {
-            held.get(name).is_some_and(|(_, n, _)| *n == nonce)
-        };
-        for (name, (session, nonce, _)) in &held_before {
-            if is_in(&held_after, name, *nonce) {
+        for (name, grant) in &held_before {
+            let (session, nonce, _) = grant;
+            if held_after.get(name) == Some(grant) {
                 continue;
             }
             match writer {
@@ -135,7 +150,7 @@ impl World {
             }
             let new: Vec<_> = held_after
                 .iter()
-                .filter(|(name, (_, nonce, _))| !is_in(&held_before, name, *nonce))
+                .filter(|(name, grant)| held_before.get(*name) != Some(*grant))
                 .collect();
             for (name, (session, nonce, token)) in &new {
                 self.check_row_grant(change, name, session, *nonce, *token, &after);
@@ -149,6 +164,10 @@ impl World {
                     token: *token,
                 });
             }
+        }
+        for queued in after.queue() {
+            let tickets = &mut self.checks.tickets;
+            tickets.entry(queued.nonce).or_insert(queued.ticket);
         }
         for caller in self.callers.values_mut() {
             if caller.told == Told::Waiting && caller.namespace == change.namespace {
@@ -224,8 +243,9 @@ impl World {
     ) {
         let task = |id: &SessionId| self.checks.session_owners.get(id).copied();
         let owner = task(session);
-        let mut holding = before.holding_sessions();
-        if self.setup.fairness == Fairness::Barging || holding.any(|id| task(id) == owner) {
+        let grants = grants(after).into_values().chain(grants(before).into_values());
+        let mut others = grants.filter(|(_, other, _)| *other != nonce);
+        if self.setup.fairness == Fairness::Barging || others.any(|(id, ..)| task(&id) == owner) {
             return;
         }
         let queue = before.queue();
@@ -236,7 +256,10 @@ impl World {
             left.any(|left| left.nonce == queued.nonce)
         };
         let names = std::slice::from_ref(name);
-        let mut overtaken = earlier.iter().filter(still_waits);
+        // A request that was removed from the queue returns to its position.
+        let ticket = self.checks.tickets.get(&nonce).copied();
+        let is_later = |queued: &&QueuedRequest| ticket.is_some_and(|t| t < queued.ticket);
+        let mut overtaken = earlier.iter().filter(|q| still_waits(q) && !is_later(q));
         if let Some(overtaken) = overtaken.find(|queued| meets(&queued.names, names)) {
             let text = format!("{name} was granted before {:?}, which waits", overtaken.names);
             self.fail("order-of-arrival", text);

@@ -194,13 +194,18 @@ impl World {
         }
     }
 
-    /// Whether only sessions are left that are renewed.
+    /// Whether only sessions are left that a living process renews.
     fn is_clean(&self) -> bool {
         let ttl = self.setup.ttl.unwrap_or(WAITERS_TTL);
         let tables = &self.db.tables;
         let is_renewed = |id: &SessionId| {
             let at = tables.heartbeats.get(id).and_then(|row| row.renewed);
-            at.is_some_and(|at| self.now - at < ttl)
+            let owner = self.checks.session_owners.get(id);
+            let lives = owner.is_some_and(|(p, incarnation)| {
+                let process = &self.processes[*p];
+                process.incarnation == *incarnation && process.is_alive()
+            });
+            lives && at.is_some_and(|at| self.now - at < ttl)
         };
         let mut fences = tables.fences.iter();
         tables.heartbeats.keys().all(is_renewed)

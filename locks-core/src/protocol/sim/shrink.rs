@@ -8,7 +8,7 @@ use super::{
 };
 
 /// How many lines of a log are shown after the last fault, and at its end.
-const SHOWN: usize = 30;
+const SHOWN: usize = 45;
 
 /// What became of a schedule.
 #[derive(Debug)]
