@@ -265,10 +265,11 @@ impl Namespaces {
         let names = self.agenda.turns(holds_lock);
         let ready = || names.iter().filter_map(|name| namespaces.get(name));
         // Other processes wait while this one holds the row's lock.
-        if !ready().any(Namespace::holds_row_lock)
-            && ready().any(|namespace| namespace.wants_write(now))
-            && self.group_commit.hold(now.monotonic).is_some()
-        {
+        let may_wait = !ready().any(Namespace::holds_row_lock)
+            && ready().any(|namespace| namespace.wants_write(now));
+        if !may_wait {
+            self.group_commit.stop_waiting();
+        } else if self.group_commit.hold(now.monotonic).is_some() {
             return;
         }
         for name in names {
