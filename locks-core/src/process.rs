@@ -1,5 +1,10 @@
 //! The identity of a process, and whether a process of this machine has ended.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it reads the process table for the driver"
+)]
+
 use std::{collections::BTreeSet, fs, sync::Arc};
 
 use rustix::process::{Pid, test_kill_process};

@@ -5,6 +5,7 @@
 //! the thread's number. That will do for pauses, and for nothing that has to be unique.
 
 /// A number that no other draw gives, for all that chance allows.
+#[allow(clippy::disallowed_methods, reason = "this is the one place")]
 pub(crate) fn unique() -> u64 {
     getrandom::u64().expect("BUG: the system has no random numbers")
 }

@@ -123,10 +123,11 @@ impl Grants {
         !self.detached.is_empty()
     }
 
-    /// Whether anything of this request is held or being released.
-    pub(super) fn knows(&self, nonce: Nonce) -> bool {
-        self.active().any(|grant| grant.nonce == nonce)
-            || self.releases.values().any(|r| r.grant.nonce == nonce)
+    /// The requests of which anything is held or being released.
+    pub(super) fn nonces(&self) -> BTreeSet<Nonce> {
+        let releases = self.releases.values().map(|release| &release.grant);
+        let grants = self.active().chain(releases);
+        grants.map(|grant| grant.nonce).collect()
     }
 
     /// The session of a grant that has a guard.

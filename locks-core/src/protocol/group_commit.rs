@@ -71,6 +71,11 @@ impl GroupCommit {
         None
     }
 
+    /// No write could begin now.
+    pub(super) fn stop_waiting(&mut self) {
+        self.hold = None;
+    }
+
     /// The end of the wait that is under way.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         self.hold

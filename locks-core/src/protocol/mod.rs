@@ -68,6 +68,9 @@ mod shutdown;
 
 mod namespaces;
 
+#[cfg(test)]
+mod sim;
+
 pub(crate) use self::{
     call::{AcquireRequest, Answer, CallId, Check, Granted, Inspection, Loss, Removal, WaitPolicy},
     config::{CHUNK, Config, Mechanisms, Name},

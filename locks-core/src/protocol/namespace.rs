@@ -116,6 +116,8 @@ pub(crate) struct Namespace {
     last_error: Option<LockError>,
     /// How many callers the last completion answered with success.
     answered: usize,
+    /// Whether the timers that depend on what is pending have to be set again.
+    timers_stale: bool,
 }
 
 impl Namespace {
@@ -148,6 +150,7 @@ impl Namespace {
             replan: false,
             last_error: None,
             answered: 0,
+            timers_stale: true,
             config,
         }
     }
@@ -199,12 +202,17 @@ impl Namespace {
             }
             Input::Timeout => {}
         }
-        self.set_timers(now);
+        self.timers_stale = true;
     }
 
     /// The next thing to do that needs no row connection.
-    pub(crate) fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+    pub(crate) fn poll(&mut self, now: Now) -> Option<Output> {
+        let output = self.outputs.pop_front();
+        if output.is_none() && std::mem::take(&mut self.timers_stale) {
+            // Once for everything that has happened: there may be thousands of requests.
+            self.set_timers(now);
+        }
+        output
     }
 
     /// When [`handle`](Self::handle) has to be called with [`Input::Timeout`] at the latest.
@@ -226,7 +234,7 @@ impl Namespace {
             let writes = matches!(query, Query::CompareAndSet(_));
             self.cycle = Cycle::InFlight { sent: now, writes };
         }
-        self.set_timers(now);
+        self.timers_stale = true;
         query
     }
 
@@ -322,16 +330,16 @@ impl Namespace {
     /// A renewal did not find this session.
     pub(super) fn on_not_renewed(&mut self, id: &SessionId, now: Now) {
         self.end_session(id, "its session was evicted", now);
-        self.set_timers(now);
+        self.timers_stale = true;
     }
 
     /// A renewal has read the version of the row.
-    pub(super) fn on_version_seen(&mut self, version: Option<&RowVersion>, now: Now) {
+    pub(super) fn on_version_seen(&mut self, version: Option<&RowVersion>) {
         if let Some(cached) = self.row.known()
             && version != Some(&cached.version)
         {
             self.forget_row();
-            self.set_timers(now);
+            self.timers_stale = true;
         }
     }
 

@@ -248,7 +248,7 @@ impl Namespaces {
             self.outputs.push_back(DriverOutput::Renew(renewal));
         }
         for name in self.agenda.take_touched() {
-            self.settle(&name);
+            self.settle(&name, now);
         }
         if self.outputs.is_empty() {
             self.advance_shutdown(now);
@@ -265,10 +265,11 @@ impl Namespaces {
         let names = self.agenda.turns(holds_lock);
         let ready = || names.iter().filter_map(|name| namespaces.get(name));
         // Other processes wait while this one holds the row's lock.
-        if !ready().any(Namespace::holds_row_lock)
-            && ready().any(|namespace| namespace.wants_write(now))
-            && self.group_commit.hold(now.monotonic).is_some()
-        {
+        let may_wait = !ready().any(Namespace::holds_row_lock)
+            && ready().any(|namespace| namespace.wants_write(now));
+        if !may_wait {
+            self.group_commit.stop_waiting();
+        } else if self.group_commit.hold(now.monotonic).is_some() {
             return;
         }
         for name in names {
@@ -286,11 +287,11 @@ impl Namespaces {
     }
 
     /// Takes from a namespace what it wants done, and notes when it needs attention next.
-    fn settle(&mut self, name: &Name) {
+    fn settle(&mut self, name: &Name, now: Now) {
         let Some(namespace) = self.all.get_mut(name) else {
             return;
         };
-        while let Some(output) = namespace.poll() {
+        while let Some(output) = namespace.poll(now) {
             self.outputs
                 .push_back(DriverOutput::From(name.clone(), output));
         }

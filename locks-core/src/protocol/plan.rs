@@ -18,7 +18,7 @@ use crate::{
     error::LockError,
     options::Fairness,
     report::{Blocker, Holder},
-    table::{LockTable, Nonce, Order, QueuedRequest, RequestId, SessionId},
+    table::{LockTable, Nonce, Order, QueuedRequest, Request, RequestId, SessionId},
 };
 
 /// What a plan looks at besides the table.
@@ -150,9 +150,10 @@ impl Plan {
         if input.unchecked.is_empty() {
             return;
         }
+        let known = input.grants.nonces();
         for (id, names) in table.grants_of(&input.unchecked) {
             let nonce = id.1;
-            if !input.grants.knows(nonce) && !input.requests.contains(nonce) {
+            if !known.contains(&nonce) && !input.requests.contains(nonce) {
                 self.changed |= table.release(&id, &names);
             }
         }
@@ -294,8 +295,10 @@ impl Plan {
             }
             let fresh = input.proven >= pending.since();
             match pending.policy() {
-                // It is decided when the sessions of the stolen locks are dead.
-                WaitPolicy::NoWait if !self.stolen.is_empty() => {}
+                // It is blocked by entries of sessions that are lost or have to be evicted. It is
+                // decided when those are removed.
+                WaitPolicy::NoWait if !self.stolen.is_empty() || has_lost_grant(table, request) => {
+                }
                 WaitPolicy::NoWait if fresh => {
                     let error = LockError::Busy {
                         names: request.names.to_vec(),
@@ -398,4 +401,14 @@ fn order(input: &PlanInput<'_>, position: usize) -> Order {
         Fairness::Barging => Order::Barging,
         Fairness::InTurn => Order::Behind(position),
     }
+}
+
+/// Whether the table has a grant of this very request under a session that was lost. It goes
+/// with the session.
+fn has_lost_grant(table: &LockTable, request: &Request) -> bool {
+    request.names.iter().any(|name| {
+        let entry = table.entry(name.as_str());
+        let grant = entry.and_then(|entry| entry.grant.as_ref());
+        grant.is_some_and(|grant| grant.nonce == request.nonce)
+    })
 }

@@ -129,7 +129,7 @@ impl Renewals {
             } => {
                 for name in names {
                     if let Some(namespace) = namespaces.get_mut(&name) {
-                        namespace.on_version_seen(versions.get(&*name), now);
+                        namespace.on_version_seen(versions.get(&*name));
                         concerned.push(name);
                     }
                 }

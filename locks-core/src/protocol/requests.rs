@@ -169,10 +169,6 @@ impl Requests {
         self.0.iter()
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &PendingRequest> {
-        self.0.values()
-    }
-
     pub(super) fn remove(&mut self, nonce: Nonce) -> Option<PendingRequest> {
         self.0.remove(&nonce)
     }

@@ -417,9 +417,9 @@ mod tests {
             let pause = scene.pause().expect("it failed");
             let [first, longest] = FAILURE_PAUSES;
             let doubled = first * (1 << (attempt - 1).min(6));
-            let least = doubled.min(longest);
+            let shortest = doubled.min(longest);
             assert!(
-                pause >= least && pause <= least * 3 / 2,
+                pause >= shortest && pause <= shortest * 3 / 2,
                 "{attempt}: {pause:?}"
             );
             last = pause;

@@ -1,0 +1,758 @@
+//! A database in memory. Each statement of the store is a function on its tables.
+//!
+//! What engines do differently is a switch of [`Engine`]. A statement that has to wait for
+//! another transaction is not applied: [`Database::blocks`] says so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    protocol::config::Name,
+    store::{
+        ChangeSource, Class, Failure, Kind, LocksRow, NewSession, Preconditions, RowVersion,
+        SessionRow,
+    },
+    table::{Columns, Nonce, SessionId},
+};
+
+/// A server ends a transaction that is idle for this long while it has the row's lock.
+pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(1);
+/// How many earlier states a lagging node may still show.
+const HISTORY: usize = 6;
+/// What the database's wall clock shows when the simulation starts, in microseconds.
+pub(super) const EPOCH: i64 = 1_700_000_000_000_000;
+
+/// What engines do differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub(super) struct Engine {
+    pub(super) name: &'static str,
+    /// A fenced transaction keeps every other write waiting.
+    pub(super) one_writer: bool,
+    /// The row can be read under its lock.
+    pub(super) row_lock: bool,
+    /// The preconditions of a write may be read before it waits for the row.
+    pub(super) early_preconditions: bool,
+    /// A read may show an earlier state, and any write may lose in certification.
+    pub(super) lags: bool,
+    /// A fence looks for its grant in the row. Where it does not, the driver is asked.
+    pub(super) fence_looks_at_row: bool,
+    pub(super) fence_rows: usize,
+    pub(super) change_source: ChangeSource,
+}
+
+const SERVER: Engine = Engine {
+    name: "PostgreSQL",
+    one_writer: false,
+    row_lock: true,
+    early_preconditions: false,
+    lags: false,
+    fence_looks_at_row: false,
+    fence_rows: 1,
+    change_source: ChangeSource::Notifications,
+};
+
+pub(super) const ENGINES: [Engine; 4] = [
+    SERVER,
+    Engine {
+        name: "MySQL",
+        early_preconditions: true,
+        change_source: ChangeSource::None,
+        ..SERVER
+    },
+    Engine {
+        name: "Galera",
+        early_preconditions: true,
+        lags: true,
+        fence_rows: 4,
+        change_source: ChangeSource::None,
+        ..SERVER
+    },
+    Engine {
+        name: "SQLite",
+        one_writer: true,
+        row_lock: false,
+        fence_looks_at_row: true,
+        change_source: ChangeSource::DataVersion,
+        ..SERVER
+    },
+];
+
+/// A connection of a driver. A new one has a new number.
+pub(super) type ConnectionId = u64;
+
+/// A statement on a driver's connection.
+#[derive(Clone, Debug)]
+pub(super) enum Statement {
+    Read(Name),
+    /// Begins a transaction and reads the row under its lock.
+    ReadLocked(Name),
+    Rollback,
+    Commit,
+    ReadVersion(Name),
+    ReadVersions(Vec<Name>),
+    CompareAndSet {
+        namespace: Name,
+        expected: RowVersion,
+        new: RowVersion,
+        columns: Columns,
+        preconditions: Preconditions,
+    },
+    Adopt {
+        namespace: Name,
+        version: i64,
+        least: i64,
+        stamp: String,
+    },
+    Create {
+        namespace: Name,
+        least: i64,
+        stamp: String,
+    },
+    InsertHeartbeats(Vec<NewSession>),
+    InsertFences(Vec<Arc<str>>),
+    Renew(Vec<SessionId>),
+    Liveness(Vec<SessionId>),
+    SessionsIn(Name),
+    FencesIn(Name),
+    DeleteHeartbeat(SessionId, OnlyIf),
+    DeleteHeartbeats(Vec<SessionId>),
+    /// Fails while an open transaction is fenced with a row of these sessions.
+    TryFences(Vec<SessionId>),
+    DeleteFences(Vec<SessionId>),
+    /// Deletes the fence rows of a session that has no heartbeat row, if the witness has one.
+    DeleteFencesOfDead(SessionId, Option<SessionId>),
+    /// Fails while an open transaction is fenced with this row.
+    TryFence(Arc<str>),
+    Notify(Name, i64),
+    DataVersion,
+}
+
+/// A condition on the deletion of a heartbeat row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum OnlyIf {
+    Always,
+    HeartbeatIs(i64),
+    /// There is no locks row of this namespace.
+    NoRow(Name),
+    /// The locks row of this namespace is of this version and has no stamp.
+    Unstamped(Name, i64),
+}
+
+/// What a statement answers.
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    Nothing,
+    Row(Option<LocksRow>),
+    Version(Option<RowVersion>),
+    Versions(BTreeMap<String, RowVersion>),
+    /// How many rows it matched.
+    Count(usize),
+    Sessions(Vec<SessionRow>),
+    Ids(Vec<SessionId>),
+    /// Each session with a fence row, and its heartbeat row.
+    Liveness(BTreeMap<SessionId, Option<SessionRow>>),
+    Number(Option<i64>),
+}
+
+/// The tables of the library.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables {
+    pub(super) locks: BTreeMap<Name, LocksRow>,
+    pub(super) heartbeats: BTreeMap<SessionId, Heartbeat>,
+    pub(super) fences: BTreeSet<Arc<str>>,
+}
+
+/// A heartbeat row.
+#[derive(Clone, Debug)]
+pub(super) struct Heartbeat {
+    namespace: Name,
+    row: SessionRow,
+    /// When it was renewed last.
+    pub(super) renewed: Option<Duration>,
+}
+
+/// A locks row was written or deleted.
+#[derive(Clone, Debug)]
+pub(super) struct RowChange {
+    pub(super) namespace: Name,
+    pub(super) before: Option<LocksRow>,
+    pub(super) after: Option<LocksRow>,
+}
+
+/// An application's transaction that is fenced.
+#[derive(Clone, Debug)]
+struct Fenced {
+    row: Arc<str>,
+}
+
+/// A transaction of a driver that has a row's lock.
+#[derive(Clone, Debug)]
+struct RowLock {
+    connection: ConnectionId,
+    /// When its last statement was applied.
+    idle_since: Duration,
+    /// What it commits, and the sessions that this needs.
+    write: Option<(LocksRow, Vec<SessionId>)>,
+}
+
+/// A database in memory.
+#[derive(Debug)]
+pub(super) struct Database {
+    pub(super) engine: Engine,
+    pub(super) tables: Tables,
+    /// The time since the simulation started.
+    pub(super) now: Duration,
+    /// Counts writes.
+    writes: i64,
+    /// Earlier states, and the number of the write that ended each.
+    history: VecDeque<(i64, Tables)>,
+    /// The oldest state that a connection may still be shown.
+    shown: BTreeMap<ConnectionId, i64>,
+    fenced: BTreeMap<u32, Fenced>,
+    row_locks: BTreeMap<Name, RowLock>,
+    /// Connections that the server has closed.
+    closed: BTreeSet<ConnectionId>,
+    changes: Vec<RowChange>,
+    notifications: Vec<(Name, i64)>,
+}
+
+impl Database {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            tables: Tables::default(),
+            now: Duration::ZERO,
+            writes: 0,
+            history: VecDeque::new(),
+            shown: BTreeMap::new(),
+            fenced: BTreeMap::new(),
+            row_locks: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            changes: Vec::new(),
+            notifications: Vec::new(),
+        }
+    }
+
+    /// The changes of locks rows since the last call.
+    pub(super) fn take_changes(&mut self) -> Vec<RowChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    pub(super) fn take_notifications(&mut self) -> Vec<(Name, i64)> {
+        std::mem::take(&mut self.notifications)
+    }
+
+    /// Whether the statement has to wait for another transaction.
+    pub(super) fn blocks(&self, connection: ConnectionId, statement: &Statement) -> bool {
+        if self.engine.one_writer {
+            return !self.fenced.is_empty() && statement.writes();
+        }
+        let has_lock = |namespace: &Name| {
+            let lock = self.row_locks.get(namespace);
+            lock.is_some_and(|lock| lock.connection != connection)
+        };
+        let needed = |id: &SessionId| {
+            let mut locks = self.row_locks.values();
+            let needs = |lock: &RowLock| {
+                let write = lock.write.as_ref();
+                write.is_some_and(|(_, sessions)| sessions.contains(id))
+            };
+            // The condition on the sessions locks their rows.
+            !self.engine.early_preconditions && locks.any(needs)
+        };
+        match statement {
+            Statement::ReadLocked(namespace)
+            | Statement::CompareAndSet { namespace, .. }
+            | Statement::Adopt { namespace, .. } => has_lock(namespace),
+            Statement::DeleteFences(ids) => ids.iter().any(|id| self.is_fenced(id)),
+            Statement::DeleteFencesOfDead(id, _) => self.is_fenced(id),
+            Statement::DeleteHeartbeat(id, _) => needed(id),
+            Statement::DeleteHeartbeats(ids) => ids.iter().any(needed),
+            _ => false,
+        }
+    }
+
+    /// Whether an open transaction is fenced with a row of this session.
+    fn is_fenced(&self, id: &SessionId) -> bool {
+        let mut fenced = self.fenced.values();
+        fenced.any(|fenced| SessionId::of_fence_row(&fenced.row) == *id)
+    }
+
+    /// Runs a statement. `early` is what [`Self::preconditions_hold`] said when it began, if
+    /// it began before.
+    pub(super) fn apply(
+        &mut self,
+        connection: ConnectionId,
+        statement: &Statement,
+        early: Option<bool>,
+    ) -> Result<Reply, Failure> {
+        if self.closed.contains(&connection) {
+            return Err(Failure::simulated(Class::Indeterminate, Kind::Other));
+        }
+        if statement.writes() {
+            self.remember();
+        }
+        self.shown.insert(connection, self.writes);
+        self.run(connection, statement, early)
+    }
+
+    /// Runs a statement that reads, on the oldest state that this connection may be shown.
+    pub(super) fn apply_stale(
+        &mut self,
+        connection: ConnectionId,
+        statement: &Statement,
+    ) -> Result<Reply, Failure> {
+        let least = self.shown.get(&connection).copied().unwrap_or(0);
+        let mut history = self.history.iter();
+        let Some((number, tables)) = history.find(|(number, _)| *number >= least).cloned() else {
+            return self.apply(connection, statement, None);
+        };
+        self.shown.insert(connection, number);
+        let tables = std::mem::replace(&mut self.tables, tables);
+        let reply = self.run(connection, statement, None);
+        self.tables = tables;
+        reply
+    }
+
+    fn remember(&mut self) {
+        if self.engine.lags {
+            self.history.push_back((self.writes, self.tables.clone()));
+            if self.history.len() > HISTORY {
+                self.history.pop_front();
+            }
+        }
+        self.writes += 1;
+    }
+
+    #[allow(clippy::too_many_lines, reason = "one arm for each statement")]
+    fn run(
+        &mut self,
+        connection: ConnectionId,
+        statement: &Statement,
+        early: Option<bool>,
+    ) -> Result<Reply, Failure> {
+        let tables = &mut self.tables;
+        let count = |matched: bool| Ok(Reply::Count(usize::from(matched)));
+        match statement {
+            Statement::Read(namespace) => {
+                Ok(Reply::Row(tables.locks.get(namespace).cloned()))
+            }
+            Statement::ReadLocked(namespace) => {
+                let row = tables.locks.get(namespace).cloned();
+                if row.is_some() {
+                    let lock = RowLock {
+                        connection,
+                        idle_since: self.now,
+                        write: None,
+                    };
+                    self.row_locks.insert(namespace.clone(), lock);
+                }
+                Ok(Reply::Row(row))
+            }
+            Statement::Rollback => {
+                self.row_locks.retain(|_, lock| lock.connection != connection);
+                Ok(Reply::Nothing)
+            }
+            Statement::Commit => {
+                let locks = self.row_locks.extract_if(.., |_, lock| lock.connection == connection);
+                let locks: Vec<_> = locks.collect();
+                for (namespace, lock) in locks {
+                    if let Some((row, _)) = lock.write {
+                        self.put(&namespace, Some(row));
+                    }
+                }
+                Ok(Reply::Nothing)
+            }
+            Statement::ReadVersion(namespace) => {
+                let row = tables.locks.get(namespace);
+                Ok(Reply::Version(row.map(|row| row.version.clone())))
+            }
+            Statement::ReadVersions(namespaces) => {
+                let rows = namespaces.iter().filter_map(|name| {
+                    let row = tables.locks.get(name)?;
+                    Some((name.to_string(), row.version.clone()))
+                });
+                Ok(Reply::Versions(rows.collect()))
+            }
+            Statement::CompareAndSet {
+                namespace,
+                expected,
+                new,
+                columns,
+                preconditions,
+            } => {
+                let holds = early.unwrap_or_else(|| self.preconditions_hold(preconditions));
+                let row = self.tables.locks.get(namespace);
+                let is_expected = row.is_some_and(|row| row.version == *expected);
+                if !is_expected || !holds {
+                    return count(false);
+                }
+                let row = LocksRow {
+                    version: new.clone(),
+                    data_json: Some(columns.data_json.clone()),
+                    meta_json: Some(columns.meta_json.clone()),
+                };
+                match self.row_locks.get_mut(namespace) {
+                    Some(lock) => {
+                        lock.write = Some((row, preconditions.alive.clone()));
+                        lock.idle_since = self.now;
+                    }
+                    None => self.put(namespace, Some(row)),
+                }
+                count(true)
+            }
+            Statement::Adopt {
+                namespace,
+                version,
+                least,
+                stamp,
+            } => {
+                let row = tables.locks.get(namespace).cloned();
+                let unstamped = RowVersion {
+                    version: *version,
+                    stamp: None,
+                };
+                let Some(mut row) = row.filter(|row| row.version == unstamped) else {
+                    return count(false);
+                };
+                row.version = RowVersion {
+                    version: self.clock().max(*least).max(version.saturating_add(1)),
+                    stamp: Some(stamp.clone()),
+                };
+                row.meta_json = Some("{}".into());
+                self.put(namespace, Some(row));
+                count(true)
+            }
+            Statement::Create {
+                namespace,
+                least,
+                stamp,
+            } => {
+                if tables.locks.contains_key(namespace) {
+                    return Err(Failure::simulated(Class::Permanent, Kind::Exists));
+                }
+                let row = LocksRow {
+                    version: RowVersion {
+                        version: self.clock().max(*least),
+                        stamp: Some(stamp.clone()),
+                    },
+                    data_json: Some("{}".into()),
+                    meta_json: Some("{}".into()),
+                };
+                self.put(namespace, Some(row));
+                count(true)
+            }
+            Statement::InsertHeartbeats(sessions) => {
+                for new in sessions {
+                    let row = SessionRow {
+                        id: new.id.clone(),
+                        task: new.task.to_string(),
+                        process: new.process.clone(),
+                        ttl: new.ttl,
+                        heartbeat: 0,
+                    };
+                    let heartbeat = Heartbeat {
+                        namespace: new.namespace.clone(),
+                        row,
+                        renewed: None,
+                    };
+                    tables.heartbeats.insert(new.id.clone(), heartbeat);
+                }
+                Ok(Reply::Count(sessions.len()))
+            }
+            Statement::InsertFences(rows) => {
+                tables.fences.extend(rows.iter().cloned());
+                Ok(Reply::Count(rows.len()))
+            }
+            Statement::Renew(ids) => {
+                let mut renewed = 0;
+                for id in ids {
+                    if let Some(found) = tables.heartbeats.get_mut(id) {
+                        found.row.heartbeat += 1;
+                        found.renewed = Some(self.now);
+                        renewed += 1;
+                    }
+                }
+                Ok(Reply::Count(renewed))
+            }
+            Statement::Liveness(ids) => {
+                let found = ids.iter().filter(|id| tables.fences.contains(&id.0));
+                let found = found.map(|id| {
+                    let row = tables.heartbeats.get(id).map(|found| found.row.clone());
+                    (id.clone(), row)
+                });
+                Ok(Reply::Liveness(found.collect()))
+            }
+            Statement::SessionsIn(namespace) => {
+                let rows = tables.heartbeats.values();
+                let rows = rows.filter(|found| found.namespace == *namespace);
+                Ok(Reply::Sessions(rows.map(|found| found.row.clone()).collect()))
+            }
+            Statement::FencesIn(namespace) => {
+                let start = SessionId::start_of(namespace);
+                let rows = tables.fences.iter().filter(|row| row.starts_with(&start));
+                let ids: BTreeSet<_> = rows.map(|row| SessionId::of_fence_row(row)).collect();
+                Ok(Reply::Ids(ids.into_iter().collect()))
+            }
+            Statement::DeleteHeartbeat(id, only_if) => {
+                let row = tables.heartbeats.get(id);
+                let holds = row.is_some_and(|found| match only_if {
+                    OnlyIf::Always => true,
+                    OnlyIf::HeartbeatIs(heartbeat) => found.row.heartbeat == *heartbeat,
+                    OnlyIf::NoRow(namespace) => !tables.locks.contains_key(namespace),
+                    OnlyIf::Unstamped(namespace, version) => {
+                        let row = tables.locks.get(namespace).map(|row| &row.version);
+                        row.is_some_and(|row| row.version == *version && row.stamp.is_none())
+                    }
+                });
+                if holds {
+                    tables.heartbeats.remove(id);
+                }
+                count(holds)
+            }
+            Statement::DeleteHeartbeats(ids) => {
+                tables.heartbeats.retain(|id, _| !ids.contains(id));
+                Ok(Reply::Nothing)
+            }
+            Statement::TryFences(ids) => {
+                if !self.engine.one_writer && ids.iter().any(|id| self.is_fenced(id)) {
+                    return Err(Failure::simulated(Class::NotApplied, Kind::Locked));
+                }
+                Ok(Reply::Nothing)
+            }
+            Statement::DeleteFences(ids) => Ok(Reply::Count(self.delete_fences(ids))),
+            Statement::DeleteFencesOfDead(id, witness) => {
+                let beats = |id: &SessionId| tables.heartbeats.contains_key(id);
+                if beats(id) || witness.as_ref().is_some_and(|witness| !beats(witness)) {
+                    return count(false);
+                }
+                let deleted = self.delete_fences(std::slice::from_ref(id));
+                Ok(Reply::Count(deleted))
+            }
+            Statement::TryFence(row) => {
+                let mut fenced = self.fenced.values();
+                if !self.engine.one_writer && fenced.any(|fenced| fenced.row == *row) {
+                    return Err(Failure::simulated(Class::NotApplied, Kind::Locked));
+                }
+                Ok(Reply::Nothing)
+            }
+            Statement::Notify(namespace, version) => {
+                self.notifications.push((namespace.clone(), *version));
+                Ok(Reply::Nothing)
+            }
+            Statement::DataVersion => Ok(Reply::Number(Some(self.writes))),
+        }
+    }
+
+    /// Whether the sessions that a write grants to are alive, and those that it takes from
+    /// are dead.
+    pub(super) fn preconditions_hold(&self, needed: &Preconditions) -> bool {
+        let beats = |id: &SessionId| self.tables.heartbeats.contains_key(id);
+        let fenced = |id: &SessionId| self.tables.fences.contains(&id.0);
+        let witness = needed.witness.as_ref().filter(|_| !needed.dead.is_empty());
+        needed.alive.iter().all(beats) && !needed.dead.iter().any(fenced) && witness.is_none_or(fenced)
+    }
+
+    fn delete_fences(&mut self, ids: &[SessionId]) -> usize {
+        let before = self.tables.fences.len();
+        let of_these = |row: &Arc<str>| ids.contains(&SessionId::of_fence_row(row));
+        self.tables.fences.retain(|row| !of_these(row));
+        before - self.tables.fences.len()
+    }
+
+    /// What the database's wall clock shows.
+    fn clock(&self) -> i64 {
+        EPOCH + i64::try_from(self.now.as_micros()).unwrap_or(i64::MAX)
+    }
+
+    /// Writes or deletes a locks row.
+    fn put(&mut self, namespace: &Name, row: Option<LocksRow>) {
+        let before = match row.clone() {
+            Some(row) => self.tables.locks.insert(namespace.clone(), row),
+            None => self.tables.locks.remove(namespace),
+        };
+        self.changes.push(RowChange {
+            namespace: namespace.clone(),
+            before,
+            after: row,
+        });
+    }
+
+    // Connections.
+
+    /// A driver has closed a connection: its transaction is rolled back.
+    pub(super) fn disconnect(&mut self, connection: ConnectionId) {
+        self.row_locks.retain(|_, lock| lock.connection != connection);
+        self.shown.remove(&connection);
+    }
+
+    /// When the server ends an idle transaction next.
+    pub(super) fn next_idle_limit(&self) -> Option<Duration> {
+        let locks = self.row_locks.values();
+        locks.map(|lock| lock.idle_since + IDLE_LIMIT).min()
+    }
+
+    /// Ends the transactions that are idle for too long, and their connections.
+    pub(super) fn end_idle(&mut self) {
+        let now = self.now;
+        let over = |_: &Name, lock: &mut RowLock| lock.idle_since + IDLE_LIMIT <= now;
+        let ended = self.row_locks.extract_if(.., over);
+        self.closed.extend(ended.map(|(_, lock)| lock.connection));
+    }
+
+    // Applications.
+
+    /// Fences a transaction, unless the fence row is not there. `None`: another transaction
+    /// writes.
+    pub(super) fn fence(
+        &mut self,
+        transaction: u32,
+        row: &Arc<str>,
+        namespace: &Name,
+        nonce: Nonce,
+    ) -> Option<bool> {
+        if self.engine.one_writer && !self.fenced.is_empty() {
+            return None;
+        }
+        let mut is_there = self.tables.fences.contains(row);
+        if self.engine.fence_looks_at_row {
+            let marker = crate::table::LockTable::marker_of(nonce);
+            let meta = self.tables.locks.get(namespace);
+            let meta = meta.and_then(|row| row.meta_json.as_deref());
+            let held = meta.and_then(|meta| meta.split_once("\"queue\":["));
+            is_there &= held.is_some_and(|(held, _)| held.contains(&marker));
+        }
+        if is_there {
+            self.fenced.insert(transaction, Fenced { row: row.clone() });
+        }
+        Some(is_there)
+    }
+
+    /// A fenced transaction has ended.
+    pub(super) fn end_transaction(&mut self, transaction: u32) {
+        self.fenced.remove(&transaction);
+    }
+
+    // What others do to the locks row.
+
+    /// Whether the locks row can be written by another program now.
+    pub(super) fn is_writable(&self, namespace: &Name) -> bool {
+        !self.row_locks.contains_key(namespace)
+            && (!self.engine.one_writer || self.fenced.is_empty())
+    }
+
+    /// The original's compare-and-set: on the version alone, and of `dataJson` alone.
+    pub(super) fn write_as_original(&mut self, namespace: &Name, version: i64, data: String) -> bool {
+        self.remember();
+        let row = self.tables.locks.get(namespace).cloned();
+        let Some(mut row) = row.filter(|row| row.version.version == version) else {
+            return false;
+        };
+        row.data_json = Some(data);
+        row.version.version += 1;
+        self.put(namespace, Some(row));
+        true
+    }
+
+    pub(super) fn delete_row(&mut self, namespace: &Name) {
+        self.remember();
+        self.put(namespace, None);
+    }
+
+    /// The original's insert, which lets the columns' defaults stand.
+    pub(super) fn insert_as_original(&mut self, namespace: &Name, version: i64) -> bool {
+        self.remember();
+        if self.tables.locks.contains_key(namespace) {
+            return false;
+        }
+        let row = LocksRow {
+            version: RowVersion {
+                version,
+                stamp: None,
+            },
+            data_json: Some("{}".into()),
+            meta_json: None,
+        };
+        self.put(namespace, Some(row));
+        true
+    }
+
+    /// The database is restored from a backup, and restarted. Returns the connections.
+    pub(super) fn restore(&mut self, tables: Tables) {
+        self.history.clear();
+        self.shown.clear();
+        self.row_locks.clear();
+        self.fenced.clear();
+        self.writes += 1;
+        let names = self.tables.locks.keys().chain(tables.locks.keys()).cloned();
+        let names: BTreeSet<_> = names.collect();
+        for name in names {
+            self.put(&name, tables.locks.get(&name).cloned());
+        }
+        self.tables = tables;
+    }
+}
+
+impl Statement {
+    /// Whether the statement writes to a table.
+    pub(super) fn writes(&self) -> bool {
+        matches!(
+            self,
+            Self::Commit
+                | Self::CompareAndSet { .. }
+                | Self::Adopt { .. }
+                | Self::Create { .. }
+                | Self::InsertHeartbeats(_)
+                | Self::InsertFences(_)
+                | Self::Renew(_)
+                | Self::DeleteHeartbeat(..)
+                | Self::DeleteHeartbeats(_)
+                | Self::DeleteFences(_)
+                | Self::DeleteFencesOfDead(..)
+        )
+    }
+
+    /// Whether an earlier state of the tables may be read instead.
+    pub(super) fn may_be_stale(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(_)
+                | Self::ReadVersion(_)
+                | Self::ReadVersions(_)
+                | Self::Liveness(_)
+                | Self::SessionsIn(_)
+                | Self::FencesIn(_)
+        )
+    }
+
+    /// What a schedule calls it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "read of the row",
+            Self::ReadLocked(_) => "read of the row under its lock",
+            Self::Rollback => "rollback",
+            Self::Commit => "commit",
+            Self::ReadVersion(_) => "read of the version",
+            Self::ReadVersions(_) => "read of versions",
+            Self::CompareAndSet { .. } => "compare-and-set",
+            Self::Adopt { .. } => "adoption of the row",
+            Self::Create { .. } => "insert of the row",
+            Self::InsertHeartbeats(_) => "insert of heartbeat rows",
+            Self::InsertFences(_) => "insert of fence rows",
+            Self::Renew(_) => "renewal",
+            Self::Liveness(_) => "read of sessions",
+            Self::SessionsIn(_) => "list of heartbeat rows",
+            Self::FencesIn(_) => "list of fence rows",
+            Self::DeleteHeartbeat(..) | Self::DeleteHeartbeats(_) => "delete of heartbeat rows",
+            Self::TryFences(_) => "lock of fence rows",
+            Self::DeleteFences(_) | Self::DeleteFencesOfDead(..) => "delete of fence rows",
+            Self::TryFence(_) => "lock of a fence row",
+            Self::Notify(..) => "notification",
+            Self::DataVersion => "read of the change counter",
+        }
+    }
+}

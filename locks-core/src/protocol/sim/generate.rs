@@ -1,0 +1,360 @@
+//! A setup and a schedule for each seed.
+
+use std::time::Duration;
+
+use super::{
+    callers::{Phase, Told},
+    database::{ENGINES, Statement},
+    process::{LaneKind, Process, State},
+    schedule::{Ask, ClassName, Patience, ProcessId, Scope, Step},
+    world::{Setup, World, notifies},
+};
+use crate::{
+    options::{Evidence, Fairness},
+    protocol::Mechanisms,
+};
+
+/// The locks that callers request.
+pub(super) const NAMES: [&str; 5] = [
+    "app_task_1",
+    "box_update",
+    "app_task_2",
+    "app_backup_1",
+    "mail_restart",
+];
+/// How many requests of a process may be open.
+const MOST_OPEN: usize = 5;
+
+/// Which faults a schedule has.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a kind of fault")]
+struct Faults {
+    losses: bool,
+    failures: bool,
+    stops: bool,
+    kills: bool,
+    cuts: bool,
+    clocks: bool,
+    original: bool,
+    deletions: bool,
+    supervisor: bool,
+    restores: bool,
+    closes: bool,
+}
+
+/// Draws steps.
+#[derive(Debug)]
+pub(super) struct Generator {
+    rng: fastrand::Rng,
+    faults: Faults,
+    scopes: bool,
+    fences: bool,
+    /// The locks that callers request.
+    names: usize,
+    next_number: u32,
+    pub(super) length: usize,
+}
+
+/// The setup of a seed.
+pub(super) fn setup(seed: u64) -> Setup {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let ttls = [600, 2_000, 5_000].map(Duration::from_millis);
+    let one_of = |rng: &mut fastrand::Rng, n: u32| rng.u32(..n) == 0;
+    let mut mechanisms = Mechanisms::default();
+    if one_of(&mut rng, 3) {
+        mechanisms.deferral = rng.bool();
+        mechanisms.group_commit = rng.bool();
+        mechanisms.row_lock = rng.bool();
+    }
+    Setup {
+        seed,
+        engine: ENGINES[rng.usize(..ENGINES.len())],
+        processes: [2, 2, 3, 3, 4, 5][rng.usize(..6)],
+        namespaces: if one_of(&mut rng, 4) { 2 } else { 1 },
+        ttl: (!one_of(&mut rng, 10)).then(|| ttls[rng.usize(..3)]),
+        fairness: if one_of(&mut rng, 8) {
+            Fairness::Barging
+        } else {
+            Fairness::InTurn
+        },
+        evidence: if rng.bool() {
+            Evidence::Process
+        } else {
+            Evidence::Time
+        },
+        queue_limit: if one_of(&mut rng, 10) { 2 } else { 1_000 },
+        mechanisms,
+    }
+}
+
+impl Generator {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
+        let mut often = |of: u32| rng.u32(..10) < of;
+        let mut faults = Faults {
+            losses: often(6),
+            failures: often(3),
+            stops: often(4),
+            kills: often(4),
+            cuts: often(3),
+            clocks: often(2),
+            original: often(3),
+            deletions: often(5),
+            supervisor: often(2),
+            restores: often(1),
+            closes: often(3),
+        };
+        faults.deletions &= faults.original;
+        // A token depends on the clock only where the row starts anew.
+        faults.clocks &= !faults.restores && !faults.deletions;
+        Self {
+            faults,
+            scopes: often(3),
+            fences: often(5),
+            names: rng.usize(1..=NAMES.len()),
+            next_number: 0,
+            length: rng.usize(20..160),
+            rng,
+        }
+    }
+
+    /// The next step.
+    pub(super) fn next(&mut self, world: &World) -> Step {
+        let mut choices = Vec::new();
+        self.messages(world, &mut choices);
+        self.callers(world, &mut choices);
+        self.faults(world, &mut choices);
+        let busy = choices.iter().any(|(_, step)| matches!(step, Step::Answer(..)));
+        choices.push((if busy { 6 } else { 30 }, Step::NextTimer));
+        let millis = [1, 20, 300, 2_500][self.rng.usize(..4)];
+        choices.push((2, Step::Millis(millis)));
+        self.draw(choices)
+    }
+
+    fn draw(&mut self, choices: Vec<(u32, Step)>) -> Step {
+        let total: u32 = choices.iter().map(|(weight, _)| weight).sum();
+        let mut at = self.rng.u32(..total);
+        for (weight, step) in choices {
+            if at < weight {
+                return step;
+            }
+            at -= weight;
+        }
+        Step::NextTimer
+    }
+
+    fn messages(&mut self, world: &World, choices: &mut Vec<(u32, Step)>) {
+        for process in &world.processes {
+            let p = process.number;
+            for (kind, lane) in &process.lanes {
+                let Some(statement) = &lane.statement else {
+                    continue;
+                };
+                let kind = *kind;
+                if world.can_answer(p, kind) {
+                    choices.push((14, Step::Answer(p, kind)));
+                }
+                if world.can_apply(p, kind) {
+                    choices.push((5, Step::Apply(p, kind)));
+                    self.engine_messages(world, p, kind, statement, choices);
+                }
+                if process.is_running() {
+                    if self.faults.losses {
+                        choices.push((1, Step::Lose(p, kind)));
+                    }
+                    let certifies = world.setup.engine.lags && statement.writes();
+                    if certifies && lane.applied.is_none() {
+                        choices.push((3, Step::Fail(p, kind, ClassName::NotApplied)));
+                    }
+                    if self.faults.failures && lane.applied.is_none() {
+                        let classes = [
+                            ClassName::NotApplied,
+                            ClassName::ReadOnly,
+                            ClassName::Indeterminate,
+                            ClassName::Permanent,
+                        ];
+                        let class = classes[self.rng.usize(..4)];
+                        choices.push((1, Step::Fail(p, kind, class)));
+                    }
+                }
+            }
+            if notifies(world.setup.engine.change_source) && !process.notifications.is_empty() {
+                choices.push((8, Step::Notify(p)));
+                choices.push((2, Step::LoseNotification(p)));
+            }
+        }
+        for index in 0..world.late.len() {
+            choices.push((2, Step::ApplyLate(index)));
+        }
+    }
+
+    fn engine_messages(
+        &self,
+        world: &World,
+        p: ProcessId,
+        kind: LaneKind,
+        statement: &Statement,
+        choices: &mut Vec<(u32, Step)>,
+    ) {
+        let engine = world.setup.engine;
+        if engine.early_preconditions && matches!(statement, Statement::CompareAndSet { .. }) {
+            choices.push((2, Step::Begin(p, kind)));
+        }
+        if engine.lags && statement.may_be_stale() {
+            choices.push((2, Step::ApplyStale(p, kind)));
+        }
+    }
+
+    fn callers(&mut self, world: &World, choices: &mut Vec<(u32, Step)>) {
+        for process in &world.processes {
+            let p = process.number;
+            if !process.is_running() || process.closing {
+                continue;
+            }
+            let own = || world.callers.values().filter(|caller| caller.process == p);
+            let is_open = |told: &Told| matches!(told, Told::Waiting | Told::Granted);
+            if own().filter(|caller| is_open(&caller.told)).count() < MOST_OPEN {
+                let ask = self.ask(world, process);
+                choices.push((6, Step::Ask(ask)));
+            }
+            let space = self.rng.usize(..world.setup.namespaces);
+            choices.push((1, Step::Held(p, space)));
+            if self.rng.bool() {
+                choices.push((1, Step::Waiting(p, space)));
+                choices.push((1, Step::OwnerGone(p, self.task())));
+            }
+            for caller in own() {
+                self.caller(world, caller.number, &caller.told, caller.detached, choices);
+            }
+        }
+        for (number, transaction) in &world.transactions {
+            let number = *number;
+            match transaction.phase {
+                Phase::Confirming => {}
+                Phase::Fenced => {
+                    choices.push((3, Step::Commit(number)));
+                    choices.push((1, Step::RollBack(number)));
+                    choices.push((1, Step::AbandonCommit(number)));
+                }
+                Phase::CommitSent => choices.push((2, Step::ArriveCommit(number))),
+            }
+        }
+    }
+
+    fn caller(
+        &mut self,
+        world: &World,
+        number: u32,
+        told: &Told,
+        detached: bool,
+        choices: &mut Vec<(u32, Step)>,
+    ) {
+        match told {
+            Told::Waiting => choices.push((1, Step::Cancel(number))),
+            Told::Granted if detached => choices.push((2, Step::ReleaseByName(number))),
+            Told::Granted => {
+                choices.push((2, Step::Release(number)));
+                choices.push((3, Step::Drop(number)));
+                if self.rng.u32(..4) == 0 {
+                    choices.push((1, Step::Detach(number)));
+                }
+                if self.fences && !world.transactions.contains_key(&number) {
+                    choices.push((4, Step::Fence(number)));
+                }
+            }
+            Told::Lost => choices.push((2, Step::Drop(number))),
+            Told::Failed | Told::Gone => {}
+        }
+    }
+
+    fn task(&mut self) -> char {
+        if self.rng.bool() { 'a' } else { 'b' }
+    }
+
+    fn ask(&mut self, world: &World, process: &Process) -> Ask {
+        self.next_number += 1;
+        let rng = &mut self.rng;
+        let mut names: Vec<_> = vec![NAMES[rng.usize(..self.names)]];
+        let second = NAMES[rng.usize(..self.names)];
+        if rng.u32(..5) == 0 && second != names[0] {
+            names.push(second);
+        }
+        let patience = match rng.u32(..6) {
+            0 | 1 => Patience::NoWait,
+            2 => Patience::Millis(rng.u32(1..3_000)),
+            _ => Patience::Forever,
+        };
+        let mut scope = Scope::None;
+        if self.scopes && rng.u32(..3) > 0 {
+            let holding = world.callers.values();
+            let holding = holding.filter(|c| c.process == process.number && c.holds() && !c.detached);
+            let holding: Vec<_> = holding.map(|caller| caller.number).collect();
+            scope = match rng.choice(&holding) {
+                Some(outer) if rng.bool() => Scope::Inside(*outer),
+                _ => Scope::Outermost,
+            };
+        }
+        Ask {
+            process: process.number,
+            number: self.next_number,
+            namespace: rng.usize(..world.setup.namespaces),
+            task: self.task(),
+            names,
+            patience,
+            scope,
+        }
+    }
+
+    fn faults(&mut self, world: &World, choices: &mut Vec<(u32, Step)>) {
+        let faults = self.faults;
+        let count = world.processes.len();
+        let p = self.rng.usize(..count);
+        let space = self.rng.usize(..world.setup.namespaces);
+        for process in &world.processes {
+            match process.state {
+                State::Paused | State::Asleep(_) => {
+                    choices.push((3, Step::Resume(process.number)));
+                }
+                State::Dead | State::Ended => choices.push((2, Step::Start(process.number))),
+                State::Running => {}
+            }
+            if process.cut_off {
+                choices.push((3, Step::Reconnect(process.number)));
+            }
+        }
+        let mut add = |is_on: bool, step: Step| {
+            if is_on {
+                choices.push((1, step));
+            }
+        };
+        add(faults.stops, Step::Pause(p));
+        add(faults.stops, Step::Sleep(p));
+        add(faults.kills, Step::Kill(p));
+        add(faults.cuts, Step::CutOff(p));
+        add(faults.closes, Step::Close(p));
+        add(faults.closes, Step::HandlesGone(p));
+        let ahead = self.rng.i32(-4_000..4_000);
+        add(faults.clocks, Step::SetWallClock(p, ahead));
+        let task = self.task();
+        let other = self.rng.usize(..count);
+        add(faults.supervisor, Step::RemoveTask(p, space, other, task));
+        add(faults.supervisor && self.rng.u32(..4) == 0, Step::RemoveAll(p, space));
+        add(faults.restores, Step::Backup);
+        add(faults.restores && self.rng.bool(), Step::Restore);
+        if faults.original {
+            let name = NAMES[self.rng.usize(..self.names)];
+            let restarting = world.originals[space].restarting;
+            choices.push((2, Step::OriginalReads(space)));
+            choices.push((2, Step::OriginalTakes(space, name)));
+            choices.push((2, Step::OriginalReleases(space, name)));
+            if faults.supervisor {
+                choices.push((1, Step::OriginalReleasesTask(space, p, task)));
+            }
+            if restarting {
+                choices.push((3, Step::OriginalInserts(space)));
+            } else if faults.deletions && self.rng.bool() {
+                choices.push((1, Step::OriginalDeletes(space)));
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The original: a program that writes the row without stamps, sessions and fences.
+
+use std::collections::BTreeMap;
+
+use super::{
+    properties::Writer,
+    schedule::Step,
+    world::{World, task},
+};
+use crate::{matrix::ConflictMatrix, protocol::config::Name};
+
+/// The task id of the original's own locks.
+const TASK: &str = "original";
+
+type Held = BTreeMap<String, String>;
+
+/// What the original knows of one namespace.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Original {
+    pub(super) number: usize,
+    /// The version and the content of the row when it was last read.
+    read: Option<(i64, Held)>,
+    /// Whether the row is deleted and not inserted again.
+    pub(super) restarting: bool,
+}
+
+impl Original {
+    pub(super) fn new(number: usize) -> Self {
+        Self {
+            number,
+            ..Self::default()
+        }
+    }
+}
+
+impl World {
+    /// Takes a step of the original, if it is possible.
+    pub(super) fn take_original(&mut self, step: &Step) -> bool {
+        let (Step::OriginalReads(number)
+        | Step::OriginalTakes(number, _)
+        | Step::OriginalReleases(number, _)
+        | Step::OriginalReleasesTask(number, ..)
+        | Step::OriginalDeletes(number)
+        | Step::OriginalInserts(number)) = *step
+        else {
+            return false;
+        };
+        if number >= self.originals.len() {
+            return false;
+        }
+        let namespace = self.namespace(number);
+        if matches!(step, Step::OriginalReads(_)) {
+            return self.original_reads(number, &namespace);
+        }
+        if !self.db.is_writable(&namespace) {
+            return false;
+        }
+        let done = match step {
+            Step::OriginalTakes(_, name) => self.original_writes(number, &namespace, |held| {
+                let matrix = ConflictMatrix::platform();
+                let free = !held.keys().any(|other| matrix.refuses(name, other));
+                free.then(|| held.insert((*name).into(), TASK.into())).is_some()
+            }),
+            Step::OriginalReleases(_, name) => self.original_writes(number, &namespace, |held| {
+                let own = held.get(*name).is_some_and(|task| task == TASK);
+                own && held.remove(*name).is_some()
+            }),
+            Step::OriginalReleasesTask(_, of, name) => {
+                let gone = task(*of, *name);
+                self.original_writes(number, &namespace, |held| {
+                    held.retain(|_, task| **task != *gone);
+                    true
+                })
+            }
+            Step::OriginalDeletes(_) => {
+                let exists = self.db.tables.locks.contains_key(&namespace);
+                if exists {
+                    self.db.delete_row(&namespace);
+                    self.originals[number].restarting = true;
+                }
+                exists
+            }
+            Step::OriginalInserts(_) => {
+                let restarting = std::mem::take(&mut self.originals[number].restarting);
+                restarting && self.db.insert_as_original(&namespace, 1)
+            }
+            _ => false,
+        };
+        self.after_write(Writer::Original);
+        done
+    }
+
+    fn original_reads(&mut self, number: usize, namespace: &Name) -> bool {
+        let row = self.db.tables.locks.get(namespace);
+        let read = row.and_then(|row| {
+            let held = serde_json::from_str(row.data_json.as_deref()?).ok()?;
+            Some((row.version.version, held))
+        });
+        let found = read.is_some();
+        self.originals[number].read = read;
+        found
+    }
+
+    /// Writes what was read last, changed by `change`, if that is possible.
+    fn original_writes(
+        &mut self,
+        number: usize,
+        namespace: &Name,
+        change: impl FnOnce(&mut Held) -> bool,
+    ) -> bool {
+        let Some((version, mut held)) = self.originals[number].read.take() else {
+            return false;
+        };
+        if !change(&mut held) {
+            return false;
+        }
+        let data = serde_json::to_string(&held).expect("texts serialise");
+        self.db.write_as_original(namespace, version, data)
+    }
+
+    /// Releases everything that the original holds in a namespace.
+    pub(super) fn original_ends(&mut self, number: usize) {
+        let namespace = self.namespace(number);
+        if !self.db.is_writable(&namespace) {
+            return;
+        }
+        if self.originals[number].restarting {
+            self.take_original(&Step::OriginalInserts(number));
+        }
+        if self.original_reads(number, &namespace) {
+            let any = |held: &Held| held.values().any(|task| task == TASK);
+            let read = self.originals[number].read.as_ref();
+            if read.is_some_and(|(_, held)| any(held)) {
+                self.original_writes(number, &namespace, |held| {
+                    held.retain(|_, task| task != TASK);
+                    true
+                });
+                self.after_write(Writer::Original);
+            }
+        }
+    }
+}

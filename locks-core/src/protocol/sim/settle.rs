@@ -1,0 +1,232 @@
+//! The end of a schedule: the faults stop, and everything has to come to its end.
+
+use std::time::Duration;
+
+use super::{
+    callers::{Phase, Told},
+    execution::parse,
+    generate::NAMES,
+    schedule::{Ask, Patience, ProcessId, Scope, Step, process_name},
+    world::World,
+};
+use crate::table::SessionId;
+
+/// How long a statement takes when nothing is in its way.
+const LATENCY: Duration = Duration::from_micros(300);
+/// Within which time every request is answered.
+const ANSWERED: Duration = Duration::from_secs(150);
+/// Within which time what dead processes left is gone.
+const CLEAN: Duration = Duration::from_secs(400);
+/// The ttl of sessions that wait, where those that hold never expire.
+const WAITERS_TTL: Duration = Duration::from_secs(15);
+/// Within which time a process ends.
+const ENDED: Duration = Duration::from_secs(20);
+/// The time in which many callers may call at once.
+const BUSY: Duration = Duration::from_secs(4);
+
+impl World {
+    /// Lets everything come to its end, and checks what is left.
+    pub(super) fn settle(&mut self) {
+        self.note(|| "the faults stop".into());
+        for p in 0..self.processes.len() {
+            self.processes[p].cut_off = false;
+            self.processes[p].wall_offset = 0;
+            self.step(&Step::Resume(p));
+        }
+        if self.setup.seed % 2 == 0 {
+            while !self.late.is_empty() && self.apply_late(0) {}
+        }
+        self.late.clear();
+        if self.setup.seed % 3 == 0 {
+            // The original stopped between its delete and its insert.
+            self.originals.iter_mut().for_each(|o| o.restarting = false);
+        }
+        let supervisor = self.living_process();
+        if self.setup.ttl.is_none() {
+            for space in 0..self.setup.namespaces {
+                self.step(&Step::RemoveAll(supervisor, space));
+            }
+        }
+        if !self.calm(ANSWERED, Self::is_answered) {
+            let text = self.unanswered();
+            self.fail("every-request-is-answered", text);
+        }
+        let last = self.living_process();
+        self.ask_for_everything(last);
+        if !self.calm(ANSWERED, Self::is_answered) {
+            let text = format!("{last} cannot have every lock: {}", self.unanswered());
+            self.fail("every-request-is-answered", text);
+        }
+        if self.setup.ttl.is_none() {
+            // No process removes a session that never expires, but a supervisor does.
+            for space in 0..self.setup.namespaces {
+                self.step(&Step::RemoveAll(last, space));
+            }
+        }
+        if !self.calm(CLEAN, Self::is_clean) {
+            let text = format!("{:?} {:?}", self.db.tables.heartbeats.keys(), self.db.tables.fences);
+            self.fail("dead-sessions-are-removed", text);
+        }
+        self.checks.must_end_well = true;
+        for p in 0..self.processes.len() {
+            self.step(&Step::Close(p));
+        }
+        let ended = |world: &Self| world.processes.iter().all(|process| !process.is_alive());
+        if !self.calm(ENDED, ended) {
+            self.fail("a-process-ends-well", "a process does not end");
+        }
+        self.check_tables();
+    }
+
+    /// A process that can be asked, started if there is none.
+    fn living_process(&mut self) -> ProcessId {
+        let mut processes = self.processes.iter();
+        let found = processes.position(|process| process.is_running() && !process.closing);
+        found.unwrap_or_else(|| {
+            self.step(&Step::Kill(0));
+            self.step(&Step::Start(0));
+            0
+        })
+    }
+
+    /// Time passes without faults until `done`, or for too long.
+    fn calm(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        let start = self.now;
+        while self.violation.is_none() {
+            self.checks.is_calm = self.now - start > BUSY;
+            self.let_callers_finish();
+            if done(self) {
+                break;
+            }
+            if self.now - start > limit {
+                return false;
+            }
+            let moved = self.deliver_all();
+            let next = self.next_event();
+            let wait = match next {
+                _ if moved => LATENCY,
+                Some(next) => next.saturating_sub(self.now),
+                None => Duration::from_secs(1),
+            };
+            self.pass(wait.min(Duration::from_secs(1)));
+        }
+        true
+    }
+
+    fn deliver_all(&mut self) -> bool {
+        let mut moved = false;
+        for p in 0..self.processes.len() {
+            let kinds: Vec<_> = self.processes[p].lanes.keys().copied().collect();
+            for kind in kinds {
+                moved |= self.step(&Step::Answer(p, kind));
+            }
+            while self.step(&Step::Notify(p)) {
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn let_callers_finish(&mut self) {
+        for number in 0..self.originals.len() {
+            self.original_ends(number);
+        }
+        let open: Vec<_> = self.transactions.keys().copied().collect();
+        for number in open {
+            let alive = self.callers.get(&number).map(|caller| caller.process);
+            let alive = alive.is_some_and(|p| self.processes[p].is_running());
+            match self.phase(number) {
+                Some(Phase::CommitSent) => self.step(&Step::ArriveCommit(number)),
+                Some(Phase::Fenced) if alive => self.step(&Step::Commit(number)),
+                Some(_) if !alive => self.step(&Step::RollBack(number)),
+                _ => false,
+            };
+        }
+        let callers: Vec<_> = self.callers.values().rev().collect();
+        let open = callers.iter().filter(|caller| {
+            let done = matches!(caller.told, Told::Granted | Told::Lost);
+            done && !self.transactions.contains_key(&caller.number)
+        });
+        let open: Vec<_> = open.map(|c| (c.number, c.process, c.detached)).collect();
+        for (number, p, detached) in open {
+            if !detached {
+                self.step(&Step::Release(number));
+            } else if self.processes[p].closing {
+                // It is held as long as its process lives.
+                if self.processes[p].is_alive() {
+                    self.step(&Step::Kill(p));
+                }
+            } else {
+                self.step(&Step::ReleaseByName(number));
+            }
+        }
+    }
+
+    fn is_answered(&self) -> bool {
+        let done = |told: &Told| matches!(told, Told::Failed | Told::Gone);
+        self.calls.is_empty()
+            && self.transactions.is_empty()
+            && self.callers.values().all(|caller| done(&caller.told))
+            && self.processes.iter().all(|p| !p.is_alive() || !p.closing)
+    }
+
+    fn unanswered(&self) -> String {
+        let open = self.callers.values().filter(|caller| {
+            !matches!(caller.told, Told::Failed | Told::Gone)
+        });
+        let open: Vec<_> = open.map(|caller| (caller.number, &caller.told)).collect();
+        let ending = self.processes.iter().filter(|p| p.is_alive() && p.closing);
+        let ending: Vec<_> = ending.map(|process| process_name(process.number)).collect();
+        format!("requests {open:?}, calls {:?}, ending {ending:?}", self.calls)
+    }
+
+    fn ask_for_everything(&mut self, p: ProcessId) {
+        for namespace in 0..self.setup.namespaces {
+            self.step(&Step::Ask(Ask {
+                process: p,
+                number: 1_000_000 + u32::try_from(namespace).unwrap_or_default(),
+                namespace,
+                task: 'z',
+                names: NAMES.to_vec(),
+                patience: Patience::Forever,
+                scope: Scope::None,
+            }));
+        }
+    }
+
+    /// Whether only sessions are left that a living process renews.
+    fn is_clean(&self) -> bool {
+        let ttl = self.setup.ttl.unwrap_or(WAITERS_TTL);
+        let tables = &self.db.tables;
+        let is_renewed = |id: &SessionId| {
+            let at = tables.heartbeats.get(id).and_then(|row| row.renewed);
+            let owner = self.checks.session_owners.get(id);
+            let lives = owner.is_some_and(|(p, incarnation)| {
+                let process = &self.processes[*p];
+                process.incarnation == *incarnation && process.is_alive()
+            });
+            lives && at.is_some_and(|at| self.now - at < ttl)
+        };
+        let mut fences = tables.fences.iter();
+        tables.heartbeats.keys().all(is_renewed)
+            && fences.all(|row| is_renewed(&SessionId::of_fence_row(row)))
+    }
+
+    fn check_tables(&mut self) {
+        if self.violation.is_some() {
+            return;
+        }
+        let tables = &self.db.tables;
+        let mut left = Vec::new();
+        for (name, row) in &tables.locks {
+            let table = parse(row).unwrap_or_default();
+            left.extend(table.holders().iter().map(|h| format!("{} in {name}", h.name)));
+            left.extend(table.queue().iter().map(|q| format!("{:?} in {name}", q.names)));
+        }
+        left.extend(tables.heartbeats.keys().map(|id| format!("heartbeat {id:?}")));
+        left.extend(tables.fences.iter().map(|row| format!("fence {row}")));
+        if !left.is_empty() {
+            self.fail("nothing-is-left", left.join(", "));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Random schedules.
+
+use std::{
+    env,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Instant,
+};
+
+use super::{
+    generate::setup,
+    shrink::{report, run_seed, run_steps},
+};
+
+fn variable(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+}
+
+#[test]
+fn every_property_holds_in_random_schedules() {
+    let schedules = variable("LOCKS_SIM_SCHEDULES");
+    let seed = variable("LOCKS_SIM_SEED");
+    if let (Some(seed), None) = (seed, schedules) {
+        let outcome = run_seed(seed);
+        let setup = setup(seed);
+        let text = match &outcome.violation {
+            Some(violation) => report(&setup, outcome.steps, violation),
+            None => run_steps(&setup, &outcome.steps, true).log.join("\n"),
+        };
+        println!("{text}");
+        assert!(outcome.violation.is_none());
+        return;
+    }
+    let (first, schedules) = (seed.unwrap_or(0), schedules.unwrap_or(10_000));
+    let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
+    let [steps, statements, grants, commits, losses] = [const { AtomicU64::new(0) }; 5];
+    let start = Instant::now();
+    let run = || {
+        while !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + schedules {
+                break;
+            }
+            let outcome = run_seed(seed);
+            steps.fetch_add(outcome.steps.len() as u64, Ordering::Relaxed);
+            statements.fetch_add(outcome.statements, Ordering::Relaxed);
+            grants.fetch_add(outcome.grants, Ordering::Relaxed);
+            commits.fetch_add(outcome.commits, Ordering::Relaxed);
+            losses.fetch_add(outcome.losses, Ordering::Relaxed);
+            if let Some(violation) = &outcome.violation {
+                failed.store(true, Ordering::Relaxed);
+                panic!("{}", report(&setup(seed), outcome.steps, violation));
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(run);
+        }
+    });
+    let rate = schedules as f64 / start.elapsed().as_secs_f64();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    println!(
+        "{schedules} schedules, {rate:.0} a second: {} steps, {} statements, {} grants, \
+         {} losses, {} fenced commits",
+        count(&steps), count(&statements), count(&grants), count(&losses), count(&commits),
+    );
+}

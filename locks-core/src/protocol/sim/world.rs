@@ -1,0 +1,804 @@
+//! The world: processes, a database, and messages in flight; and what each step does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    callers::{Call, Caller, Transaction},
+    database::{ConnectionId, Database, Engine, Reply, Statement, Tables},
+    execution::{Connection, run_query, run_renewal, run_task},
+    original::Original,
+    process::{Lane, LaneKind, Process, SIDE_LANES, State},
+    properties::{Checks, Violation, Writer},
+    schedule::{ProcessId, RequestNumber, Step, namespace_name, process_name, task_id},
+};
+use crate::{
+    matrix::ConflictMatrix,
+    options::{Evidence, Fairness},
+    process::Identity,
+    protocol::{
+        CallId, Config, DriverInput, DriverOutput, EvictReason, Input, Mechanisms, Namespaces, Now,
+        Output, Task, config::Name,
+    },
+    store::{ChangeSource, Class, Failure, Kind},
+    table::SessionId,
+};
+
+/// How long a statement may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How many inputs in a row a process may need at one point of time.
+const MOST_TIMEOUTS: usize = 3;
+/// How many steps of time may be needed at one point of time.
+const MOST_EVENTS: usize = 5_000;
+
+/// What the processes of a world have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Setup {
+    pub(super) seed: u64,
+    pub(super) engine: Engine,
+    pub(super) processes: usize,
+    pub(super) namespaces: usize,
+    pub(super) ttl: Option<Duration>,
+    pub(super) fairness: Fairness,
+    pub(super) evidence: Evidence,
+    pub(super) queue_limit: usize,
+    pub(super) mechanisms: Mechanisms,
+}
+
+/// A statement of a broken connection that may yet be applied.
+#[derive(Debug)]
+pub(super) struct Late {
+    process: ProcessId,
+    connection: ConnectionId,
+    pub(super) statement: Statement,
+    forces: bool,
+}
+
+/// The world.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) setup: Setup,
+    pub(super) now: Duration,
+    pub(super) db: Database,
+    pub(super) processes: Vec<Process>,
+    pub(super) callers: BTreeMap<RequestNumber, Caller>,
+    pub(super) calls: BTreeMap<(ProcessId, CallId), Call>,
+    pub(super) transactions: BTreeMap<RequestNumber, Transaction>,
+    pub(super) late: Vec<Late>,
+    pub(super) originals: Vec<Original>,
+    pub(super) backup: Option<Tables>,
+    pub(super) checks: Checks,
+    pub(super) violation: Option<Violation>,
+    /// What happened, in words; `None`: nobody reads it.
+    pub(super) log: Option<Vec<String>>,
+    pub(super) statements: u64,
+    next_connection: ConnectionId,
+}
+
+impl World {
+    pub(super) fn new(setup: Setup) -> Self {
+        let mut world = Self {
+            now: Duration::ZERO,
+            db: Database::new(setup.engine),
+            processes: Vec::new(),
+            callers: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            transactions: BTreeMap::new(),
+            late: Vec::new(),
+            originals: (0..setup.namespaces).map(Original::new).collect(),
+            backup: None,
+            checks: Checks::default(),
+            violation: None,
+            log: None,
+            statements: 0,
+            next_connection: 0,
+            setup,
+        };
+        for number in 0..world.setup.processes {
+            let process = world.new_process(number, 0);
+            world.processes.push(process);
+            world.set_up(number);
+        }
+        world
+    }
+
+    fn new_process(&self, number: ProcessId, incarnation: u32) -> Process {
+        let setup = &self.setup;
+        // The first two processes share a machine.
+        let host = if number < 2 { "host" } else { "far" };
+        let identity = Identity {
+            host: host.into(),
+            process: format!("{}:{incarnation}", number + 100).into(),
+        };
+        let config = Config {
+            matrix: ConflictMatrix::platform(),
+            ttl: setup.ttl,
+            fairness: setup.fairness,
+            queue_limit: setup.queue_limit,
+            process: identity.clone(),
+            evidence: setup.evidence,
+            mechanisms: setup.mechanisms,
+            row_lock: setup.engine.row_lock,
+            fence_rows: setup.engine.fence_rows,
+        };
+        let place = u64::from(incarnation) * 16 + number as u64;
+        let mut rng = fastrand::Rng::with_seed(setup.seed.wrapping_mul(1000) + place);
+        Process {
+            number,
+            incarnation,
+            identity,
+            state: State::Running,
+            cut_off: false,
+            slept: Duration::ZERO,
+            wall_offset: 0,
+            next_nonce: rng.u64(1 << 40..1 << 60),
+            next_call: 1000 * u64::from(incarnation),
+            namespaces: Namespaces::new(config, rng),
+            lanes: BTreeMap::new(),
+            side_queue: VecDeque::new(),
+            next_side: 0,
+            connections: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            owners: BTreeSet::new(),
+            closing: false,
+            notifications: VecDeque::new(),
+            queries: VecDeque::new(),
+        }
+    }
+
+    /// What a driver does when it starts.
+    fn set_up(&mut self, p: ProcessId) {
+        let source = self.setup.engine.change_source;
+        self.input(p, DriverInput::ChangeSource(source));
+        for number in 0..self.setup.namespaces {
+            let name = self.namespace(number);
+            self.input(p, DriverInput::To(name, Input::Timeout));
+        }
+    }
+
+    pub(super) fn namespace(&self, number: usize) -> Name {
+        namespace_name(number).into()
+    }
+
+    pub(super) fn fail(&mut self, property: &'static str, detail: impl Into<String>) {
+        let detail = detail.into();
+        self.violation.get_or_insert(Violation { property, detail });
+    }
+
+    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            log.push(format!("{:>12.3?}  {}", self.now, text()));
+        }
+    }
+
+    pub(super) fn clocks(&self, p: ProcessId) -> Now {
+        self.processes[p].now(self.now)
+    }
+
+    // Inputs and outputs.
+
+    /// Hands an input to a process, and does what comes out.
+    pub(super) fn input(&mut self, p: ProcessId, input: DriverInput) {
+        let now = self.clocks(p);
+        self.processes[p].namespaces.handle(now, input);
+        self.drain(p);
+    }
+
+    pub(super) fn to(&mut self, p: ProcessId, namespace: &Name, input: Input) {
+        self.input(p, DriverInput::To(namespace.clone(), input));
+    }
+
+    fn drain(&mut self, p: ProcessId) {
+        let now = self.clocks(p);
+        let mut timeouts = 0;
+        while self.processes[p].is_running() && self.violation.is_none() {
+            if let Some(output) = self.processes[p].namespaces.poll(now) {
+                self.on_output(p, output);
+                continue;
+            }
+            if self.start_task(p) {
+                continue;
+            }
+            let next = self.processes[p].namespaces.poll_timeout();
+            if next.is_none_or(|at| at > now.monotonic) {
+                break;
+            }
+            timeouts += 1;
+            if timeouts > MOST_TIMEOUTS {
+                let text = format!("{} is due at {next:?} and it is {now:?}", process_name(p));
+                self.fail("no-time-out-in-the-past", text);
+            }
+            self.processes[p].namespaces.handle(now, DriverInput::Timeout);
+        }
+    }
+
+    fn on_output(&mut self, p: ProcessId, output: DriverOutput) {
+        match output {
+            DriverOutput::Query(namespace, query) => {
+                let now = self.now;
+                self.processes[p].queries.push_back(now);
+                self.check_query_rate(p);
+                let (connection, id) = self.connection(p, LaneKind::Rows);
+                let rows = self.setup.engine.fence_rows;
+                let work = {
+                    let connection = connection.clone();
+                    async move {
+                        let input = run_query(connection, namespace.clone(), query, rows).await;
+                        DriverInput::To(namespace, input)
+                    }
+                };
+                let lane = Lane::new(connection, id, LIMIT, false, work);
+                self.start_lane(p, LaneKind::Rows, lane);
+            }
+            DriverOutput::Renew(renewal) => {
+                let (connection, id) = self.connection(p, LaneKind::Renewals);
+                let ttl = self.setup.ttl.unwrap_or(Duration::from_secs(15));
+                let work = {
+                    let connection = connection.clone();
+                    async move { DriverInput::Renewed(run_renewal(connection, renewal).await) }
+                };
+                let lane = Lane::new(connection, id, (ttl / 3).min(LIMIT), false, work);
+                self.start_lane(p, LaneKind::Renewals, lane);
+            }
+            DriverOutput::From(namespace, Output::Task(task)) => {
+                self.processes[p].side_queue.push_back((namespace, task));
+            }
+            DriverOutput::From(namespace, output) => self.on_namespace_output(p, &namespace, output),
+            DriverOutput::Flushed => {}
+            DriverOutput::Ended { calls, error } => {
+                self.note(|| format!("  {} has ended: {error:?}", process_name(p)));
+                self.on_ended(p, calls, error);
+                self.end_process(p, State::Ended);
+            }
+        }
+    }
+
+    fn connection(&mut self, p: ProcessId, kind: LaneKind) -> (Connection, ConnectionId) {
+        let next = &mut self.next_connection;
+        let connections = &mut self.processes[p].connections;
+        let connection = connections.entry(kind).or_insert_with(|| {
+            *next += 1;
+            (Connection::default(), *next)
+        });
+        connection.clone()
+    }
+
+    fn start_task(&mut self, p: ProcessId) -> bool {
+        let process = &mut self.processes[p];
+        let is_side = |kind: &&LaneKind| matches!(kind, LaneKind::Side(_));
+        if process.lanes.keys().filter(is_side).count() >= SIDE_LANES {
+            return false;
+        }
+        let Some((namespace, task)) = process.side_queue.pop_front() else {
+            return false;
+        };
+        let kind = LaneKind::Side(process.next_side);
+        process.next_side += 1;
+        let forces = match &task {
+            Task::EvictAll(_) | Task::EvictTask { .. } => true,
+            Task::Evict {
+                session, reason, ..
+            } => {
+                self.check_eviction(p, session, *reason);
+                *reason == EvictReason::Lost
+            }
+            _ => false,
+        };
+        self.next_connection += 1;
+        let connection = Connection::default();
+        let work = {
+            let connection = connection.clone();
+            async move {
+                let input = run_task(connection, namespace.clone(), task).await;
+                DriverInput::To(namespace, input)
+            }
+        };
+        let lane = Lane::new(connection, self.next_connection, LIMIT, forces, work);
+        self.start_lane(p, kind, lane);
+        true
+    }
+
+    fn start_lane(&mut self, p: ProcessId, kind: LaneKind, lane: Lane) {
+        self.processes[p].lanes.insert(kind, lane);
+        self.advance_lane(p, kind);
+    }
+
+    /// Lets the work on a connection go on, after an answer or at its beginning.
+    fn advance_lane(&mut self, p: ProcessId, kind: LaneKind) {
+        let now = self.clocks(p);
+        let process = &mut self.processes[p];
+        let Some(lane) = process.lanes.get_mut(&kind) else {
+            return;
+        };
+        let Some(input) = lane.advance(now.monotonic) else {
+            self.on_sent(p, kind);
+            return;
+        };
+        process.lanes.remove(&kind);
+        process.namespaces.handle(now, input);
+        self.drain(p);
+    }
+
+    fn on_sent(&mut self, p: ProcessId, kind: LaneKind) {
+        let lane = &self.processes[p].lanes[&kind];
+        if let Some(Statement::InsertHeartbeats(sessions)) = &lane.statement {
+            let owner = (p, self.processes[p].incarnation);
+            for session in sessions {
+                self.checks.session_owners.insert(session.id.clone(), owner);
+            }
+        }
+    }
+
+    // Messages.
+
+    /// The lane, if it waits for an answer that may arrive.
+    fn waiting_lane(&mut self, p: ProcessId, kind: LaneKind) -> Option<&mut Lane> {
+        let lane = self.processes.get_mut(p)?.lanes.get_mut(&kind)?;
+        lane.statement.is_some().then_some(lane)
+    }
+
+    pub(super) fn can_apply(&self, p: ProcessId, kind: LaneKind) -> bool {
+        let Some(process) = self.processes.get(p).filter(|process| !process.cut_off) else {
+            return false;
+        };
+        let lane = process.lanes.get(&kind);
+        lane.is_some_and(|lane| {
+            let statement = lane.statement.as_ref();
+            lane.applied.is_none() && statement.is_some_and(|s| !self.db.blocks(lane.id, s))
+        })
+    }
+
+    pub(super) fn can_answer(&self, p: ProcessId, kind: LaneKind) -> bool {
+        let Some(process) = self.processes.get(p) else {
+            return false;
+        };
+        let lane = process.lanes.get(&kind);
+        process.is_running()
+            && !process.cut_off
+            && lane.is_some_and(|lane| lane.applied.is_some() || self.can_apply(p, kind))
+    }
+
+    fn apply(&mut self, p: ProcessId, kind: LaneKind, is_stale: bool) -> bool {
+        if !self.can_apply(p, kind) {
+            return false;
+        }
+        let Some(lane) = self.waiting_lane(p, kind) else {
+            return false;
+        };
+        let (id, early, forces) = (lane.id, lane.early, lane.forces);
+        let statement = lane.statement.clone().expect("it waits");
+        let reply = if is_stale && statement.may_be_stale() {
+            self.db.apply_stale(id, &statement)
+        } else {
+            self.run_statement(p, id, &statement, early, forces)
+        };
+        if let Some(lane) = self.waiting_lane(p, kind) {
+            lane.applied = Some(reply);
+        }
+        true
+    }
+
+    fn run_statement(
+        &mut self,
+        p: ProcessId,
+        connection: ConnectionId,
+        statement: &Statement,
+        early: Option<bool>,
+        forces: bool,
+    ) -> Result<Reply, Failure> {
+        self.statements += 1;
+        if forces {
+            self.note_forced(p, statement);
+        }
+        let reply = self.db.apply(connection, statement, early);
+        self.after_write(Writer::Process(p));
+        reply
+    }
+
+    /// Checks what a write did, and passes notifications on.
+    pub(super) fn after_write(&mut self, writer: Writer) {
+        for change in self.db.take_changes() {
+            self.check_row_change(&change, writer);
+        }
+        for told in self.db.take_notifications() {
+            for process in self.processes.iter_mut().filter(|p| p.is_alive()) {
+                process.notifications.push_back(told.clone());
+            }
+        }
+    }
+
+    fn answer(&mut self, p: ProcessId, kind: LaneKind) -> bool {
+        if !self.can_answer(p, kind) {
+            return false;
+        }
+        self.apply(p, kind, false);
+        let applied = self.waiting_lane(p, kind).and_then(|lane| lane.applied.take());
+        let Some(reply) = applied else {
+            return false;
+        };
+        self.deliver(p, kind, reply);
+        true
+    }
+
+    /// Hands in the answer of a statement.
+    fn deliver(&mut self, p: ProcessId, kind: LaneKind, reply: Result<Reply, Failure>) {
+        let Some(lane) = self.waiting_lane(p, kind) else {
+            return;
+        };
+        lane.statement = None;
+        if let Err(failure) = &reply {
+            let breaks = matches!(failure.class, Class::Indeterminate | Class::ReadOnly);
+            if breaks || lane.connection.is_locked() {
+                lane.connection.unlock();
+                let id = lane.id;
+                if !breaks {
+                    // The driver closes it, and the server sees that.
+                    self.db.disconnect(id);
+                }
+                self.replace_connection(p, kind);
+            }
+        }
+        let lane = self.processes[p].lanes.get_mut(&kind).expect("it is there");
+        lane.connection.answer(reply);
+        self.advance_lane(p, kind);
+    }
+
+    fn replace_connection(&mut self, p: ProcessId, kind: LaneKind) {
+        self.next_connection += 1;
+        let (next, process) = (self.next_connection, &mut self.processes[p]);
+        if let Some(lane) = process.lanes.get_mut(&kind) {
+            lane.id = next;
+        }
+        if let Some((_, id)) = process.connections.get_mut(&kind) {
+            *id = next;
+        }
+    }
+
+    /// The connection breaks: its statement has no answer.
+    fn lose(&mut self, p: ProcessId, kind: LaneKind) -> bool {
+        if !self.processes.get(p).is_some_and(Process::is_running) {
+            return false;
+        }
+        let Some(lane) = self.waiting_lane(p, kind) else {
+            return false;
+        };
+        let (statement, forces) = (lane.statement.clone(), lane.forces);
+        let (connection, is_applied) = (lane.id, lane.applied.is_some());
+        let in_transaction = lane.connection.is_locked();
+        if let Some(statement) = statement.filter(|_| !is_applied)
+            && (!in_transaction || matches!(statement, Statement::Commit))
+        {
+            self.late.push(Late {
+                process: p,
+                connection,
+                statement,
+                forces,
+            });
+        }
+        let failure = Failure::simulated(Class::Indeterminate, Kind::Other);
+        self.deliver(p, kind, Err(failure));
+        true
+    }
+
+    pub(super) fn apply_late(&mut self, index: usize) -> bool {
+        let Some(late) = self.late.get(index) else {
+            return false;
+        };
+        if self.db.blocks(late.connection, &late.statement) {
+            return false;
+        }
+        let late = self.late.remove(index);
+        let (p, connection) = (late.process, late.connection);
+        drop(self.run_statement(p, connection, &late.statement, None, late.forces));
+        true
+    }
+
+    // Time.
+
+    /// When something happens next by itself.
+    pub(super) fn next_event(&self) -> Option<Duration> {
+        let timers = self.processes.iter().filter_map(Process::next_timer);
+        timers.chain(self.db.next_idle_limit()).min()
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut events = 0;
+        while self.violation.is_none() {
+            let next = self.next_event().unwrap_or(end).max(self.now);
+            if next > end {
+                break;
+            }
+            self.now = next;
+            self.db.now = next;
+            self.fire();
+            events += 1;
+            if events > MOST_EVENTS {
+                self.fail("no-busy-loop", "time does not pass");
+            }
+            if next == end && self.next_event().is_none_or(|at| at > end) {
+                break;
+            }
+        }
+        self.now = end;
+        self.db.now = end;
+    }
+
+    /// Does what is due.
+    fn fire(&mut self) {
+        self.db.end_idle();
+        for p in 0..self.processes.len() {
+            if !self.processes[p].is_running() {
+                continue;
+            }
+            let now = self.clocks(p).monotonic;
+            let kinds: Vec<_> = self.processes[p].lanes.keys().copied().collect();
+            for kind in kinds {
+                let Some(lane) = self.processes[p].lanes.get_mut(&kind) else {
+                    continue;
+                };
+                if lane.wakes.is_some_and(|at| at <= now) {
+                    lane.wakes = None;
+                    lane.connection.answer(Ok(Reply::Nothing));
+                    self.advance_lane(p, kind);
+                } else if lane.statement.is_some() && lane.sent + lane.limit <= now {
+                    self.lose(p, kind);
+                }
+            }
+            let due = self.processes[p].namespaces.poll_timeout();
+            if self.processes[p].is_running() && due.is_some_and(|at| at <= now) {
+                self.input(p, DriverInput::Timeout);
+            }
+        }
+    }
+
+    // Processes.
+
+    fn end_process(&mut self, p: ProcessId, state: State) {
+        let process = &mut self.processes[p];
+        process.state = state;
+        process.side_queue.clear();
+        process.notifications.clear();
+        let connections = std::mem::take(&mut process.connections);
+        for (_, lane) in std::mem::take(&mut process.lanes) {
+            self.db.disconnect(lane.id);
+            let in_transaction = lane.connection.is_locked();
+            if let (Some(statement), None, false) = (lane.statement, lane.applied, in_transaction) {
+                self.late.push(Late {
+                    process: p,
+                    connection: lane.id,
+                    statement,
+                    forces: lane.forces,
+                });
+            }
+        }
+        for (_, id) in connections.into_values() {
+            self.db.disconnect(id);
+        }
+        self.calls.retain(|(of, _), _| *of != p);
+        for caller in self.callers.values_mut().filter(|caller| caller.process == p) {
+            caller.on_process_ended();
+        }
+    }
+
+    fn resume(&mut self, p: ProcessId) -> bool {
+        let process = &mut self.processes[p];
+        match process.state {
+            State::Paused => {}
+            State::Asleep(since) => process.slept += self.now - since,
+            _ => return false,
+        }
+        process.state = State::Running;
+        self.input(p, DriverInput::Timeout);
+        true
+    }
+
+    fn start(&mut self, p: ProcessId) -> bool {
+        let process = &self.processes[p];
+        if process.is_alive() {
+            return false;
+        }
+        let (incarnation, wall) = (process.incarnation + 1, process.wall_offset);
+        let mut process = self.new_process(p, incarnation);
+        process.wall_offset = wall;
+        self.processes[p] = process;
+        self.set_up(p);
+        true
+    }
+
+    /// Answers which processes have ended.
+    pub(super) fn check_processes(
+        &mut self,
+        p: ProcessId,
+        namespace: &Name,
+        asked: &[(SessionId, Identity)],
+    ) {
+        let lives = |identity: &Identity| {
+            let mut processes = self.processes.iter();
+            processes.any(|process| process.is_alive() && process.identity == *identity)
+        };
+        let gone = asked.iter().filter(|(_, identity)| !lives(identity));
+        let gone: Vec<_> = gone.map(|(id, _)| id.clone()).collect();
+        if !gone.is_empty() {
+            let now = self.clocks(p);
+            let exited = DriverInput::To(namespace.clone(), Input::ProcessesExited(gone));
+            self.processes[p].namespaces.handle(now, exited);
+        }
+    }
+
+    fn set_state(&mut self, p: ProcessId, state: State) -> bool {
+        let is_running = self.processes.get(p).is_some_and(Process::is_running);
+        if is_running {
+            self.processes[p].state = state;
+        }
+        is_running
+    }
+
+    // Steps.
+
+    /// What a step means now.
+    pub(super) fn describe(&self, step: &Step) -> String {
+        let statement = |p: &ProcessId, kind: &LaneKind| {
+            let lane = self.processes.get(*p)?.lanes.get(kind)?;
+            lane.statement.as_ref().map(Statement::name)
+        };
+        match step {
+            Step::Begin(p, kind)
+            | Step::Apply(p, kind)
+            | Step::ApplyStale(p, kind)
+            | Step::Answer(p, kind)
+            | Step::Lose(p, kind)
+            | Step::Fail(p, kind, _) => match statement(p, kind) {
+                Some(statement) => format!("{step} ({statement})"),
+                None => step.to_string(),
+            },
+            Step::ApplyLate(index) => match self.late.get(*index) {
+                Some(late) => {
+                    format!("the {} of {} is applied late", late.statement.name(), process_name(late.process))
+                }
+                None => step.to_string(),
+            },
+            _ => step.to_string(),
+        }
+    }
+
+    /// Takes a step, if it is possible.
+    pub(super) fn step(&mut self, step: &Step) -> bool {
+        if self.log.is_some() {
+            let text = self.describe(step);
+            self.note(|| text);
+        }
+        let done = self.take(step);
+        if !done && let Some(log) = &mut self.log {
+            log.pop();
+        }
+        done
+    }
+
+    fn take(&mut self, step: &Step) -> bool {
+        match step {
+            Step::Begin(p, kind) => self.begin(*p, *kind),
+            Step::Apply(p, kind) => self.apply(*p, *kind, false),
+            Step::ApplyStale(p, kind) => self.setup.engine.lags && self.apply(*p, *kind, true),
+            Step::Answer(p, kind) => self.answer(*p, *kind),
+            Step::Lose(p, kind) => self.lose(*p, *kind),
+            Step::Fail(p, kind, class) => {
+                let running = self.processes.get(*p).is_some_and(Process::is_running);
+                let lane = self.waiting_lane(*p, *kind);
+                let possible = lane.is_some_and(|lane| lane.applied.is_none()) && running;
+                if possible {
+                    let failure = Failure::simulated((*class).into(), Kind::Other);
+                    self.deliver(*p, *kind, Err(failure));
+                }
+                possible
+            }
+            Step::ApplyLate(index) => self.apply_late(*index),
+            Step::Notify(p) => {
+                let running = self.processes.get(*p).is_some_and(|p| p.is_running() && !p.cut_off);
+                let told = self.processes.get_mut(*p).filter(|_| running);
+                let Some((name, version)) = told.and_then(|p| p.notifications.pop_front()) else {
+                    return false;
+                };
+                self.to(*p, &name, Input::Changed(version));
+                true
+            }
+            Step::LoseNotification(p) => {
+                let process = self.processes.get_mut(*p);
+                process.is_some_and(|process| process.notifications.pop_front().is_some())
+            }
+            Step::NextTimer => {
+                let next = self.next_event().map(|at| at.saturating_sub(self.now));
+                self.pass(next.unwrap_or(Duration::from_secs(1)));
+                true
+            }
+            Step::Millis(millis) => {
+                self.pass(Duration::from_millis((*millis).into()));
+                true
+            }
+            Step::SetWallClock(p, secs) => {
+                let Some(process) = self.processes.get_mut(*p) else {
+                    return false;
+                };
+                process.wall_offset = i64::from(*secs) * 1_000_000;
+                true
+            }
+            Step::Pause(p) => self.set_state(*p, State::Paused),
+            Step::Sleep(p) => self.set_state(*p, State::Asleep(self.now)),
+            Step::Resume(p) => *p < self.processes.len() && self.resume(*p),
+            Step::Kill(p) => {
+                let possible = self.processes.get(*p).is_some_and(Process::is_alive);
+                if possible {
+                    self.end_process(*p, State::Dead);
+                }
+                possible
+            }
+            Step::Start(p) => *p < self.processes.len() && self.start(*p),
+            Step::CutOff(p) | Step::Reconnect(p) => {
+                let Some(process) = self.processes.get_mut(*p) else {
+                    return false;
+                };
+                let cut_off = matches!(step, Step::CutOff(_));
+                std::mem::replace(&mut process.cut_off, cut_off) != cut_off
+            }
+            Step::Backup => {
+                self.backup = Some(self.db.tables.clone());
+                true
+            }
+            Step::Restore => self.restore(),
+            _ => self.take_original(step) || self.take_caller(step),
+        }
+    }
+
+    fn begin(&mut self, p: ProcessId, kind: LaneKind) -> bool {
+        if !self.setup.engine.early_preconditions {
+            return false;
+        }
+        let lane = self.waiting_lane(p, kind).filter(|lane| lane.early.is_none());
+        let statement = lane.and_then(|lane| lane.statement.clone());
+        let Some(Statement::CompareAndSet { preconditions, .. }) = statement else {
+            return false;
+        };
+        let holds = self.db.preconditions_hold(&preconditions);
+        if let Some(lane) = self.waiting_lane(p, kind) {
+            lane.early = Some(holds);
+        }
+        true
+    }
+
+    fn restore(&mut self) -> bool {
+        let Some(tables) = self.backup.clone() else {
+            return false;
+        };
+        self.checks.restored = true;
+        self.db.restore(tables);
+        self.after_write(Writer::Operator);
+        for transaction in std::mem::take(&mut self.transactions).into_keys() {
+            self.db.end_transaction(transaction);
+        }
+        // The server was restarted: every connection is broken.
+        self.late.clear();
+        for p in 0..self.processes.len() {
+            let kinds: Vec<_> = self.processes[p].lanes.keys().copied().collect();
+            for kind in kinds {
+                if let Some(lane) = self.waiting_lane(p, kind) {
+                    let failure = Failure::simulated(Class::Indeterminate, Kind::Other);
+                    lane.applied.get_or_insert(Err(failure));
+                }
+            }
+        }
+        true
+    }
+}
+
+/// The task ids of a process, as the library has them.
+pub(super) fn task(process: ProcessId, task: char) -> Arc<str> {
+    task_id(process, task).into()
+}
+
+/// Whether the source of changes needs the simulator to deliver them.
+pub(super) fn notifies(source: ChangeSource) -> bool {
+    source == ChangeSource::Notifications
+}
