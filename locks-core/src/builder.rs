@@ -1,4 +1,4 @@
-//! How a manager is set up.
+//! Settings of a manager.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -16,10 +16,10 @@ use crate::{
     wait::Request,
 };
 
-/// The shortest time to live of a session: below it, a slow write looks like a crash.
+/// The shortest ttl of a session. With a shorter one, a slow write would look like a crash.
 const MIN_TTL: Duration = Duration::from_millis(200);
 
-/// Settings of a [`LockManager`], all of which have defaults.
+/// Settings of a [`LockManager`]. All of them have defaults.
 ///
 /// # Examples
 ///
@@ -69,87 +69,90 @@ impl Builder {
         }
     }
 
-    /// Which row of the lock table: 1–64 of `[a-z0-9._-]`. Locks of different
-    /// namespaces have nothing to do with each other. The default, `platform`, is
-    /// the original's.
+    /// The namespace: 1–64 characters of `[a-z0-9._-]`. The default is `platform`, which is that
+    /// of the original platform.
+    ///
+    /// Each namespace is one row of the table `locks`. Locks of different namespaces never
+    /// conflict.
     pub fn namespace(mut self, n: impl Into<String>) -> Self {
         self.namespace = n.into();
         self
     }
 
-    /// For whom the locks are held: like a lock name, 1–255 bytes without control
-    /// characters and `*`. The default is `<host>-<pid>-<random>`.
+    /// The id of the task that holds the locks: 1–255 bytes without control characters and `*`,
+    /// like a lock name. The default is `<host>-<pid>-<random>`.
     pub fn task_id(mut self, n: impl Into<String>) -> Self {
         self.task_id = Some(n.into());
         self
     }
 
-    /// Which locks exclude each other; the default is
-    /// [`ConflictMatrix::platform`]. The same in all processes of a namespace.
+    /// The matrix that says which locks exclude each other. The default is
+    /// [`ConflictMatrix::platform`].
+    ///
+    /// All processes of a namespace need one matrix.
     pub fn matrix(mut self, m: ConflictMatrix) -> Self {
         self.matrix = m;
         self
     }
 
-    /// When the locks of a process that is not heard of come back; the default is
+    /// When the locks of a process that no longer renews its session are released. The default is
     /// after 15 s.
     pub fn expiry(mut self, e: Expiry) -> Self {
         self.expiry = e;
         self
     }
 
-    /// Who is served first; the default is in turn.
+    /// The order in which requests are granted. The default is [`Fairness::InTurn`].
     pub fn fairness(mut self, f: Fairness) -> Self {
         self.fairness = f;
         self
     }
 
-    /// What may show that another process of this machine is gone; the default is
-    /// its absence from the process table.
+    /// What shows that another process of this machine has ended. The default is
+    /// [`Evidence::Process`].
     pub fn evidence(mut self, e: Evidence) -> Self {
         self.evidence = e;
         self
     }
 
-    /// How many requests may wait in the namespace; the default is 10,000. One more
-    /// is refused with [`LockError::QueueFull`].
+    /// The highest number of requests that wait in the namespace. The default is 10,000. Further
+    /// ones fail with [`LockError::QueueFull`].
     pub fn queue_limit(mut self, limit: usize) -> Self {
         self.queue_limit = limit;
         self
     }
 
-    /// What the names of the three tables `locks`, `lock_sessions` and `lock_fences` start
-    /// with: 0–40 characters of `[a-z0-9_]`. The default is no prefix.
+    /// The prefix of the names of the tables `locks`, `lock_sessions` and `lock_fences`: 0–40
+    /// characters of `[a-z0-9_]`. The default is no prefix.
     ///
-    /// Processes exclude each other only in the same tables, so all of them need the same
-    /// prefix. The original platform knows the name `locks` only.
+    /// Processes exclude each other only if they use one prefix. The original platform uses the
+    /// name `locks` only.
     pub fn table_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.table_prefix = Some(prefix.into());
         self
     }
 
-    /// The schema of the tables, on PostgreSQL only: 1–63 bytes, spelt as in the catalog. It
-    /// must exist. The default is the first schema of the account's `search_path` when the
-    /// manager connects; what becomes of the `search_path` later does not matter.
+    /// The schema of the tables, on PostgreSQL only: 1–63 bytes, spelled as in the catalog. It
+    /// must exist. The default is the first schema of the account's `search_path` at the time of
+    /// the connect; later changes of the `search_path` have no effect.
     ///
-    /// Accounts with different search paths lock in the same tables only if this names
-    /// their schema.
+    /// Accounts with different search paths exclude each other only if this names one schema.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
         self
     }
 
-    /// Connects to the database that `url` names: `sqlite:`, `mysql:`, `mariadb:`,
-    /// `postgres:` or `postgresql:`. An `SQLite` file is made where there is none,
-    /// unless the URL has a `mode`. Missing tables are made.
+    /// Connects to a database by its URL: `sqlite:`, `mysql:`, `mariadb:`, `postgres:` or
+    /// `postgresql:`. A missing SQLite file is created, unless the URL has a `mode`. Missing
+    /// tables are created.
     ///
     /// The oldest versions that work are MySQL 8.0, MariaDB 10.3 and PostgreSQL 12. The
-    /// connections override those settings of the server, the role and the URL that the
-    /// meaning, the durability or the answer of a statement depends on.
+    /// connections override those settings of the server, the role and the URL on which the
+    /// meaning, the durability or the answer of a statement depends.
     ///
     /// # Rights
     ///
-    /// The account needs these rights, which are checked; it needs more only to make the
+    /// The connect checks that the account has these rights. It needs more only to create the
     /// tables.
     ///
     /// ```sql
@@ -158,28 +161,31 @@ impl Builder {
     /// GRANT SELECT, INSERT, UPDATE, DELETE ON lock_fences TO account;
     /// ```
     ///
-    /// An account whose transactions are fenced needs `SELECT` and `UPDATE` on
-    /// `lock_fences`; on SQLite there are no accounts. Row-level security of PostgreSQL must
-    /// not apply to these tables.
+    /// An account whose transactions are fenced needs `SELECT` and `UPDATE` on `lock_fences`.
+    /// Row-level security of PostgreSQL must not apply to these tables. SQLite has no accounts.
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidConfig`] for a setting or URL that cannot be,
-    /// [`LockError::Schema`] when tables are missing and may not be made, when tables of
-    /// these names are not lock tables, lack a key or a right, or are not durable, and when
-    /// another schema has the lock tables. [`LockError::Database`] when the server cannot be
-    /// reached or refuses. No error repeats the URL.
+    /// - [`LockError::InvalidConfig`]: a setting or the URL is invalid.
+    /// - [`LockError::Schema`]: tables are missing and cannot be created; tables of these names
+    ///   are not lock tables, lack a key or a right, or are not durable; or another schema has
+    ///   the lock tables.
+    /// - [`LockError::Database`]: the server cannot be reached or refuses the connection.
+    ///
+    /// No error contains the URL.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, it leaves nothing behind but, perhaps, the tables.
+    /// If the future is dropped early, nothing but the created tables may remain.
     pub fn connect(self, url: &str) -> Request<LockManager> {
         self.start(Target::parse(url))
     }
 
-    /// Connects with an engine's connect options, as a pool's `connect_options()`
-    /// returns them. The connections are our own: hooks of the pool, such as
-    /// `after_connect`, are not copied, and its `:memory:` is another database.
+    /// Connects with the connect options of an engine, for example those that a pool's
+    /// `connect_options()` returns.
+    ///
+    /// The connections do not belong to the pool. Its hooks, such as `after_connect`, are not
+    /// copied, and an in-memory database of the pool is not shared.
     ///
     /// # Errors
     ///
@@ -192,12 +198,11 @@ impl Builder {
         self.start(Ok(Connect::into_target(options)))
     }
 
-    /// Turns off a mechanism of the write schedule, so that a benchmark can measure what it
-    /// is worth.
+    /// Turns off a mechanism of the write schedule, so that a benchmark can measure it.
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidConfig`] if there is no mechanism of this name.
+    /// [`LockError::InvalidConfig`] if no mechanism has this name.
     #[doc(hidden)]
     pub fn without(mut self, mechanism: &str) -> Result<Self> {
         if self.mechanisms.turn_off(mechanism) {

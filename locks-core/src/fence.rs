@@ -1,10 +1,10 @@
-//! What a fence can be put on: the caller's own connection.
+//! The caller's connections that a guard can fence.
 
-/// What [`LockGuard::fence`](crate::LockGuard::fence) takes: a connection, a pooled
-/// connection or a transaction of an engine, or `&mut` of one.
+/// A connection that [`LockGuard::fence`](crate::LockGuard::fence) accepts: a connection, a
+/// pooled connection or a transaction of an engine, or `&mut` of one.
 ///
-/// A pool is none: the fence must be a statement of the very transaction that it
-/// protects.
+/// A pool does not implement it, because the fence must be a statement of the transaction that
+/// it protects.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be fenced",
     label = "not a connection or transaction of an engine that is compiled in",
@@ -21,22 +21,22 @@ pub(crate) mod sealed {
         store::Fence,
     };
 
-    /// Which programs take a lock away without regard to fences.
+    /// Which programs take locks away without regard to fences.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Unfenced {
-        /// The original, which knows of none: the locks row has to be looked at.
+        /// The original. The locks row shows whether it did.
         Original,
-        /// None: the fence row says all.
+        /// None. The fence row is enough.
         Nobody,
     }
 
-    /// What came of a fence.
+    /// The result of a fence.
     #[derive(Debug)]
     pub enum Touched {
         Fenced,
         /// The transaction does not see the fence row.
         Absent,
-        /// Another transaction deleted the row, or made it, since this one began.
+        /// Another transaction deleted or inserted the fence row since this one began.
         Conflict(LockError),
     }
 
@@ -44,12 +44,12 @@ pub(crate) mod sealed {
         #[doc(hidden)]
         const UNFENCED: Unfenced;
 
-        /// Puts a fence on what this connection is doing.
+        /// Fences the transaction of this connection.
         #[doc(hidden)]
         #[allow(private_interfaces)]
         fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send;
 
-        /// What a failed commit means.
+        /// Says what a failed commit means.
         #[doc(hidden)]
         fn commit_failed(error: sqlx::Error) -> Commit;
     }
@@ -79,7 +79,7 @@ pub(crate) mod sealed {
     }
 }
 
-/// Lets an engine's connections be fenced.
+/// Implements `Touch` for the connections of an engine.
 macro_rules! fence_connection {
     ($engine:ty, $connection:ty, $unfenced:expr) => {
         impl $crate::fence::sealed::Touch for $connection {
@@ -116,7 +116,8 @@ macro_rules! fence_connection {
                     Ok(_) => return Ok(Touched::Absent),
                     Err(error) => failure::<$engine>(error),
                 };
-                // Where there is a reader, a transaction that may not write has not written.
+                // On an engine with a reader, a transaction that can no longer write has not
+                // written.
                 let busy = error.kind == Kind::Busy && statement.reader.is_some();
                 if error.kind != Kind::Conflict && !busy {
                     return Err(error.into());

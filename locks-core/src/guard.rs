@@ -1,4 +1,4 @@
-//! The guard: a lock that is held.
+//! The guard of held locks.
 
 use std::{fmt, sync::Arc};
 
@@ -18,20 +18,22 @@ use crate::{
     wait::Request,
 };
 
-/// One or more locks, held until it goes.
+/// One or more held locks, which are released when the guard is dropped.
 ///
-/// Dropping it releases the locks through the driver: at once for this process, and
-/// with the driver's next write, some milliseconds later, for others.
-/// [`release`](Self::release) returns when it is done. A drop never blocks, panics or
-/// needs a runtime, except that of a driver's last handle, which flushes for at most
-/// 2 s. Like every destructor it does not run after `std::process::exit`, an abort or
-/// a kill: then others get the lock when the session is found dead.
+/// A drop sends the release to the driver. Other requests of this process can get the locks at
+/// once, other processes after the driver's next write, some milliseconds later.
+/// [`release`](Self::release) returns when the release is done.
 ///
-/// # Losing it
+/// A drop never blocks, panics or needs a runtime. One exception: the drop of a driver's last
+/// handle waits up to 2 s for pending releases. A destructor does not run after
+/// `std::process::exit`, an abort or a kill; then the locks are recovered when the session is
+/// found dead.
 ///
-/// A lock is lost when its session is not renewed in time, when a supervisor releases
-/// it, or when the manager is closed. [`lost`](Self::lost) tells; [`fence`](Self::fence)
-/// and [`commit`](Self::commit) refuse.
+/// # Loss
+///
+/// A lock is lost when its session is not renewed in time, when a supervisor releases it, or when
+/// the manager is closed. Then [`lost`](Self::lost) resolves, and [`fence`](Self::fence) and
+/// [`commit`](Self::commit) fail.
 #[must_use = "a lock is released as soon as its guard is dropped: `let _ = …` releases it at once, \
               `let _guard = …` keeps it to the end of the block"]
 pub struct LockGuard(Grant);
@@ -45,35 +47,35 @@ impl LockGuard {
         self.0.state()
     }
 
-    /// What it holds, sorted, each name once.
+    /// The names of the locks, sorted, each once.
     #[must_use]
     pub fn names(&self) -> &[LockName] {
         self.state().names()
     }
 
-    /// The fencing token: larger than that of every earlier grant in the namespace
-    /// that this one conflicts with. Grants of one write share it.
+    /// The fencing token. It is larger than the token of every earlier grant in the namespace
+    /// that conflicts with this one. Grants of one write share a token.
     ///
-    /// Hand it to whatever else has to refuse a holder that was paused for too long;
-    /// a database needs no token, since [`commit`](Self::commit) does it.
+    /// Pass it to other systems that must refuse a holder which was paused for too long. The
+    /// database of the locks needs no token: use [`commit`](Self::commit).
     #[must_use]
     pub fn token(&self) -> i64 {
         self.state().token()
     }
 
-    /// Whether the lock is held no longer, as far as this process can know: its
-    /// session's time is over, or the driver has seen it taken.
+    /// Whether the locks are lost, as far as this process can know: the lease of their session has
+    /// ended, or the driver has seen that they were taken.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.state().is_lost()
     }
 
-    /// Resolves when the lock is lost, and never if it is not. It does not borrow the
-    /// guard.
+    /// Resolves when the locks are lost; if they are not, it never resolves. The future does not
+    /// borrow the guard.
     ///
     /// # Cancel safety
     ///
-    /// It only looks: dropping it changes nothing, and another one tells the same.
+    /// Dropping the future changes nothing. Further futures report the loss too.
     ///
     /// # Examples
     ///
@@ -101,39 +103,38 @@ impl LockGuard {
         }
     }
 
-    /// Makes the transaction that `conn` is in fail unless the lock is still held,
-    /// and keeps the lock from passing on before that transaction has ended.
+    /// Makes the transaction of `conn` fail unless the locks are still held, and keeps them
+    /// from passing on before the transaction has ended.
     ///
-    /// Call it as the *last* statement before the commit; [`commit`](Self::commit)
-    /// does both. `conn` must be of the database that the locks are in. On a
-    /// connection outside any transaction it proves no more than that the lock was
-    /// held at that moment.
+    /// Call it as the *last* statement before the commit; [`commit`](Self::commit) does both.
+    /// `conn` must be connected to the database of the locks. Outside a transaction, success
+    /// only shows that the locks were held at that moment.
     ///
-    /// The fence is a shared lock: the guards of a process do not stand in each other's
-    /// way. On a cluster (Galera) it is a write, on a row of the guard's own for up to 64
-    /// guards of a task; the transactions of more that are open at one time may fail with a
-    /// transient error. On SQLite it is a write too, since a file has one writer anyway.
+    /// The fence is a shared lock, so that the guards of a process do not conflict. On a
+    /// cluster (Galera) it is a write on a row of the guard's own, for up to 64 guards of a task;
+    /// if more of their transactions are open at one time, they may fail with a transient
+    /// error. On SQLite it is a write too, because a file has one writer.
     ///
-    /// Acquire first, then begin: under REPEATABLE READ and SERIALIZABLE a transaction
-    /// that is older than the lock does not see its fence, and is refused with
-    /// [`Database`](LockError::Database), which is transient: the same work in a new
-    /// transaction may pass.
+    /// Acquire first, then begin. Under REPEATABLE READ and SERIALIZABLE, a transaction that is
+    /// older than the lock does not see its fence and fails with a transient
+    /// [`Database`](LockError::Database) error; a new transaction may succeed.
     ///
-    /// A holder that is stopped between the fence and the commit keeps the lock from
-    /// being taken while its database session lives: set the server's limit for
-    /// sessions that are idle in a transaction.
+    /// If a holder is stopped between the fence and the commit, the locks cannot be taken away
+    /// while its database session lives. To limit that, set the server's limit for sessions that
+    /// are idle in a transaction.
     ///
     /// # Errors
     ///
-    /// [`Lost`](LockError::Lost): do not commit. [`Database`](LockError::Database)
-    /// when the connection failed.
+    /// - [`Lost`](LockError::Lost): the locks are lost. Do not commit.
+    /// - [`Database`](LockError::Database): the connection failed, or the transaction is older
+    ///   than the lock.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the fence may or may not be on; the transaction should be
-    /// rolled back.
+    /// Not cancel safe: if the future is dropped early, the transaction may or may not be fenced.
+    /// Roll it back.
     pub async fn fence<C: FenceConnection + ?Sized>(&self, conn: &mut C) -> Result<()> {
-        // Before anything is sent: from now on a release waits for the commit.
+        // Counted before anything is sent, so that a release waits for the commit from now on.
         self.state().fence_begins();
         self.check()?;
         match conn.touch(self.state().fence()).await? {
@@ -142,7 +143,7 @@ impl LockGuard {
                 let reason = "its session was evicted before the fence";
                 return Err(LockError::Lost(self.state().lose(reason, None)));
             }
-            // Either the session is gone, or the transaction cannot see that it is there.
+            // Either the session is gone, or the transaction's snapshot is older than its row.
             Touched::Absent => {
                 self.confirm(Check::Session).await?;
                 return Err(LockError::too_old());
@@ -152,14 +153,14 @@ impl LockGuard {
                 return Err(error);
             }
         }
-        // A program that takes locks as the original does asks no fence: the row says.
+        // The original takes locks without regard to fences; only the locks row shows that.
         if C::UNFENCED == Unfenced::Original {
             self.confirm(Check::Row).await?;
         }
         self.check()
     }
 
-    /// A transaction that was fenced has ended: a release need not wait for it.
+    /// A fenced transaction has ended, so that a release need not wait for it.
     fn fence_ended(&self) {
         self.state().fence_ended();
     }
@@ -168,15 +169,16 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`Lost`](LockError::Lost): the transaction was rolled back.
-    /// [`Database`](LockError::Database), transient: it was rolled back, since another
-    /// transaction came first. Not transient: as after every failed commit, it may or may
-    /// not have happened.
+    /// - [`Lost`](LockError::Lost): the transaction was rolled back.
+    /// - [`Database`](LockError::Database), transient: the transaction was rolled back, because
+    ///   another transaction came first or it is older than the lock.
+    /// - [`Database`](LockError::Database), not transient: the transaction may or may not be
+    ///   committed, as after every failed commit.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the transaction may or may not be committed, but never after
-    /// the next holder was granted the lock.
+    /// If the future is dropped early, the transaction may or may not be committed, but never
+    /// after the lock was granted to the next holder.
     ///
     /// # Examples
     ///
@@ -196,7 +198,7 @@ impl LockGuard {
     {
         match self.fence(&mut tx).await {
             Ok(()) => {
-                // Of a nested transaction only the savepoint ends.
+                // The commit of a nested transaction ends only a savepoint.
                 let is_outermost = DB::TransactionManager::get_transaction_depth(&tx) == 1;
                 let Err(error) = tx.commit().await else {
                     if is_outermost {
@@ -205,7 +207,7 @@ impl LockGuard {
                     return Ok(());
                 };
                 match <sqlx::Transaction<'_, DB> as Touch>::commit_failed(error) {
-                    // A lost answer is not the end of it.
+                    // Without an answer the transaction may still be open.
                     Commit::Unknown(error) => Err(error),
                     Commit::Refused(error) => {
                         if is_outermost {
@@ -213,7 +215,7 @@ impl LockGuard {
                         }
                         Err(error)
                     }
-                    // On a cluster an eviction at another node shows here.
+                    // On a cluster, an eviction at another node makes the commit fail.
                     Commit::Conflict(error) => {
                         if is_outermost {
                             self.fence_ended();
@@ -235,7 +237,7 @@ impl LockGuard {
         }
     }
 
-    /// Fails when the loss is known here.
+    /// Fails if this process knows of the loss.
     fn check(&self) -> Result<()> {
         if self.is_lost() {
             let reason = "its session was not renewed in time";
@@ -244,7 +246,7 @@ impl LockGuard {
         Ok(())
     }
 
-    /// Asks the driver whether the grant is still there.
+    /// Asks the driver whether the grant still exists.
     async fn confirm(&self, check: Check) -> Result<()> {
         let (sender, answer) = oneshot::channel();
         let reply = Reply::new(move |result| drop(sender.send(result)));
@@ -253,18 +255,18 @@ impl LockGuard {
         self.check()
     }
 
-    /// Releases the locks and returns when it is done.
+    /// Releases the locks and returns when the release is done.
     ///
-    /// A guard that was [fenced](Self::fence) is released only after the transaction has
-    /// ended: commit or roll back first, or this waits for the caller itself.
+    /// If a transaction was [fenced](Self::fence) with this guard, the release waits for the end
+    /// of that transaction. Commit or roll back first, or the caller waits for itself.
     ///
     /// # Errors
     ///
-    /// [`Lost`](LockError::Lost) when there was nothing to release any more.
+    /// [`Lost`](LockError::Lost) if the locks were no longer held.
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any time, even before it is polled, the locks are released.
+    /// If the future is dropped, even before it is polled, the locks are released.
     pub fn release(self) -> Request<()> {
         Request::new(move |answer| {
             self.0
@@ -275,9 +277,9 @@ impl LockGuard {
     /// Keeps the locks without a guard: [`LockManager::release`](crate::LockManager::release)
     /// releases them by name.
     ///
-    /// Where locks expire, it goes with its process at the latest; the driver goes on
-    /// renewing it, also after the last handle was dropped. Where they never expire,
-    /// it stays until it is released.
+    /// If locks expire, the driver renews the detached locks until they are released or its
+    /// process ends, even after the last handle was dropped. If locks
+    /// [never expire](crate::Expiry::Never), they stay until they are released.
     pub fn detach(self) {
         self.0.detach();
     }

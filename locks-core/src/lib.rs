@@ -1,10 +1,8 @@
-//! Locks between processes, in one versioned row of the SQL database you already have.
+//! Locks between processes, in one versioned row of an SQL database.
 //!
-//! A program's tasks are separate processes, so that they can be killed. Some may run
-//! side by side, some must not. Which, a [`ConflictMatrix`] says; a [`LockManager`]
-//! takes the locks, at once or in turn, several together or not at all; a
-//! [`LockGuard`] holds them and releases on drop; and when its process dies, others
-//! get them.
+//! A [`ConflictMatrix`] says which lock names exclude each other. A [`LockManager`] acquires
+//! locks, several together or none, with or without waiting. A [`LockGuard`] holds them and
+//! releases them on drop. If a process dies, its locks are recovered.
 //!
 //! ```
 //! use std::time::Duration;
@@ -16,33 +14,32 @@
 //! # let url = format!("sqlite://{}", directory.path().join("locks.db").display());
 //! let locks = LockManager::connect(&url).await?; // or mysql://, mariadb://, postgres://
 //!
-//! // At once, or `LockError::Busy` with what stands in the way.
+//! // Now, or `LockError::Busy` with what blocks it.
 //! let guard = locks.acquire("app_task_1").await?;
 //! let refused = locks.acquire("box_update").await.unwrap_err();
 //! println!("{refused}"); // lock box_update is not available: app_task_1 is held by …
-//! drop(guard); // Released by a background thread.
+//! drop(guard); // A background thread releases it.
 //!
-//! // In turn, both together, for at most 30 s.
+//! // In order of arrival, both together, within 30 s.
 //! let guard = locks
 //!     .wait(["app_backup_1", "mail_restart"])
 //!     .timeout(Duration::from_secs(30))
 //!     .await?;
-//! guard.release().await?; // Released when it returns.
+//! guard.release().await?; // Returns when they are released.
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # What holds
+//! # Guarantees
 //!
-//! - No two holders that the matrix forbids, between tasks, threads, processes and
-//!   machines, on SQLite, MySQL, MariaDB and PostgreSQL. It rests on the
-//!   compare-and-set of one row and on nothing else: no session-bound server lock, no
-//!   clock, no notification.
-//! - Nothing leaks: a lock goes when its guard goes, also in a panic, in a cancelled
+//! - **Exclusion.** No two locks that the matrix forbids are held at one time, by tasks, threads,
+//!   processes or machines. It rests on the compare-and-set of one row: on no lock of a database
+//!   connection, no clock and no notification.
+//! - **No leaks.** A lock is released when its guard is dropped, also by a panic, in a cancelled
 //!   future, without a runtime, and at the end of `main`.
-//! - A holder that lost its lock is told ([`LockGuard::lost`]); one that was paused for
-//!   too long to be told is stopped by the fence ([`LockGuard::commit`]).
-//! - Waiters are served in order of arrival per conflict, across processes.
+//! - **Notice of loss.** A holder that has lost its lock is notified ([`LockGuard::lost`]). If it
+//!   was paused for too long to be notified, the fence refuses its commit ([`LockGuard::commit`]).
+//! - **Order.** Waiting requests that conflict are granted in order of arrival, across processes.
 //!
 //! # Cargo features
 //!
@@ -95,7 +92,7 @@ pub use sqlx;
 #[doc = include_str!("with_lock/page.md")]
 pub use locks_macros::with_lock;
 
-/// What the expansion of `#[with_lock]` uses. It changes with the macro.
+/// The functions that the expansion of `#[with_lock]` calls. They change with the macro.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::with_lock::*;

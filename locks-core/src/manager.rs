@@ -1,4 +1,4 @@
-//! The manager: where locks are asked for.
+//! The manager, which acquires locks.
 
 use std::{fmt, sync::Arc};
 
@@ -15,16 +15,17 @@ use crate::{
     wait::{AnswerSender, Request, Wait},
 };
 
-/// A handle to the locks of one namespace, acting for one task.
+/// A handle to the locks of one namespace, which acts for one task.
 ///
-/// It is cheap to clone. All handles that come from one connect, also through
-/// [`with_namespace`](Self::with_namespace) and [`with_task_id`](Self::with_task_id),
-/// share a background driver: a thread with two database connections of its own. When
-/// the last handle goes, be it a manager or a guard, what is pending is flushed for at
-/// most 2 s. A manager in a `static` is never dropped: call [`close`](Self::close).
+/// It is cheap to clone. All handles from one connect, also those of
+/// [`with_namespace`](Self::with_namespace) and [`with_task_id`](Self::with_task_id), share a
+/// driver: a background thread with at least two database connections of its own.
 ///
-/// After a `fork` the driver exists in the parent only: in the child every call
-/// fails, and a child that locks must connect by itself.
+/// The drop of the last handle, a manager or a guard, waits up to 2 s for pending releases. A
+/// manager in a `static` is never dropped: call [`close`](Self::close).
+///
+/// After a `fork` the driver exists only in the parent. In the child every call fails; connect
+/// again there.
 ///
 /// # Examples
 ///
@@ -47,7 +48,7 @@ pub struct LockManager {
 }
 
 impl LockManager {
-    /// Connects with all settings at their defaults: see [`Builder::connect`].
+    /// Connects with default settings: see [`Builder::connect`].
     ///
     /// # Errors
     ///
@@ -60,7 +61,7 @@ impl LockManager {
         Self::builder().connect(url)
     }
 
-    /// Settings, to connect with.
+    /// Returns a builder with default settings.
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -72,12 +73,12 @@ impl LockManager {
         }
     }
 
-    /// A handle to another namespace, for the same task, on the same connections.
+    /// Returns a handle to another namespace, with this handle's task and driver.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::LockError::InvalidConfig) for a namespace that is not
-    /// 1–64 of `[a-z0-9._-]`.
+    /// [`InvalidConfig`](crate::LockError::InvalidConfig) if the namespace is not 1–64 characters
+    /// of `[a-z0-9._-]`.
     pub fn with_namespace(&self, namespace: &str) -> Result<Self> {
         let owner = Owner {
             namespace: name::namespace(namespace)?,
@@ -86,13 +87,13 @@ impl LockManager {
         Ok(Self::new(self.driver.clone(), owner))
     }
 
-    /// A handle that acts for another task, on the same connections, with a session
-    /// of its own.
+    /// Returns a handle that acts for another task, with this handle's namespace and driver. Each
+    /// task has a session of its own.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::LockError::InvalidConfig) for an id that breaks the
-    /// rules of lock names.
+    /// [`InvalidConfig`](crate::LockError::InvalidConfig) if the id breaks the rules of lock
+    /// names.
     pub fn with_task_id(&self, id: &str) -> Result<Self> {
         let owner = Owner {
             namespace: self.owner.namespace.clone(),
@@ -107,35 +108,36 @@ impl LockManager {
         &self.owner.namespace
     }
 
-    /// The task this handle acts for.
+    /// The task that this handle acts for.
     #[must_use]
     pub fn task_id(&self) -> &str {
         &self.owner.task
     }
 
-    /// Which locks exclude each other.
+    /// The matrix that says which locks exclude each other.
     #[must_use]
     pub fn matrix(&self) -> ConflictMatrix {
         self.driver.matrix()
     }
 
-    /// Acquires locks at once, all of them or none. What tokio calls `try_acquire`.
+    /// Acquires all of these locks without waiting for them, or none. This is tokio's
+    /// `try_acquire`.
     ///
-    /// A lock is refused while it is held, while another that conflicts with it by
-    /// the [`ConflictMatrix`] is held, and while somebody who came earlier waits for
-    /// one that it conflicts with. A refusal rests on the row as read after the
-    /// request came.
+    /// A lock is refused if it is held, if a held lock conflicts with it by the
+    /// [`ConflictMatrix`], or if an earlier request waits for a lock that conflicts with it. A
+    /// refusal rests on a row that was read after the request arrived.
     ///
     /// # Errors
     ///
-    /// [`Busy`](crate::LockError::Busy) with what stands in the way,
-    /// [`InvalidName`](crate::LockError::InvalidName), or
-    /// [`Database`](crate::LockError::Database) when the database could not be asked
-    /// for 10 s.
+    /// - [`Busy`](crate::LockError::Busy): a lock is not available; the error names what
+    ///   blocks it.
+    /// - [`InvalidName`](crate::LockError::InvalidName).
+    /// - [`Database`](crate::LockError::Database): the database did not answer within 10 s.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its answer, it takes nothing: a grant under way is undone.
+    /// If the future is dropped before its answer, nothing is held: a grant that is under way is
+    /// released.
     ///
     /// # Examples
     ///
@@ -158,26 +160,28 @@ impl LockManager {
         }
     }
 
-    /// Waits for locks in turn, and acquires all of them together. What tokio calls
-    /// `acquire`.
+    /// Waits for all of these locks in order of arrival and acquires them together. This is
+    /// tokio's `acquire`.
     ///
-    /// Without a [`timeout`](Wait::timeout) it waits without end, also while the
-    /// database is away.
+    /// Without a [`timeout`](Wait::timeout) it waits without end, also while the database is
+    /// unreachable.
     ///
     /// # Errors
     ///
-    /// [`Timeout`](crate::LockError::Timeout) when the lock was seen refused until
-    /// the end, or the database's last error when it could not be asked;
-    /// [`Deadlock`](crate::LockError::Deadlock) when what blocks waits for the
-    /// caller's own scope; [`QueueFull`](crate::LockError::QueueFull);
-    /// [`InvalidName`](crate::LockError::InvalidName);
-    /// [`Database`](crate::LockError::Database) and
-    /// [`Schema`](crate::LockError::Schema) for what cannot heal.
+    /// - [`Timeout`](crate::LockError::Timeout): the time-out passed while the locks were not
+    ///   available. If the database did not answer, the error is the last one of the database.
+    /// - [`Deadlock`](crate::LockError::Deadlock): what blocks the request waits for the caller's
+    ///   own scope.
+    /// - [`QueueFull`](crate::LockError::QueueFull).
+    /// - [`InvalidName`](crate::LockError::InvalidName).
+    /// - [`Database`](crate::LockError::Database), [`Schema`](crate::LockError::Schema): an error
+    ///   that a retry cannot heal.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its answer, it leaves the queue and takes nothing. Its place is
-    /// lost: a wait in a `select!` loop should be kept, not made anew.
+    /// If the future is dropped before its answer, the request leaves the queue and nothing is
+    /// held. Its position is lost: in a `select!` loop keep one future instead of making a new
+    /// one in each iteration.
     #[doc(alias = "lock")]
     pub fn wait(&self, names: impl IntoLockNames) -> Wait {
         let this = self.clone();
@@ -194,7 +198,7 @@ impl LockManager {
             let nonce = driver.nonce();
             let namespace = owner.namespace.clone();
             let reply = Reply::new(move |grant: Result<_>| {
-                // If the caller is gone, the guard is dropped and releases.
+                // If the caller is gone, the guard is dropped and releases its locks.
                 drop(answer.send(grant.map(LockGuard::new)));
             });
             driver.send(Command::Acquire {
@@ -213,14 +217,15 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// [`NotHeld`](crate::LockError::NotHeld),
-    /// [`HeldByOther`](crate::LockError::HeldByOther), or
-    /// [`HeldByGuard`](crate::LockError::HeldByGuard) where a guard of this process
-    /// holds it.
+    /// - [`NotHeld`](crate::LockError::NotHeld): the lock is not held.
+    /// - [`HeldByOther`](crate::LockError::HeldByOther): another task or another process holds
+    ///   it.
+    /// - [`HeldByGuard`](crate::LockError::HeldByGuard): a guard of this process holds it.
+    /// - [`InvalidName`](crate::LockError::InvalidName).
     ///
     /// # Cancel safety
     ///
-    /// Once polled it is done, whether or not somebody waits for the answer.
+    /// Once the future was polled, dropping it does not stop the call.
     pub fn release(&self, name: impl AsRef<str>) -> Request<()> {
         let owner = self.owner.clone();
         match LockName::new(name) {
@@ -229,20 +234,22 @@ impl LockManager {
         }
     }
 
-    /// Takes away everything that a task holds, and returns it: for a supervisor
-    /// whose worker has ended. Each lock is logged as forgotten. The task's sessions
-    /// end first, so that a commit it fenced cannot come later.
+    /// Releases every lock that a task holds, and returns them. A supervisor calls it when a
+    /// worker has ended.
     ///
-    /// Where the task holds nothing, the locks row is not written.
+    /// The task's sessions are deleted first, so that a commit which the task has fenced cannot
+    /// follow. Each lock is logged as forgotten. If the task holds nothing, the locks row is not
+    /// written.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::LockError::InvalidConfig) for an impossible id, or
-    /// [`Database`](crate::LockError::Database).
+    /// - [`InvalidConfig`](crate::LockError::InvalidConfig): the id breaks the rules of lock
+    ///   names.
+    /// - [`Database`](crate::LockError::Database).
     ///
     /// # Cancel safety
     ///
-    /// Once polled it is done, whether or not somebody waits for the answer.
+    /// Once the future was polled, dropping it does not stop the call.
     pub fn release_task(&self, task_id: impl AsRef<str>) -> Request<Vec<Holder>> {
         match name::task_id(task_id.as_ref()) {
             Ok(task) => self.remove(Removal::Task(task)),
@@ -250,8 +257,8 @@ impl LockManager {
         }
     }
 
-    /// Takes away every lock of the namespace, whoever holds it, and returns them:
-    /// for the start of a platform. Versions and tokens go on growing.
+    /// Releases every lock of the namespace, of any task, and returns them. A platform calls it
+    /// when it starts. Versions and tokens continue to grow.
     ///
     /// # Errors
     ///
@@ -259,26 +266,27 @@ impl LockManager {
     ///
     /// # Cancel safety
     ///
-    /// Once polled it is done, whether or not somebody waits for the answer.
+    /// Once the future was polled, dropping it does not stop the call.
     pub fn release_all(&self) -> Request<Vec<Holder>> {
         self.remove(Removal::All)
     }
 
-    /// What is held in the namespace, by whomever, as the row says now.
+    /// Reads the locks that are held in the namespace, by any task.
     ///
     /// # Errors
     ///
-    /// [`Database`](crate::LockError::Database), or
-    /// [`Schema`](crate::LockError::Schema) where the row cannot be read.
+    /// - [`Database`](crate::LockError::Database).
+    /// - [`Schema`](crate::LockError::Schema): the row cannot be parsed.
     ///
     /// # Cancel safety
     ///
-    /// It changes nothing.
+    /// The call changes nothing.
     pub fn held(&self) -> Request<Vec<Holder>> {
         self.send(|namespace, reply| Command::Held { namespace, reply })
     }
 
-    /// Who waits in the namespace, in order, and for what.
+    /// Reads the requests that wait in the namespace, in the order of the queue, each with what
+    /// blocks it.
     ///
     /// # Errors
     ///
@@ -286,7 +294,7 @@ impl LockManager {
     ///
     /// # Cancel safety
     ///
-    /// It changes nothing.
+    /// The call changes nothing.
     pub fn waiting(&self) -> Request<Vec<Waiter>> {
         self.send(|namespace, reply| Command::Waiting { namespace, reply })
     }
@@ -310,19 +318,20 @@ impl LockManager {
         })
     }
 
-    /// Releases what is held and ends the driver, for all handles: guards that are
-    /// still alive become [`Lost`](crate::Lost), every later call gets
-    /// [`Closed`](crate::LockError::Closed). Detached locks go too, unless they never
-    /// expire.
+    /// Releases all locks of the driver and ends it, for all its handles.
+    ///
+    /// Existing guards become [`Lost`](crate::Lost), and later calls fail with
+    /// [`Closed`](crate::LockError::Closed). Detached locks are released too, unless they
+    /// [never expire](crate::Expiry::Never).
     ///
     /// # Errors
     ///
-    /// [`Database`](crate::LockError::Database) when the locks could not be released
-    /// within 10 s; they come back when their sessions expire.
+    /// [`Database`](crate::LockError::Database) if the locks were not released within 10 s; they
+    /// are recovered when their sessions expire.
     ///
     /// # Cancel safety
     ///
-    /// Once polled it is done, whether or not somebody waits for the answer.
+    /// Once the future was polled, dropping it does not stop the call.
     pub fn close(&self) -> Request<()> {
         self.send(|_, reply| Command::Close(reply))
     }

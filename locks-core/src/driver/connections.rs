@@ -35,7 +35,7 @@ pub(super) enum Event {
     Closed,
 }
 
-/// A connection that comes back from what ran on it.
+/// A connection that is free again.
 enum Returned {
     Row(Reconnecting),
     Renewals(Reconnecting),
@@ -45,7 +45,7 @@ enum Returned {
 
 /// The driver's connections.
 pub(super) struct Connections {
-    /// To make side connections like it.
+    /// Side connections are made from it.
     source: Reconnecting,
     row: Option<Reconnecting>,
     renewals: Option<Reconnecting>,
@@ -131,7 +131,7 @@ impl Connections {
         self.side.iter().map(|(_, since)| *since + SIDE_IDLE).min()
     }
 
-    /// Waits until something ends; for ever if nothing runs. Cancel safe.
+    /// Waits until something ends. If nothing runs, it never returns. Cancel safe.
     pub(super) async fn next(&mut self) -> Event {
         let Some((returned, event)) = self.running.next().await else {
             return std::future::pending().await;

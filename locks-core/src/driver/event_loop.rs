@@ -100,7 +100,7 @@ impl EventLoop {
     fn new(mut config: Config, rows: Reconnecting, driver: &Arc<Driver>) -> Self {
         let clock = Clock::start();
         let pause = config.renewal_pause();
-        // Two processes that start at one moment must not draw the same numbers.
+        // Processes that start at one moment must draw different numbers.
         let rng = fastrand::Rng::with_seed(unique());
         let change_source = match rows.change_source() {
             ChangeSource::Notifications => ChangeSource::None,
@@ -145,7 +145,7 @@ impl EventLoop {
                 Some(command) = inbox.recv() => self.on_command(command),
                 () = self.spin.wait(wake) => self.handle(DriverInput::Timeout),
             }
-            // What has arrived in the meantime joins the next write.
+            // Commands that have arrived join the next write.
             while let Ok(command) = inbox.try_recv() {
                 self.on_command(command);
             }

@@ -83,7 +83,7 @@ impl Driver {
                 event_loop::run(config, namespace, target, driver, inbox, reply);
             });
         if let Err(error) = spawned {
-            // The closure is gone, and with it the reply: the caller gets `Closed`.
+            // The reply was dropped with the closure, so that the caller gets `Closed`.
             tracing::error!(%error, "the driver's thread could not be started");
         }
     }

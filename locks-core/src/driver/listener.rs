@@ -8,7 +8,7 @@ use crate::store::{Change, ChangeSource, Failure, Listener, Reconnecting};
 
 /// How long to go on listening when no request is blocked any more.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long to leave a connection alone that failed.
+/// The pause before a connection that failed is opened again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) type Heard = Result<(Listener, Option<Change>), Failure>;

@@ -1,11 +1,11 @@
 //! How the driver's thread waits: by spinning for a moment, then asleep.
 //!
 //! A thread that sleeps wakes up some ten microseconds late, twice per write: when the
-//! database has answered, and when a caller asks for something. That is much beside a write
-//! of a few hundred microseconds. So the thread spins while a write is in flight that will be
-//! done in a moment, and for a moment after it has answered a caller, which often comes back
-//! at once. It yields the processor after each look, and sleeps while writes are slow or lost
-//! to other processes: then it is not the wake-up that takes the time.
+//! database has answered, and when a caller asks for something. Compared with a write of a few
+//! hundred microseconds that is much. Therefore the thread spins while a short write is in
+//! flight, and for a moment after it has answered a caller, which often calls again at once. It
+//! yields the processor after each turn. It sleeps while writes are slow or are lost to other
+//! processes, because then the wake-up is a small part of the time.
 
 use std::{
     thread,
@@ -16,7 +16,7 @@ use tokio::{task, time};
 
 /// The longest write that is waited for by spinning.
 const WRITE: Duration = Duration::from_millis(1);
-/// Timers go off that much too late.
+/// Timers fire up to this much too late.
 const TIMER: Duration = Duration::from_micros(500);
 /// How long to spin for callers that were answered.
 const ANSWERED: Duration = Duration::from_micros(100);
@@ -24,7 +24,7 @@ const ANSWERED: Duration = Duration::from_micros(100);
 /// Until when to spin.
 #[derive(Debug)]
 pub(super) struct Spin {
-    /// Whether another thread can run at the same time, and spinning is on.
+    /// Whether other threads can run while this one spins, and spinning is on.
     possible: bool,
     /// What the last write took; `None` if it was lost to another process.
     took: Option<Duration>,

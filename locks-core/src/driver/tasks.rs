@@ -65,7 +65,7 @@ pub(super) async fn run(task: Task, link: &mut Reconnecting, namespace: &str) ->
     }
 }
 
-/// Deletes the rows of a session, and says whether it is dead now.
+/// Deletes the rows of a session, and returns whether it is dead now.
 async fn evict(
     c: &mut Connection,
     id: &SessionId,
@@ -84,8 +84,8 @@ async fn evict(
         c.delete_fences(id).await?;
         return Ok(true);
     }
-    // Its heartbeat goes on, or another process evicts it. That is shown by what the deletion
-    // of its fence rows finds, never by an answer that does not have it.
+    // Its heartbeat advances, or another process evicts it. The deletion of its fence rows
+    // shows which; an answer without the session never does.
     if c.delete_fences_of_dead(id, witness).await? {
         return Ok(true);
     }
@@ -100,7 +100,7 @@ async fn evict_all(
     namespace: &str,
     version: Option<i64>,
 ) -> Result<Option<Vec<SessionId>>, Failure> {
-    // Listed before the row is looked at: a session in the list was there before this row
+    // Listed before the row is read, so that every session in the list existed before this row
     // is adopted.
     let sessions = sessions_in(c, namespace, |_| true, true).await?;
     let expected = version.map(|version| RowVersion {
@@ -132,8 +132,8 @@ async fn evict_task(
     let of = |t: &str| task.is_none_or(|task| task == t);
     let mut sessions = sessions_in(c, namespace, of, task.is_none()).await?;
     let mut evicted = Evicted::default();
-    // Waiters and holders whose beat row is gone are in the row. What is held is noted
-    // before: once its session is dead, any process may take it away.
+    // The row also names sessions whose heartbeat row is gone. What is held is noted first,
+    // because any process may remove the entries of a dead session.
     if let Some(row) = c.read(namespace).await?
         && let Ok(table) = LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref())
     {
@@ -157,8 +157,8 @@ async fn delete_own(c: &mut Connection, ids: &[SessionId]) -> Result<(), Failure
     }
 }
 
-/// Deletes sessions, whether they beat or not: those that are dead now, and why the others
-/// are not. One open transaction does not keep the others.
+/// Deletes sessions, whether they are alive or not. Returns those that are dead now, and why
+/// the others are not. An open transaction of one session does not stop the others.
 async fn end(
     c: &mut Connection,
     ids: Vec<SessionId>,
@@ -181,9 +181,9 @@ async fn end(
     Ok((dead, stuck))
 }
 
-/// Deletes the fences of all these sessions at once; whether no transaction was in the way. A
-/// list may meet rows that it does not name, such as one that is just being inserted, so it is
-/// tried more than once before the sessions are taken one by one.
+/// Deletes the fence rows of all these sessions in one statement. Returns whether no open
+/// transaction blocked it. A list may meet rows that it does not name, such as one that is being
+/// inserted, so it is tried several times before the sessions are deleted one by one.
 async fn delete_all_fences(c: &mut Connection, ids: &[SessionId]) -> Result<bool, Failure> {
     for pause in LIST_PAUSES {
         match c.delete_all_fences(ids).await {
@@ -200,12 +200,13 @@ async fn sessions_in(
     wanted: impl Fn(&str) -> bool,
     wants_all: bool,
 ) -> Result<Vec<SessionId>, Failure> {
-    // The fences first: a session that begins in between has its beat row before its
-    // fence row, so a fence without one is an eviction that was begun.
+    // The fence rows first. A session that is opened between the two lists has its heartbeat
+    // row before its fence row, so a fence row without one is an eviction that was begun.
     let mut ids = c.fences_in(namespace).await?;
     let beating = c.sessions_in(namespace).await?;
     let tasks: BTreeMap<_, _> = beating.iter().map(|row| (&row.id, &*row.task)).collect();
-    // Of which task it is cannot be told; if it holds anything, the row tells.
+    // A session without a heartbeat row has no known task. If it holds anything, the row has
+    // its task.
     ids.retain(|id| match tasks.get(id) {
         Some(task) => wanted(task),
         None => wants_all,
@@ -217,7 +218,7 @@ async fn sessions_in(
     Ok(ids)
 }
 
-/// Tries again what can be repeated, with growing pauses, before it is given back.
+/// Runs `work` again after failures that can be repeated, with growing pauses.
 async fn persist<T>(
     link: &mut Reconnecting,
     work: impl AsyncFn(&mut Connection) -> Result<T, Failure>,
@@ -230,7 +231,7 @@ async fn persist<T>(
         .build();
     for pause in pauses {
         match link.with(&work).await {
-            // A lock is waited for elsewhere, so that it keeps nothing else waiting.
+            // The protocol runs it again later, so that nothing else waits on this connection.
             Err(failure) if failure.kind == Kind::Locked => return Err(failure),
             Err(failure) if failure.class != Class::Permanent => {
                 tracing::debug!(%failure, "asking again");

@@ -276,7 +276,7 @@ fn evict_task(call: CallId, what: &Removal) -> Task {
     Task::EvictTask { call, task }
 }
 
-/// Whether two reports are of the same grant.
+/// Whether two reports are of one grant.
 pub(super) fn is_same_grant(a: &Holder, b: &Holder) -> bool {
     a.name == b.name && a.token == b.token
 }

@@ -1,8 +1,8 @@
 //! Which sessions of other processes are dead.
 //!
-//! A process trusts no clock but its own. It gives a session up when the heartbeat did not
+//! A process trusts no clock but its own. It declares a session dead if the heartbeat did not
 //! change for the session's whole ttl and a margin, with answers that came without a gap;
-//! or at once when the session's process ran on this machine and has ended. The method is
+//! or at once if the session's process ran on this machine and has ended. The method is
 //! that of the `DynamoDB` lock client and of Kubernetes' leader election.
 
 use std::{
@@ -202,7 +202,7 @@ impl FailureDetector {
     ) -> Time {
         let [least, most] = LIST_LIMITS;
         let pause = if first && !self.listed.is_empty() {
-            // What was left behind before this process came goes soon.
+            // What dead processes left before this one started is removed soon.
             ttl.saturating_add(ttl / MARGIN).min(most)
         } else {
             let pause = ttl.saturating_mul(LIST).clamp(least, most);

@@ -1,9 +1,9 @@
-//! Whether a write waits a moment for company.
+//! Whether a write waits a moment for more callers.
 //!
-//! A caller that the last write answered mostly asks for something again at once. A write
-//! that does not wait for such callers leaves them to the next one, and splits them into
-//! parties that take turns for ever. The wait begins again with every caller that comes, up
-//! to the time that a write takes.
+//! A caller that the last write answered mostly calls again at once. A write that does not
+//! wait for such callers leaves them to the next one, and splits them into groups that
+//! alternate without end. The wait begins again with every caller that comes, up to the time
+//! that a write takes.
 
 use std::time::Duration;
 

@@ -66,7 +66,7 @@ pub(crate) enum DriverInput {
     To(Arc<str>, Input),
     /// A renewal is done.
     Renewed(Renewed),
-    /// Everything is released and the driver ends; the calls are told when it has ended.
+    /// Everything is released and the driver ends. The calls are answered when it has ended.
     Close {
         call: Option<CallId>,
         fenced: BTreeSet<Nonce>,

@@ -1,7 +1,8 @@
-//! The core: what a process does, and when, to share the locks of a namespace with others.
+//! The protocol: a state machine that decides what a process does, and when, to share the
+//! locks of a namespace with other processes.
 //!
-//! Nothing here waits, reads a clock, draws a random number that was not handed in, or knows
-//! a database. The driver, or a simulator, hands in what happened and does what comes out:
+//! Nothing here waits, reads a clock, seeds a random generator or knows a database. The driver,
+//! or a simulator, hands in what happened and does what comes out:
 //!
 //! ```text
 //!                      ┌──────────────────────────┐
@@ -14,19 +15,23 @@
 //!                      └──────────────────────────┘
 //! ```
 //!
-//! [`Namespaces`] holds all namespaces of a process. They share one row connection, one
-//! connection for renewals, group commit, and shutdown.
+//! [`Namespaces`] holds all namespaces of a driver. They share the row connection, the
+//! connection for renewals, group commit, and the shutdown.
 //!
-//! The path of one acquire, when the lock is free:
+//! The path of one acquire if the lock is free:
 //!
 //! 1. [`Input::Acquire`] adds a pending request (`requests`).
-//! 2. Is the row unknown, [`Query::Read`] reads it (`row`). Has the task no session,
+//! 2. If the row is unknown, [`Query::Read`] reads it (`row`). If the task has no session,
 //!    [`Query::OpenSessions`] inserts one (`sessions`).
-//! 3. `plan` grants the request in a copy of the lock table.
-//! 4. [`Query::CompareAndSet`] writes the table if the row is still of the version that was
-//!    read, and if the session is alive.
+//! 3. `plan` grants the request in the lock table that was read.
+//! 4. [`Query::CompareAndSet`] writes that table if the row still has the version that was
+//!    read, and if the session is alive. The query carries the plan.
 //! 5. The completion brings the plan back. If the row was replaced, the plan is applied:
-//!    [`Output::Granted`]. If not, the cycle begins again at step 2.
+//!    [`Output::Granted`]. Otherwise the cycle begins again at step 2.
+//!
+//! If the lock is not free, `plan` refuses the request ([`Output::Failed`]), or adds it to the
+//! queue in the table. A queued request stays pending: [`Input::Changed`] or the next poll of the
+//! row (`poll_schedule`) begins the cycle again.
 
 // Each module uses only modules above it.
 mod time;

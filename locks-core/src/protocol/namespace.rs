@@ -9,7 +9,7 @@
 //!   conflict, failure ◀── CompareAndSet ◀── Plan on the cached row
 //!                              │
 //!                              ▼
-//!                 Failed, Answer; notify
+//!            Granted, Failed, Answer; notify
 //! ```
 
 mod calls;
@@ -51,12 +51,12 @@ use crate::{
 
 /// How often to look for a row that is missing.
 const MISSING: Duration = Duration::from_millis(50);
-/// How often the processes of this machine are looked at.
+/// How often the process table of this machine is read.
 const NEIGHBOURS: Duration = Duration::from_millis(20);
 /// The pause after a task that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// The pause after a task that met the lock of an open transaction, for each such task, up
-/// to the pause above. So they ask 20 times a second together.
+/// to the pause above. All of them together then ask 20 times a second.
 const RETRY_LOCKED: Duration = Duration::from_millis(50);
 /// The pause after sessions could not be deleted because of an open transaction.
 const CLEAR_AGAIN: Duration = Duration::from_millis(250);
@@ -94,15 +94,15 @@ pub(crate) struct Namespace {
     write_schedule: WriteSchedule,
     poll_schedule: PollSchedule,
     change_source: ChangeSource,
-    /// Sessions whose rows are gone for good, while the locks row may have entries of them.
+    /// Sessions whose rows were deleted. The locks row may still have entries of theirs.
     dead: BTreeSet<SessionId>,
     /// Sessions whose eviction is under way or waits to be run again.
     evicting: BTreeSet<SessionId>,
-    /// Sessions of this process that are to be looked for.
+    /// Sessions of this process whose rows have to be looked for.
     doubtful: BTreeSet<SessionId>,
     /// Tasks that failed, and when to run them again.
     retries: Vec<(Time, Task)>,
-    /// Whether the sessions of other processes are looked at: they block a request.
+    /// Whether the sessions of other processes are checked, because they block a request.
     observing: bool,
     /// Whether all sessions of the namespace are being deleted.
     clearing: bool,
@@ -353,7 +353,7 @@ impl Namespace {
 
     // Time.
 
-    /// What time has brought: requests that are overdue, leases that ended, tasks to repeat.
+    /// Handles what is due: overdue requests, leases that ended, tasks to repeat.
     fn handle_timeout(&mut self, now: Now) {
         let time = now.monotonic;
         for key in self.sessions.expired(now) {

@@ -1,5 +1,5 @@
-//! One process's view of all its namespaces, which share a row connection, a connection for
-//! renewals, and their end.
+//! One process's view of all its namespaces. They share the row connection, the connection for
+//! renewals, and the shutdown.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -50,7 +50,7 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// `rng` must be seeded so that no two processes draw the same numbers.
+    /// `rng` must have a seed of its own in each process.
     pub(crate) fn new(config: Config, rng: fastrand::Rng) -> Self {
         Self {
             config: Arc::new(config),

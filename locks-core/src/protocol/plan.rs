@@ -72,8 +72,7 @@ pub(super) struct Plan {
     pub(super) recovered: Vec<Holder>,
     /// Inspections that are answered from the row as it is.
     pub(super) inspected: Vec<CallId>,
-    /// Sessions whose locks were taken without asking. They have to die before anything is
-    /// granted.
+    /// Sessions whose locks were stolen. They have to be dead before anything is granted.
     pub(super) stolen: Vec<SessionId>,
     /// Whether a request was left for the next write, because this one names enough
     /// sessions.
@@ -146,7 +145,7 @@ impl Plan {
     }
 
     /// Releases what is held or queued under a session of this process and what this process
-    /// does not know of: a write without answer was applied after its caller had gone.
+    /// does not know of: a write without answer was applied after its caller was gone.
     fn release_unknown(&mut self, table: &mut LockTable, input: &PlanInput<'_>) {
         if input.unchecked.is_empty() {
             return;
@@ -296,7 +295,7 @@ impl Plan {
             }
             let fresh = input.proven >= pending.since();
             match pending.policy() {
-                // Blocked only by what will be gone in a moment.
+                // It is decided when the sessions of the stolen or lost locks are dead.
                 WaitPolicy::NoWait if !self.stolen.is_empty() || has_lost_grant(table, request) => {
                 }
                 WaitPolicy::NoWait if fresh => {
@@ -365,8 +364,8 @@ impl Plan {
         self.again |= nested || pending.ticket().is_some();
     }
 
-    /// New queue entries alone are not written at once. They were in the table all the same
-    /// so that no request which came later was granted what they wait for.
+    /// New queue entries alone are not written at once. They are in the table until here, so
+    /// that no later request is granted what they wait for.
     fn defer(&mut self, table: &mut LockTable, input: &PlanInput<'_>) {
         let until = self.deferrable.iter().map(|(_, until)| *until).min();
         if self.changed || until.is_some_and(|until| until <= input.now) {
@@ -387,7 +386,7 @@ impl Plan {
     }
 
     /// The sessions without which the plan must not be written. One that held nothing may
-    /// have been evicted unnoticed.
+    /// have been evicted without notice.
     pub(super) fn must_live(&self, requests: &Requests) -> Vec<SessionId> {
         let granted = self.granted.keys().filter_map(|nonce| requests.get(*nonce));
         let granted = granted.map(|pending| pending.request().session.clone());

@@ -40,7 +40,7 @@ pub(super) struct PendingRequest {
     since: Time,
     /// What blocked it when it was first seen blocked.
     blocked_by: Vec<Blocker>,
-    /// The caller has its answer or is gone: what the row has of the request must go.
+    /// The caller has its answer or is gone. What the row has of the request is removed.
     cancelled: bool,
 }
 

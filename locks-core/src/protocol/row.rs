@@ -81,7 +81,7 @@ pub(super) struct RowCache {
     missing_since: Option<Time>,
     /// The version on which a write without answer was based: it may yet be applied.
     unsettled: Option<RowVersion>,
-    /// The row may have entries under sessions of this process that it does not know of.
+    /// The row may have entries of this process's sessions that this process does not know of.
     unchecked: bool,
     /// A write that was refused: the version it was based on, and the sessions of this
     /// process that it named.

@@ -17,7 +17,7 @@ pub(crate) enum EvictReason {
     /// Its process has ended.
     ProcessExited,
     /// It is a session of this process that must not be used any more, or one whose lock
-    /// was taken without asking.
+    /// was stolen.
     Lost,
     /// Another process began to evict it.
     Resumed,

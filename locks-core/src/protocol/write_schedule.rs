@@ -20,7 +20,7 @@ use super::{
 };
 use crate::store::RowVersion;
 
-/// How long a write waits that no caller waits for: a release by drop, or a queue entry. It
+/// How long a write waits for which no caller waits: a release by drop, or a queue entry. It
 /// joins any other write.
 pub(super) const DEFERRAL: Duration = Duration::from_millis(1);
 
@@ -67,8 +67,8 @@ pub(super) struct WriteSchedule {
     wrote: Option<RowVersion>,
     /// How often no other process wrote between two writes of this one.
     alone: u32,
-    /// When the last write was answered, unless the row was read since. One read is enough:
-    /// else a namespace with much to read would never write.
+    /// When the last write was answered, unless the row was read since then. One read is
+    /// enough, or a namespace whose reads are slow would never write.
     unread_since: Option<Time>,
     /// Conflicts since the last write that succeeded.
     conflicts: u32,
@@ -121,7 +121,7 @@ impl WriteSchedule {
         self.mechanisms.reread && self.alone < ALONE && self.unread_since.is_some_and(old)
     }
 
-    /// The row's lock cannot be had.
+    /// The row's lock was refused for good.
     pub(super) fn on_row_lock_refused(&mut self) {
         self.mechanisms.row_lock = false;
         self.contention = Contention::Racing(0);
@@ -163,7 +163,7 @@ impl WriteSchedule {
         };
         self.unread_since = Some(now);
         let Contention::Racing(conflicts) = &mut self.contention else {
-            // The lock sees to the order.
+            // The server orders the writers.
             return;
         };
         *conflicts = 0;

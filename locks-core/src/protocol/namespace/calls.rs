@@ -61,7 +61,7 @@ impl Namespace {
         if let Inspection::Confirm(nonce, _) = &what
             && self.grants.session_of(*nonce).is_none()
         {
-            // It was lost before, and the guard was told.
+            // The grant was lost before, and its guard knows.
             self.answer(call, Answer::Done);
             return;
         }

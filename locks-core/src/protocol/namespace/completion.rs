@@ -44,7 +44,7 @@ impl Namespace {
                 }
             }
             Completion::SessionsOpened(sessions, Err(failure)) => {
-                // An id is used for one attempt only. What arrived of it is deleted.
+                // An id is used for one attempt only. Rows that were inserted are deleted.
                 let ids = sessions.into_iter().map(|session| session.id).collect();
                 self.task(Task::DeleteIdleSessions(ids));
                 self.on_failure(failure, Writes::Yes, now);

@@ -54,15 +54,15 @@ impl Namespace {
         }
     }
 
-    /// A session of this process is not there any more.
+    /// A session of this process does not exist any more.
     pub(super) fn end_session(&mut self, id: &SessionId, reason: &'static str, now: Now) {
         if let Some(key) = self.sessions.key_of(id).cloned() {
             self.lose_session(&key, reason, now);
         }
     }
 
-    /// A lock under this session was taken away, so the session is dead or has to be: nothing
-    /// may be granted under it any more.
+    /// A lock under this session was taken away. The session is dead or has to be evicted:
+    /// nothing may be granted under it any more.
     pub(super) fn on_lock_stolen(&mut self, id: &SessionId, now: Now) {
         self.end_session(id, "a lock of the session was taken away", now);
     }
@@ -73,7 +73,7 @@ impl Namespace {
             self.on_grant_lost(&grant, &Loss { reason, by: None });
         }
         self.outputs.push_back(Output::LeaseEnded(id.clone()));
-        // It is of no use any more, and is evicted like one of another process.
+        // It cannot be used any more, and is evicted like one of another process.
         self.evict(id, EvictReason::Lost, now);
         self.replan = true;
     }
@@ -125,7 +125,7 @@ impl Namespace {
         }
     }
 
-    /// The rows of a session are gone for good. If it was one of this process, it is lost.
+    /// The rows of a session were deleted. If it was one of this process, it is lost.
     pub(super) fn on_session_dead(&mut self, id: SessionId, now: Now) {
         self.evicting.insert(id.clone());
         self.end_session(&id, "its session was ended by a supervisor", now);
@@ -137,7 +137,7 @@ impl Namespace {
     pub(super) fn on_peers_checked(&mut self, peers: Peers, sent: Now, now: Now) {
         match peers.row {
             Some(row) => self.on_row(Some(row), sent, now),
-            // The look has shown the row's version as well.
+            // The query has shown the row's version as well.
             None => self.timers.stop(Timer::Poll),
         }
         self.reschedule(now);

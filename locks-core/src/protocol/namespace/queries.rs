@@ -127,8 +127,8 @@ impl Namespace {
     pub(super) fn use_row_lock(&mut self, now: Now) -> Query {
         let found = self.row.known().map(|cached| cached.version.clone());
         self.write_schedule.on_row_unlocked(found.as_ref());
-        // Sessions are opened before. A request that has come to need one since then has to
-        // wait for the next write.
+        // Sessions are opened before the row is locked. If a request needs one since then, it
+        // waits for the next write.
         if found.is_some() && self.doubtful.is_empty() {
             self.assign_sessions(now);
             if let Some(query @ Query::CompareAndSet(_)) = self.plan_write(now) {
@@ -226,7 +226,7 @@ impl Namespace {
         format!("{:016x}{:016x}", self.rng.u64(..), self.rng.u64(..))
     }
 
-    /// What is to be looked at although no caller asked for anything.
+    /// The next query that no caller asked for.
     pub(super) fn look(&mut self, now: Now) -> Option<Query> {
         let time = now.monotonic;
         if self.timers.is_due(Timer::Orphans, time) {

@@ -173,7 +173,7 @@ impl Namespace {
         }
     }
 
-    /// Begins the release of a detached lock; or says why that cannot be done.
+    /// Begins the release of a detached lock, or returns why it cannot.
     pub(super) fn release_name(
         &mut self,
         table: &LockTable,
@@ -311,7 +311,7 @@ impl Namespace {
         self.last_error = Some(error);
     }
 
-    /// Tells every caller that it cannot be done.
+    /// Answers every caller with an error.
     pub(super) fn fail_all(&mut self, error: &LockError, now: Now) {
         let (timers, rng) = (&mut self.timers, &mut self.rng);
         self.write_schedule
