@@ -9,7 +9,7 @@ use std::{
     env,
     io::{self, Write as _},
     process::{self, Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, SystemTime},
 };
 
 use locks_core::{Blocker, ConflictMatrix, LockManager, with_lock};
@@ -54,12 +54,14 @@ async fn update(version: &str, log: &Log<'_>) -> Result<()> {
 
 /// A task's process: it connects, and calls the function of its job.
 async fn work(namespace: &str, worker: &str, job: &str) -> Result<()> {
-    let mut url = String::new(); // Not an argument: it may have a password.
-    io::stdin().read_line(&mut url)?;
+    let mut input = io::stdin().lines();
+    let url = input.next().ok_or("no URL")??; // Not an argument: it may have a password.
     let builder = LockManager::builder().namespace(namespace).task_id(worker);
-    let locks = builder.matrix(MATRIX).connect(url.trim()).await?;
+    let locks = builder.matrix(MATRIX).connect(&url).await?;
     let _default = locks.install()?; // What `#[with_lock]` uses.
-    let log = Log(worker, job, Instant::now());
+    // It is connected before the first job begins, and begins when it is told when that was.
+    let begin = input.next().ok_or("no job")??.parse()?;
+    let log = Log(worker, job, begin);
     match job.split_once(' ') {
         Some(("install", app)) => install(app, &log).await?,
         Some(("backup", app)) => back_up(app, &log).await?,
@@ -69,15 +71,20 @@ async fn work(namespace: &str, worker: &str, job: &str) -> Result<()> {
     Ok(locks.close().await?)
 }
 
-/// Prints what happens to a job: its process, the job, and when it began.
-struct Log<'a>(&'a str, &'a str, Instant);
+/// Prints what happens: the process, the job, and when the first job began.
+struct Log<'a>(&'a str, &'a str, u128);
 
 impl Log<'_> {
     fn print(&self, what: &str) -> Result<()> {
-        let ms = self.2.elapsed().as_millis();
+        let ms = now()?.saturating_sub(self.2);
         let line = format!("{ms:>6}  {:8}  {:12}  {what}", self.0, self.1);
         Ok(writeln!(io::stdout(), "{line}")?)
     }
+}
+
+/// Milliseconds of the clock that all processes share.
+fn now() -> Result<u128> {
+    Ok(SystemTime::UNIX_EPOCH.elapsed()?.as_millis())
 }
 
 fn main() {
@@ -105,19 +112,23 @@ async fn run(url: &str) -> Result<()> {
     let namespace = format!("worker-{}", process::id());
     let builder = LockManager::builder().namespace(&namespace);
     let locks = builder.matrix(MATRIX).connect(url).await?;
-    println!("    ms  process   job           what happens");
     let mut processes = Vec::new();
     for (job, number) in JOBS.split(", ").zip(1..) {
         let worker = format!("worker-{number}");
         let mut command = Command::new(env::current_exe()?);
         command.args([&namespace, &worker, job]);
-        let mut child = command.stdin(Stdio::piped()).spawn()?;
+        let child = command.stdin(Stdio::piped()).spawn()?;
         writeln!(child.stdin.as_ref().ok_or("no input")?, "{url}")?;
-        let log = Log(&worker, job, Instant::now());
-        wait_until_requested(&locks, &log, &mut child).await?;
-        processes.push(child);
+        processes.push((worker, job, child));
     }
-    for mut child in processes {
+    println!("    ms  process   job           what happens");
+    let begin = now()?;
+    for (worker, job, child) in &mut processes {
+        writeln!(child.stdin.as_ref().ok_or("no input")?, "{begin}")?;
+        let log = Log(worker, job, begin);
+        wait_until_requested(&locks, &log, child).await?;
+    }
+    for (.., mut child) in processes {
         let status = child.wait()?;
         if !status.success() {
             return Err(format!("a task's process ended with {status}").into());
