@@ -1,10 +1,10 @@
-//! What a fence can be put on: the caller's own connection.
+//! The connections that can be fenced: those of the application.
 
-/// What [`LockGuard::fence`](crate::LockGuard::fence) takes: a connection, a pooled
+/// The argument of [`LockGuard::fence`](crate::LockGuard::fence): a connection, a pooled
 /// connection or a transaction of an engine, or `&mut` of one.
 ///
-/// A pool is none: the fence must be a statement of the very transaction that it
-/// protects.
+/// A pool does not implement it, because the fence has to be a statement of the transaction
+/// that it protects.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be fenced",
     label = "not a connection or transaction of an engine that is compiled in",
@@ -21,22 +21,22 @@ pub(crate) mod sealed {
         store::Fence,
     };
 
-    /// Which programs take a lock away without regard to fences.
+    /// The programs that remove a lock without regard to its fence.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Unfenced {
-        /// The original, which knows of none: the locks row has to be looked at.
+        /// The original. After the fence, the locks row has to be checked.
         Original,
-        /// None: the fence row says all.
-        Nobody,
+        /// None: the fence statement is sufficient.
+        None,
     }
 
-    /// What came of a fence.
+    /// The result of a fence statement.
     #[derive(Debug)]
     pub enum Touched {
         Fenced,
         /// The transaction does not see the fence row.
         Absent,
-        /// Another transaction deleted the row, or made it, since this one began.
+        /// Another transaction deleted or inserted the row since this one began.
         Conflict(LockError),
     }
 
@@ -44,24 +44,24 @@ pub(crate) mod sealed {
         #[doc(hidden)]
         const UNFENCED: Unfenced;
 
-        /// Puts a fence on what this connection is doing.
+        /// Fences the transaction of this connection.
         #[doc(hidden)]
         #[allow(private_interfaces)]
         fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send;
 
-        /// What a failed commit means.
+        /// Classifies the error of a commit.
         #[doc(hidden)]
         fn commit_failed(error: sqlx::Error) -> Commit;
     }
 
-    /// What a failed commit means.
+    /// A failed commit.
     #[derive(Debug)]
     pub enum Commit {
-        /// Another transaction came first; nothing was committed.
+        /// Nothing was committed, because of a conflict with another transaction.
         Conflict(LockError),
-        /// The server refused it; nothing was committed.
+        /// Nothing was committed, because the server refused.
         Refused(LockError),
-        /// It may have been committed.
+        /// The transaction may have been committed.
         Unknown(LockError),
     }
 
@@ -79,7 +79,7 @@ pub(crate) mod sealed {
     }
 }
 
-/// Lets an engine's connections be fenced.
+/// Implements `FenceConnection` for the connections of an engine.
 macro_rules! fence_connection {
     ($engine:ty, $connection:ty, $unfenced:expr) => {
         impl $crate::fence::sealed::Touch for $connection {
@@ -116,7 +116,7 @@ macro_rules! fence_connection {
                     Ok(_) => return Ok(Touched::Absent),
                     Err(error) => failure::<$engine>(error),
                 };
-                // Where there is a reader, a transaction that may not write has not written.
+                // If there is a reader, a transaction that cannot write has not written.
                 let busy = error.kind == Kind::Busy && statement.reader.is_some();
                 if error.kind != Kind::Conflict && !busy {
                     return Err(error.into());

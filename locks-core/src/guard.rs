@@ -162,7 +162,7 @@ impl LockGuard {
         self.check()?;
         match conn.touch(&self.tenure.fence).await? {
             Touched::Fenced => {}
-            Touched::Absent if C::UNFENCED == Unfenced::Nobody => {
+            Touched::Absent if C::UNFENCED == Unfenced::None => {
                 let reason = "its session was evicted before the fence";
                 return Err(LockError::Lost(self.tenure.lose(reason, None)));
             }

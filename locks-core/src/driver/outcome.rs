@@ -427,7 +427,7 @@ impl Namespace {
         self.trouble = Some(error);
     }
 
-    /// ChangeSource everybody who waits that it cannot be done.
+    /// Tells everybody who waits that it cannot be done.
     fn give_up(&mut self, error: &LockError, now: Instant) {
         self.backoff.failure(now);
         self.needs_fresh = false;

@@ -69,7 +69,7 @@ pub(super) enum Phase {
     },
 }
 
-/// ChangeSource one chore from another.
+/// Tells one chore from another.
 pub(super) type ChoreId = u64;
 
 /// What to do: the table that was handed in is already the one to write.

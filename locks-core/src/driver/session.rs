@@ -190,7 +190,7 @@ pub(super) struct Held {
     pub(super) tenure: Arc<Tenure>,
 }
 
-/// ChangeSource releases apart: a detached grant goes lock by lock, so its nonce alone does
+/// Tells releases apart: a detached grant goes lock by lock, so its nonce alone does
 /// not. The number is that of its locks before.
 pub(super) type ReleaseKey = (Nonce, usize);
 
