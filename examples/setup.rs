@@ -1,70 +1,61 @@
-//! Guards by hand, in code that sets something up: several locks at once, who stands in the
-//! way, waiting with a limit, locks without a guard, and a transaction under a lock.
+//! Locks in code that sets something up: several locks at once, what stands in the way, a wait with
+//! a limit, a lock without a guard, and a transaction that is committed only while its lock is
+//! held. Code without a runtime calls `.blocking()`.
 //!
-//! Run it with `cargo run --example setup`. It needs nothing: its database is an `SQLite`
-//! file in a temporary directory.
+//! Run it with `cargo run --example setup`. Its database is an SQLite file in a temporary directory.
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::{process, thread, time::Duration};
 
-use locks_core::{Blocker, LockError, LockManager, sqlx};
-use locks_examples::{Database, Result};
+use locks_core::{Blocker, LockError, LockManager};
 use sqlx::SqlitePool;
 
-// Set-up code is often synchronous, and runs before there is a runtime: `.blocking()`.
-fn main() -> ExitCode {
-    match set_up() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+fn main() {
+    if let Err(error) = set_up() {
+        eprintln!("error: {error}");
+        process::exit(1);
     }
 }
 
 fn set_up() -> Result<()> {
-    let database = Database::at(None)?;
-    let url = database.url();
-    println!("connects to {database}");
-    let installer = LockManager::builder()
-        .task_id("installer")
-        .connect(url)
-        .blocking()?;
-    // Stands for another process: the locks cannot tell the difference.
-    let updater = LockManager::builder()
-        .task_id("updater")
-        .connect(url)
-        .blocking()?;
+    let directory = tempfile::tempdir()?;
+    let url = format!("sqlite://{}", directory.path().join("locks.db").display());
+    let connect = |task: &str| {
+        LockManager::builder()
+            .task_id(task)
+            .connect(&url)
+            .blocking()
+    };
+    let installer = connect("installer")?;
+    // This could be another process.
+    let updater = connect("updater")?;
 
     several_at_once(&installer, &updater)?;
     wait_with_limit(&installer, &updater)?;
     without_guard(&installer, &updater)?;
-    tokio::runtime::Runtime::new()?.block_on(migrate(&installer, &updater, url))?;
+    tokio::runtime::Runtime::new()?.block_on(migrate(&installer, &updater, &url))?;
 
-    // Optional: the last handle's drop would do it, too, but could not tell of an error.
     updater.close().blocking()?;
     installer.close().blocking()?;
     println!("\nboth have closed");
     Ok(())
 }
 
-/// All of the names or none of them, now or never.
+/// All of the names or none of them, without waiting.
 fn several_at_once(installer: &LockManager, updater: &LockManager) -> Result<()> {
-    println!("\nSeveral at once");
-    let guard = installer
-        .acquire(["app_task_1", "app_backup_1"])
-        .blocking()?;
+    println!("Several at once");
+    let names = ["app_task_1", "app_backup_1"];
+    let guard = installer.acquire(names).blocking()?;
     println!("  installer holds {}", list(guard.names()));
 
     match updater.acquire("box_update").blocking() {
-        Ok(_) => return Err("box_update was granted beside an app task".into()),
+        Ok(_) => return Err("box_update conflicts with app_task_1".into()),
         Err(LockError::Busy { blocked_by, .. }) => {
             println!("  updater cannot have box_update now:");
             for blocker in &blocked_by {
-                match blocker {
-                    Blocker::Holder(holder) => {
-                        println!("    {} holds {}", holder.task_id, holder.name);
-                    }
-                    other => println!("    {other}"),
+                if let Blocker::Holder(holder) = blocker {
+                    println!("    {} holds {}", holder.task_id, holder.name);
                 }
             }
         }
@@ -74,28 +65,26 @@ fn several_at_once(installer: &LockManager, updater: &LockManager) -> Result<()>
     guard.release().blocking()?;
     let update = updater.acquire("box_update").blocking()?;
     println!("  installer has released them; updater holds box_update");
-    // Dropping a guard releases it as well, some milliseconds later.
+    // A dropped guard is released some milliseconds later.
     drop(update);
     Ok(())
 }
 
-/// In turn, but not for ever.
+/// In order of arrival, and not for longer than a limit.
 fn wait_with_limit(installer: &LockManager, updater: &LockManager) -> Result<()> {
     println!("\nWaiting with a limit");
     let guard = installer.wait("app_task_1").blocking()?;
     let limit = Duration::from_millis(200);
     match updater.wait("box_update").timeout(limit).blocking() {
-        Ok(_) => return Err("box_update was granted beside an app task".into()),
+        Ok(_) => return Err("box_update conflicts with app_task_1".into()),
         Err(error) if error.is_timeout() => println!("  {error}"),
         Err(error) => return Err(error.into()),
     }
 
-    // Now somebody is waiting when the lock comes free.
+    // Now the updater is waiting when the lock is released.
     thread::scope(|scope| {
-        let update = scope.spawn(|| {
-            let limit = Duration::from_secs(10);
-            updater.wait("box_update").timeout(limit).blocking()
-        });
+        let limit = Duration::from_secs(10);
+        let update = scope.spawn(move || updater.wait("box_update").timeout(limit).blocking());
         while installer.waiting().blocking()?.is_empty() {
             thread::sleep(Duration::from_millis(5));
         }
@@ -108,15 +97,15 @@ fn wait_with_limit(installer: &LockManager, updater: &LockManager) -> Result<()>
     })
 }
 
-/// A lock that outlives the code that acquired it, for as long as the process lives.
+/// A lock that is held until it is released by name, or until the process ends.
 fn without_guard(installer: &LockManager, updater: &LockManager) -> Result<()> {
     println!("\nWithout a guard");
     installer.acquire("mail_restart").blocking()?.detach();
     for holder in updater.held().blocking()? {
-        println!("  {holder}, by no guard");
+        println!("  {holder}, without a guard");
     }
     match updater.release("mail_restart").blocking() {
-        Ok(()) => return Err("a lock was released by somebody else".into()),
+        Ok(()) => return Err("another task has released the lock".into()),
         Err(error) => println!("  updater tries to release it: {error}"),
     }
     installer.release("mail_restart").blocking()?;
@@ -125,38 +114,28 @@ fn without_guard(installer: &LockManager, updater: &LockManager) -> Result<()> {
     Ok(())
 }
 
-/// A transaction that cannot be committed by somebody who has lost the lock.
+/// A transaction that is committed only if the lock is still held.
 async fn migrate(installer: &LockManager, updater: &LockManager, url: &str) -> Result<()> {
     println!("\nA migration under a lock");
     let pool = SqlitePool::connect(url).await?;
 
     let guard = installer.wait("box_update").await?;
     let mut tx = pool.begin().await?;
-    sqlx::query("CREATE TABLE settings (version INTEGER NOT NULL)")
-        .execute(&mut *tx)
-        .await?;
-    sqlx::query("INSERT INTO settings (version) VALUES (1)")
-        .execute(&mut *tx)
-        .await?;
+    let create = "CREATE TABLE settings AS SELECT 1 AS version";
+    sqlx::query(create).execute(&mut *tx).await?;
     guard.commit(tx).await?;
-    println!(
-        "  committed version {} while holding it",
-        version(&pool).await?
-    );
+    println!("  committed version {}", version(&pool).await?);
 
-    // What a supervisor does who believes that a process has ended.
+    // A supervisor does this when it believes that the installer has ended.
     for holder in updater.release_task(installer.task_id()).await? {
-        println!(
-            "  updater takes {} away from {}",
-            holder.name, holder.task_id
-        );
+        let (name, task) = (holder.name, holder.task_id);
+        println!("  updater takes {name} away from {task}");
     }
     let mut tx = pool.begin().await?;
-    sqlx::query("UPDATE settings SET version = 2")
-        .execute(&mut *tx)
-        .await?;
+    let update = "UPDATE settings SET version = 2";
+    sqlx::query(update).execute(&mut *tx).await?;
     match guard.commit(tx).await {
-        Ok(()) => return Err("a transaction was committed after its lock was lost".into()),
+        Ok(()) => return Err("the lock was lost, and the transaction committed".into()),
         Err(error) if error.is_lost() => println!("  refused: {error}"),
         Err(error) => return Err(error.into()),
     }

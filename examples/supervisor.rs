@@ -1,237 +1,150 @@
-//! A supervisor: worker processes with a task id each, one of which is killed.
-//!
-//! When a worker has ended, the supervisor calls `release_task` and prints what it had
-//! forgotten. Then the same without a supervisor: whoever waits for the locks of a killed
-//! worker sees that its process is gone, and evicts its session.
+//! A supervisor starts workers, one of which is killed and one of which exits without releasing
+//! its lock. After each end it calls `release_task` and prints the locks that were left. At the
+//! end a worker is killed without that call: the next waiter notices that its process has ended.
 //!
 //! Run it with `cargo run --example supervisor`, or on a database of yours with
 //! `cargo run --example supervisor -- URL`.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    env,
+    io::{self, BufRead as _, BufReader, Write as _},
+    process::{self, Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
-use locks_core::{Expiry, Holder, LockManager};
-use locks_examples::{Database, Result, exit_code};
+use locks_core::LockManager;
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
 
-/// Far longer than it takes: nobody is given up for being slow here.
-const TTL: Duration = Duration::from_secs(15);
-/// Nobody has to wait longer, whatever happens.
+type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Worker processes that end well, forget something or are killed, with and without a
-/// supervisor who clears up after them.
-#[derive(Debug, Parser)]
-#[command(name = "supervisor", args_conflicts_with_subcommands = true)]
-#[command(disable_help_subcommand = true)]
-struct Cli {
-    /// The database to use instead of an SQLite file in a temporary directory.
-    url: Option<String>,
-    #[command(subcommand)]
-    role: Option<Role>,
-}
-
-/// What this program calls itself as.
-#[derive(Debug, Subcommand)]
-enum Role {
-    #[command(hide = true)]
-    Worker {
-        namespace: String,
-        task: String,
-        end: End,
-        locks: Vec<String>,
-    },
-}
-
-/// How a worker ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum End {
-    /// It releases its locks.
-    Well,
-    /// It ends without a word: `std::process::exit` runs no destructor.
-    Exit,
-    /// It goes on until it is killed.
-    Never,
-}
-
-fn main() -> ExitCode {
-    let done = match Cli::parse().role {
-        None => supervise(),
-        Some(Role::Worker {
-            namespace,
-            task,
-            end,
-            locks,
-        }) => work(&namespace, &task, end, &locks),
+fn main() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let result = match &args[..] {
+        [] => tempfile::tempdir()
+            .map_err(Into::into)
+            .and_then(|directory| {
+                let path = directory.path().join("locks.db");
+                run(&format!("sqlite://{}", path.display()))
+            }),
+        [url] => run(url),
+        [namespace, task, names @ ..] => work(namespace, task, names),
     };
-    exit_code("", done)
+    if let Err(error) = result {
+        eprintln!("error: {error}");
+        process::exit(1);
+    }
 }
 
 fn connect(url: &str, namespace: &str, task: &str) -> Result<LockManager> {
     let builder = LockManager::builder().namespace(namespace).task_id(task);
-    let builder = builder.expiry(Expiry::After(TTL));
     Ok(builder.connect(url).blocking()?)
 }
 
-/// A worker: it takes its locks, says so, and ends when it is told to.
-fn work(namespace: &str, task: &str, end: End, names: &[String]) -> Result<()> {
-    let mut input = std::io::stdin().lines();
-    // Not among the arguments, which everybody on this machine can read.
-    let url = input.next().ok_or("no URL")??;
+/// A worker process: it takes its locks, prints them, and ends as it is told.
+fn work(namespace: &str, task: &str, names: &[String]) -> Result<()> {
+    let mut input = io::stdin().lines();
+    let url = input.next().ok_or("no URL")??; // Not an argument: it may have a password.
     let locks = connect(&url, namespace, task)?;
     let guard = locks.wait(names).timeout(LIMIT).blocking()?;
-    println!("{task} holds {}", list(guard.names()));
-    // Until the supervisor says something, or is gone itself.
-    input.next();
-    match end {
-        End::Well => Ok(guard.release().blocking()?),
-        End::Exit => std::process::exit(0),
-        End::Never => loop {
-            std::thread::park();
-        },
+    println!("{task} holds {}", names.join(" and "));
+    // The input ends when the supervisor ends.
+    match input.next().transpose()?.as_deref() {
+        Some("exit") => process::exit(0), // This runs no destructor.
+        _ => Ok(guard.release().blocking()?),
     }
 }
 
-/// A worker process, as its supervisor has it. It is killed when this is dropped.
-struct Worker {
-    task: &'static str,
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Worker {
-    /// Starts it, and returns when it holds its locks.
-    fn start(
-        url: &str,
-        namespace: &str,
-        task: &'static str,
-        end: End,
-        locks: &[&str],
-    ) -> Result<Self> {
-        let end = end.to_possible_value().ok_or("no such end")?;
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["worker", namespace, task, end.get_name()])
-            .args(locks)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut worker = Self {
-            task,
-            input: child.stdin.take().ok_or("it has an input")?,
-            output: BufReader::new(child.stdout.take().ok_or("it has an output")?),
-            child,
-        };
-        writeln!(worker.input, "{url}")?;
-        let mut line = String::new();
-        worker.output.read_line(&mut line)?;
-        if line.is_empty() {
-            return Err(format!("{task} ended early").into());
-        }
-        print!("  {line}");
-        Ok(worker)
-    }
-
-    /// Lets it end, or makes it, and says how it did.
-    fn end(&mut self, end: End) -> Result<()> {
-        if end == End::Never {
-            self.child.kill()?;
-        } else {
-            writeln!(self.input, "end")?;
-        }
-        let status = self.child.wait()?;
-        println!("  {} has ended: {status}", self.task);
-        Ok(())
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // One that has ended already cannot be killed, which is all the same.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn supervise() -> Result<()> {
-    let database = Database::at(Cli::parse().url)?;
-    println!("connects to {database}");
-    // Of its own, so that a database that is in use is none the wiser.
-    let namespace = format!("supervisor-{}", std::process::id());
-    let locks = connect(database.url(), &namespace, "supervisor")?;
-    let done = with_supervisor(&locks, database.url())
-        .and_then(|()| without_supervisor(&locks, database.url()));
+/// Runs both parts in a new namespace, and deletes its row at the end.
+fn run(url: &str) -> Result<()> {
+    let namespace = format!("supervisor-{}", process::id());
+    let locks = connect(url, &namespace, "supervisor")?;
+    with_release_task(&locks, url)?;
+    without_release_task(&locks, url)?;
     locks.close().blocking()?;
-    tokio::runtime::Runtime::new()?.block_on(database.forget(&namespace))?;
-    done
+    sqlx::any::install_default_drivers();
+    let delete = AssertSqlSafe(format!("DELETE FROM locks WHERE id = '{namespace}'"));
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let mut connection = AnyConnection::connect(url).await?;
+        sqlx::raw_sql(delete).execute(&mut connection).await?;
+        Ok(connection.close().await?)
+    })
 }
 
-/// Each worker ends in its own way, and the supervisor clears up after it.
-fn with_supervisor(locks: &LockManager, url: &str) -> Result<()> {
-    println!("\nWith a supervisor");
-    let parts: [(_, _, &[&str]); 3] = [
-        ("worker-1", End::Well, &["app_task_1"]),
-        ("worker-2", End::Never, &["app_task_2", "app_backup_2"]),
-        ("worker-3", End::Exit, &["app_task_3"]),
-    ];
-    let mut workers = Vec::new();
-    for (task, end, names) in parts {
-        let worker = Worker::start(url, locks.namespace(), task, end, names)?;
-        workers.push((worker, end));
-    }
-    for (worker, end) in &mut workers {
-        worker.end(*end)?;
-        // Nobody has to know what it held, nor whether it held anything.
-        let forgotten = locks.release_task(worker.task).blocking()?;
-        match &forgotten[..] {
-            [] => println!("    it had forgotten nothing"),
-            forgotten => {
-                for Holder { name, token, .. } in forgotten {
-                    println!(
-                        "    it had forgotten {name}, of token {}",
-                        token.unwrap_or(0)
-                    );
-                }
-            }
-        }
-    }
+/// Each worker ends in another way. The supervisor releases the locks that it has left.
+fn with_release_task(locks: &LockManager, url: &str) -> Result<()> {
+    println!("With `release_task`");
+    let mut first = start(locks, url, "worker-1", &["app_task_1"])?;
+    let mut second = start(locks, url, "worker-2", &["app_backup_2", "app_task_2"])?;
+    let mut third = start(locks, url, "worker-3", &["app_task_3"])?;
+    tell(&mut first, "release")?;
+    clear_up(locks, "worker-1", &mut first)?;
+    second.kill()?;
+    clear_up(locks, "worker-2", &mut second)?;
+    tell(&mut third, "exit")?;
+    clear_up(locks, "worker-3", &mut third)?;
+
     // It conflicts with all of their locks.
     let update = locks.acquire("box_update").blocking()?;
-    println!("  {} can be had at once", list(update.names()));
+    println!("  box_update is free");
     update.release().blocking()?;
     Ok(())
 }
 
-/// Nobody says that the worker is gone; whoever waits for its lock finds out.
-fn without_supervisor(locks: &LockManager, url: &str) -> Result<()> {
-    println!("\nWithout a supervisor");
-    let mut worker = Worker::start(
-        url,
-        locks.namespace(),
-        "worker-4",
-        End::Never,
-        &["app_task_4"],
-    )?;
-    let refused = locks.acquire("box_update").blocking();
-    if let Err(error) = refused {
-        println!("  {error}");
+/// Waits for the end of a worker and releases its locks. Nothing must be known about them.
+fn clear_up(locks: &LockManager, task: &str, worker: &mut Child) -> Result<()> {
+    println!("  {task} has ended: {}", worker.wait()?);
+    let left = locks.release_task(task).blocking()?;
+    if left.is_empty() {
+        println!("    it had left nothing");
     }
-    worker.end(End::Never)?;
+    for holder in left {
+        let token = holder.token.unwrap_or_default();
+        println!("    it had left {}, of token {token}", holder.name);
+    }
+    Ok(())
+}
+
+/// A waiter on this machine notices that the process has ended, and evicts its session.
+fn without_release_task(locks: &LockManager, url: &str) -> Result<()> {
+    println!("\nWithout `release_task`");
+    let mut worker = start(locks, url, "worker-4", &["app_task_4"])?;
+    match locks.acquire("box_update").blocking() {
+        Ok(_) => return Err("box_update conflicts with app_task_4".into()),
+        Err(error) => println!("  {error}"),
+    }
+    worker.kill()?;
+    println!("  worker-4 has ended: {}", worker.wait()?);
     let killed = Instant::now();
     let update = locks.wait("box_update").timeout(LIMIT).blocking()?;
-    println!(
-        "  its session was evicted, and {} granted, after {} ms, with a ttl of {TTL:?}",
-        list(update.names()),
-        killed.elapsed().as_millis()
-    );
+    let ms = killed.elapsed().as_millis();
+    println!("  its session was evicted, and box_update granted, after {ms} ms");
+    println!("  (elsewhere, after the ttl: 15 s by default)");
     update.release().blocking()?;
     Ok(())
 }
 
-fn list(names: &[locks_core::LockName]) -> String {
-    let names: Vec<_> = names.iter().map(locks_core::LockName::as_str).collect();
-    names.join(" and ")
+/// Starts a worker, and returns when it holds its locks.
+fn start(locks: &LockManager, url: &str, task: &str, names: &[&str]) -> Result<Child> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args([locks.namespace(), task]).args(names);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut worker = command.spawn()?;
+    tell(&mut worker, url)?;
+    let mut line = String::new();
+    BufReader::new(worker.stdout.as_mut().ok_or("no output")?).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err(format!("{task} has ended early").into());
+    }
+    print!("  {line}");
+    Ok(worker)
+}
+
+fn tell(worker: &mut Child, line: &str) -> Result<()> {
+    // This keeps its input open until `wait`.
+    Ok(writeln!(
+        worker.stdin.as_mut().ok_or("no input")?,
+        "{line}"
+    )?)
 }

@@ -1,10 +1,10 @@
-//! The caller's connections that a guard can fence.
+//! The connections that can be fenced: those of the application.
 
-/// A connection that [`LockGuard::fence`](crate::LockGuard::fence) accepts: a connection, a
-/// pooled connection or a transaction of an engine, or `&mut` of one.
+/// The argument of [`LockGuard::fence`](crate::LockGuard::fence): a connection, a pooled
+/// connection or a transaction of an engine, or `&mut` of one.
 ///
-/// A pool does not implement it, because the fence must be a statement of the transaction that
-/// it protects.
+/// A pool does not implement it, because the fence has to be a statement of the transaction
+/// that it protects.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be fenced",
     label = "not a connection or transaction of an engine that is compiled in",
@@ -21,22 +21,22 @@ pub(crate) mod sealed {
         store::Fence,
     };
 
-    /// Which programs take locks away without regard to fences.
+    /// The programs that remove a lock without regard to its fence.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Unfenced {
-        /// The original. The locks row shows whether it did.
+        /// The original. After the fence, the locks row has to be checked.
         Original,
-        /// None. The fence row is enough.
-        Nobody,
+        /// None: the fence statement is sufficient.
+        None,
     }
 
-    /// The result of a fence.
+    /// The result of a fence statement.
     #[derive(Debug)]
     pub enum Touched {
         Fenced,
         /// The transaction does not see the fence row.
         Absent,
-        /// Another transaction deleted or inserted the fence row since this one began.
+        /// Another transaction deleted or inserted the row since this one began.
         Conflict(LockError),
     }
 
@@ -49,19 +49,19 @@ pub(crate) mod sealed {
         #[allow(private_interfaces)]
         fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send;
 
-        /// Says what a failed commit means.
+        /// Classifies the error of a commit.
         #[doc(hidden)]
         fn commit_failed(error: sqlx::Error) -> Commit;
     }
 
-    /// What a failed commit means.
+    /// A failed commit.
     #[derive(Debug)]
     pub enum Commit {
-        /// Another transaction came first; nothing was committed.
+        /// Nothing was committed, because of a conflict with another transaction.
         Conflict(LockError),
-        /// The server refused it; nothing was committed.
+        /// Nothing was committed, because the server refused.
         Refused(LockError),
-        /// It may have been committed.
+        /// The transaction may have been committed.
         Unknown(LockError),
     }
 
@@ -79,7 +79,7 @@ pub(crate) mod sealed {
     }
 }
 
-/// Implements `Touch` for the connections of an engine.
+/// Implements `FenceConnection` for the connections of an engine.
 macro_rules! fence_connection {
     ($engine:ty, $connection:ty, $unfenced:expr) => {
         impl $crate::fence::sealed::Touch for $connection {
@@ -116,8 +116,7 @@ macro_rules! fence_connection {
                     Ok(_) => return Ok(Touched::Absent),
                     Err(error) => failure::<$engine>(error),
                 };
-                // On an engine with a reader, a transaction that can no longer write has not
-                // written.
+                // If there is a reader, a transaction that cannot write has not written.
                 let busy = error.kind == Kind::Busy && statement.reader.is_some();
                 if error.kind != Kind::Conflict && !busy {
                     return Err(error.into());

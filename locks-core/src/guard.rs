@@ -139,7 +139,7 @@ impl LockGuard {
         self.check()?;
         match conn.touch(self.state().fence()).await? {
             Touched::Fenced => {}
-            Touched::Absent if C::UNFENCED == Unfenced::Nobody => {
+            Touched::Absent if C::UNFENCED == Unfenced::None => {
                 let reason = "its session was evicted before the fence";
                 return Err(LockError::Lost(self.state().lose(reason, None)));
             }

@@ -1,10 +1,14 @@
-//! Numbers that nobody else has drawn, in any process.
+//! Unique random numbers.
 //!
-//! They come from the operating system. A generator that is seeded by itself may begin
-//! alike in two processes that start at the same moment: `fastrand` takes the clock and
-//! the thread's number. That will do for pauses, and for nothing that has to be unique.
+//! They come from the operating system. The generator of `fastrand` is seeded from the clock
+//! and the thread's id, so two processes that start together can have one sequence. That is
+//! good enough for pauses, but not for numbers that have to be unique.
 
-/// A number that no other draw gives, for all that chance allows.
+/// A random number of 64 bits, which is unique across processes.
+///
+/// # Panics
+///
+/// If the operating system has no random numbers.
 #[allow(clippy::disallowed_methods, reason = "this is the one place")]
 pub(crate) fn unique() -> u64 {
     getrandom::u64().expect("BUG: the system has no random numbers")
@@ -15,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_seed_brings_a_number_back() {
+    fn numbers_do_not_depend_on_a_seed() {
         let drawn = [1, 1].map(|seed| {
             fastrand::seed(seed);
             unique()

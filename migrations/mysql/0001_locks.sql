@@ -1,8 +1,8 @@
--- The account that locks needs, and checks when it connects:
+-- The rights of the account that locks uses. They are checked at every connect:
 --   GRANT SELECT, INSERT, UPDATE ON locks TO <account>;
 --   GRANT SELECT, INSERT, UPDATE, DELETE ON lock_sessions TO <account>;
 --   GRANT SELECT, INSERT, UPDATE, DELETE ON lock_fences TO <account>;
--- The account of transactions that are fenced, where it is another one:
+-- The rights of an account that runs fenced transactions only:
 --   GRANT SELECT, UPDATE ON lock_fences TO <account>;
 
 -- The lock table: one row per namespace.
@@ -12,18 +12,19 @@ CREATE TABLE IF NOT EXISTS locks (
     version  BIGINT DEFAULT 1
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- A table that the original made is widened: its texts end at 64 KiB and its
--- version at 2^31.
+-- A table of the original is widened: its texts are limited to 64 KiB and its
+-- version to 2^31.
 ALTER TABLE locks
     MODIFY dataJson LONGTEXT CHARACTER SET utf8mb4,
     MODIFY version BIGINT DEFAULT 1;
 
--- stamp: random, new at every write. metaJson: sessions, tokens, the wait queue.
+-- stamp: random, replaced at every write. metaJson: sessions, tokens, the wait queue.
 ALTER TABLE locks
     ADD COLUMN stamp VARCHAR(64) CHARACTER SET ascii NULL,
     ADD COLUMN metaJson LONGTEXT CHARACTER SET utf8mb4 NULL;
 
--- A session's life: renewed while its process lives. ttlMs NULL: never expires.
+-- The heartbeat of a session: beat grows while its process renews it. ttlMs NULL: it
+-- never expires.
 CREATE TABLE IF NOT EXISTS lock_sessions (
     id        VARCHAR(128) CHARACTER SET ascii NOT NULL PRIMARY KEY,
     namespace VARCHAR(64) CHARACTER SET ascii NOT NULL,
@@ -36,7 +37,8 @@ CREATE TABLE IF NOT EXISTS lock_sessions (
     KEY lock_sessions_namespace (namespace)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- A session's fence: locked by fenced commits (on a cluster: written), deleted by evictions.
+-- The fence of a session: locked by fenced transactions (written on a cluster), deleted by
+-- evictions.
 CREATE TABLE IF NOT EXISTS lock_fences (
     session VARCHAR(128) CHARACTER SET ascii NOT NULL PRIMARY KEY,
     touched BIGINT NOT NULL

@@ -295,8 +295,7 @@ impl Plan {
             }
             let fresh = input.proven >= pending.since();
             match pending.policy() {
-                // It is blocked by entries of sessions that are lost or have to be evicted. It is
-                // decided when those are removed.
+                // It is decided when the sessions of the stolen or lost locks are dead.
                 WaitPolicy::NoWait if !self.stolen.is_empty() || has_lost_grant(table, request) => {
                 }
                 WaitPolicy::NoWait if fresh => {

@@ -1,33 +1,36 @@
-//! How one hears that others wrote.
+//! Changes of the row that other processes make.
 
-/// How a change becomes known beside looking at the row.
-#[allow(dead_code, reason = "which of them are made depends on the engines")]
+/// How an engine reports a change, in addition to reading the row.
+#[allow(
+    dead_code,
+    reason = "the constructed variants depend on the compiled engines"
+)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ChangeSource {
     #[default]
     None,
-    /// A number, nearly free to ask for, that changes when others write.
+    /// A number that changes when another connection writes. Reading it is nearly free.
     DataVersion,
-    /// Notifications, on a connection of their own.
+    /// Notifications on a connection of their own.
     Notifications,
 }
 
-/// What a notification says.
+/// A notification: the row of a namespace was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) namespace: String,
-    /// The version that the row had got.
+    /// The version of the written row.
     pub(crate) version: i64,
 }
 
 impl Change {
-    /// As it is sent.
+    /// The payload of a notification.
     pub(super) fn text(namespace: &str, version: i64) -> String {
         format!("{namespace} {version}")
     }
 
-    /// As it arrives; nothing if it says something else.
-    #[allow(dead_code, reason = "not every engine tells")]
+    /// Parses a payload; `None` if it has another format.
+    #[allow(dead_code, reason = "not every engine sends notifications")]
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (namespace, version) = text.split_once(' ')?;
         Some(Self {
@@ -42,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_arrives_as_it_was_sent() {
+    fn parsed_payload_is_the_change_that_was_sent() {
         let change = Change {
             namespace: "platform".into(),
             version: i64::MAX,

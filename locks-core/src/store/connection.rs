@@ -1,4 +1,4 @@
-//! A connection, and the statements it knows.
+//! A connection and its statements on the locks row.
 
 use std::{
     sync::Arc,
@@ -20,35 +20,37 @@ use crate::{
     table::{Columns, SessionId},
 };
 
-/// How long somebody else may write before it is asked less often, and how often.
-const LONG: Duration = Duration::from_millis(100);
+/// A statement that waits for another writer is repeated without a pause for this long. No
+/// write of a locks row takes longer.
+const SPIN: Duration = Duration::from_millis(100);
+/// The pause between repetitions after that.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A connection of our own: never an application's.
+/// A connection of the driver. It is never taken from the application.
 #[derive(Debug)]
 pub(crate) struct Connection {
     executor: Box<dyn Executor>,
     limit: Duration,
     file: FileIdentity,
     pub(super) statements: Arc<Statements>,
-    /// How many fence rows a session has.
+    /// The number of fence rows of a session.
     pub(super) fence_rows: usize,
-    /// What each statement's transaction begins with, where settings do not stay on the
-    /// connection.
+    /// The text that begins the transaction of each statement, if the settings do not stay on
+    /// the connection.
     transaction: Option<String>,
-    /// Whether it is in the transaction of `read_locked`.
+    /// Whether the transaction of `read_locked` is open.
     locked: bool,
 }
 
-/// Which write a row is of.
+/// Identifies the write that made a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RowVersion {
     pub(crate) version: i64,
-    /// `None`: the original made this row, and nobody has adopted it.
+    /// `None`: the original made this row, and it has not been adopted.
     pub(crate) stamp: Option<String>,
 }
 
-/// A row as it was read.
+/// The locks row of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LocksRow {
     pub(crate) version: RowVersion,
@@ -56,45 +58,49 @@ pub(crate) struct LocksRow {
     pub(crate) meta_json: Option<String>,
 }
 
-/// A session that is to be.
+/// A session to be inserted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewSession {
     pub(crate) id: SessionId,
     pub(crate) namespace: Arc<str>,
     pub(crate) task: Arc<str>,
     pub(crate) process: Identity,
+    /// `None`: it never expires.
     pub(crate) ttl: Option<Duration>,
 }
 
-/// A session's beat row.
+/// The row of a session in `lock_sessions`: its heartbeat row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SessionRow {
     pub(crate) id: SessionId,
     pub(crate) task: String,
     pub(crate) process: Identity,
+    /// `None`: it never expires.
     pub(crate) ttl: Option<Duration>,
+    /// It grows with every renewal.
     pub(crate) heartbeat: i64,
 }
 
-/// What must be so for a write to be made, beside the row being as it was.
+/// The conditions of a compare-and-set on the rows of sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Preconditions {
-    /// Sessions that the write grants to or queues for: all of them live.
+    /// The sessions of new grants and queued requests: each must have its heartbeat row.
     pub(crate) alive: Vec<SessionId>,
-    /// Sessions whose locks the write takes away: none of them has a fence row.
+    /// Sessions whose locks the write removes: none may have a fence row.
     pub(crate) dead: Vec<SessionId>,
-    /// A session of our own, which shows that fence rows can be seen at all.
+    /// A session of this process, whose fence row must be visible if `dead` is not empty. It
+    /// proves that fence rows are visible at all.
     pub(crate) witness: Option<SessionId>,
 }
 
-/// What is left of a session.
+/// The state of a session, from its two rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
-    /// It beats, or did.
+    /// Both rows exist. The heartbeat may have stopped.
     Alive(SessionRow),
-    /// Its beat row is gone and its fence row is not: somebody evicts it.
+    /// The heartbeat row was deleted and the fence row was not: an eviction is under way.
     Evicting,
-    /// Both are gone: it is dead for good.
+    /// Both rows were deleted. A session never leaves this state.
     Dead,
 }
 
@@ -120,25 +126,28 @@ impl Connection {
         Ok(this)
     }
 
-    /// The row of a namespace.
+    /// Reads the row of a namespace; `None` if there is none.
     pub(crate) async fn read(&mut self, namespace: &str) -> Result<Option<LocksRow>, Failure> {
         let sql = self.statements.clone();
         self.read_by(&sql.read, namespace).await
     }
 
-    /// The row of a namespace under its lock, for which others wait until the next
-    /// [`compare_and_set`](Self::swap) or [`unlock`](Self::unlock). After any failure before that
-    /// the connection is not to be used again.
+    /// Locks and reads the row of a namespace. Other writers wait until the next
+    /// [`compare_and_set`](Self::compare_and_set) or [`unlock`](Self::unlock). After a
+    /// failure in between, the connection must not be used again.
     ///
     /// # Panics
     ///
-    /// Where the engine has no such lock.
+    /// If the engine has no row lock.
     pub(crate) async fn read_locked(
         &mut self,
         namespace: &str,
     ) -> Result<Option<LocksRow>, Failure> {
         let statements = self.statements.clone();
-        let lock = statements.lock.as_ref().expect("BUG: no such lock");
+        let lock = statements
+            .row_lock
+            .as_ref()
+            .expect("BUG: the engine has no row lock");
         let begin = self.transaction.as_deref().unwrap_or(lock.begin);
         let begin = match lock.limit {
             Some(limit) => format!("{begin}; {limit}"),
@@ -149,16 +158,19 @@ impl Connection {
         self.read_by(&lock.read, namespace).await
     }
 
-    /// Gives back the row's lock and changes nothing.
+    /// Releases the row lock without a write.
     pub(crate) async fn unlock(&mut self) -> Result<(), Failure> {
         let statements = self.statements.clone();
-        let rollback = statements.lock.as_ref().map_or("ROLLBACK", |l| l.rollback);
+        let rollback = statements
+            .row_lock
+            .as_ref()
+            .map_or("ROLLBACK", |l| l.rollback);
         self.raw(rollback).await?;
         self.locked = false;
         Ok(())
     }
 
-    /// Whether a transaction is open that has to end first.
+    /// Whether the row lock is held.
     pub(super) fn is_locked(&self) -> bool {
         self.locked
     }
@@ -171,8 +183,8 @@ impl Connection {
             ColumnType::Text,
         ];
         let rows = self.fetch(sql, &[Argument::Text(namespace)], TYPES).await?;
-        Ok(only(rows, namespace)?.map(|cells| {
-            let [data, version, stamp, meta] = columns(cells);
+        Ok(at_most_one(rows, namespace)?.map(|values| {
+            let [data, version, stamp, meta] = columns(values);
             LocksRow {
                 version: row_version(version, stamp),
                 data_json: data.text(),
@@ -181,7 +193,7 @@ impl Connection {
         }))
     }
 
-    /// Which write the row of a namespace is of, without its texts.
+    /// Reads the version of a namespace's row, without its texts.
     pub(crate) async fn read_version(
         &mut self,
         namespace: &str,
@@ -191,13 +203,13 @@ impl Connection {
         let rows = self
             .fetch(&sql.read_version, &[Argument::Text(namespace)], TYPES)
             .await?;
-        Ok(only(rows, namespace)?.map(|cells| {
-            let [version, stamp] = columns(cells);
+        Ok(at_most_one(rows, namespace)?.map(|values| {
+            let [version, stamp] = columns(values);
             row_version(version, stamp)
         }))
     }
 
-    /// The same for many namespaces: those that have a row.
+    /// Reads the versions of many namespaces. A namespace without a row is left out.
     pub(crate) async fn read_versions(
         &mut self,
         namespaces: &[Arc<str>],
@@ -211,42 +223,42 @@ impl Connection {
         let (list, args) = self.list(0, namespaces.iter().map(|name| &**name));
         let sql = format!("{} {list}", self.statements.read_versions);
         let rows = self.fetch_all(&sql, &args, TYPES).await?;
-        let row = |cells| {
-            let [name, version, stamp] = columns(cells);
+        let row = |values| {
+            let [name, version, stamp] = columns(values);
             Some((name.text()?, row_version(version, stamp)))
         };
         Ok(rows.into_iter().filter_map(row).collect())
     }
 
-    /// Replaces the row if it is still of the write `at` and `preconditions` holds; whether it
-    /// was so.
+    /// Replaces the row if its version is `from` and the preconditions hold. Returns whether
+    /// it was replaced.
     pub(crate) async fn compare_and_set(
         &mut self,
         namespace: &str,
-        at: &RowVersion,
-        new: &RowVersion,
+        from: &RowVersion,
+        to: &RowVersion,
         columns: &Columns,
         preconditions: &Preconditions,
     ) -> Result<bool, Failure> {
         let mut args = vec![
             Argument::Text(&columns.data_json),
             Argument::Text(&columns.meta_json),
-            Argument::Text(new.stamp.as_deref().unwrap_or_default()),
-            Argument::Int(new.version),
+            Argument::Text(to.stamp.as_deref().unwrap_or_default()),
+            Argument::Int(to.version),
             Argument::Text(namespace),
-            Argument::Int(at.version),
-            Argument::Text(at.stamp.as_deref().unwrap_or_default()),
+            Argument::Int(from.version),
+            Argument::Text(from.stamp.as_deref().unwrap_or_default()),
         ];
         let statements = self.statements.clone();
         let mut sql = statements.compare_and_set.clone();
         let witness = preconditions.witness.as_slice();
-        // That none of the dead is found proves something if the witness is.
+        // An absent fence row proves nothing unless the witness is visible.
         let witness = if preconditions.dead.is_empty() {
             &[]
         } else {
             witness
         };
-        let demands: [(&Condition, &[SessionId], usize); 3] = [
+        let conditions: [(&Condition, &[SessionId], usize); 3] = [
             (
                 &statements.alive,
                 &preconditions.alive,
@@ -255,28 +267,28 @@ impl Connection {
             (&statements.dead, &preconditions.dead, 0),
             (&statements.dead, witness, witness.len()),
         ];
-        for (condition, sessions, number) in demands {
+        for (condition, sessions, count) in conditions {
             if sessions.is_empty() {
                 continue;
             }
             let (list, ids) = self.list(args.len(), sessions.iter().map(|id| &*id.0));
             args.extend(ids);
-            args.push(Argument::Int(i64::try_from(number).unwrap_or(i64::MAX)));
-            let number = (statements.placeholder)(args.len());
+            args.push(Argument::Int(i64::try_from(count).unwrap_or(i64::MAX)));
+            let count = (statements.placeholder)(args.len());
             let Condition { before, after } = condition;
-            sql = format!("{sql}{before}{list}{after}{number}");
+            sql = format!("{sql}{before}{list}{after}{count}");
         }
         let rows = self.execute(&sql, &args).await?;
         if self.locked {
-            let commit = statements.lock.as_ref().map_or("COMMIT", |l| l.commit);
+            let commit = statements.row_lock.as_ref().map_or("COMMIT", |l| l.commit);
             self.commit(commit).await?;
             self.locked = false;
         }
         Ok(rows == 1)
     }
 
-    /// Commits. A failure leaves it unknown whether it happened, unless the server says
-    /// that another transaction came first.
+    /// Commits. After a failure it is unknown whether the transaction was committed, unless
+    /// the server reports a conflict.
     async fn commit(&mut self, sql: &str) -> Result<(), Failure> {
         self.raw(sql).await.map_err(|mut failure| {
             if failure.kind != Kind::Conflict {
@@ -286,8 +298,8 @@ impl Connection {
         })
     }
 
-    /// Makes a row without stamp ours: its locks stay as they stand, its version
-    /// starts at `least` or above.
+    /// Adopts a row without a stamp. Its locks stay, and its new version is at least
+    /// `least`. Returns whether the row had this version and no stamp.
     pub(crate) async fn adopt(
         &mut self,
         namespace: &str,
@@ -305,7 +317,7 @@ impl Connection {
         Ok(self.execute(&sql.adopt, &args).await? == 1)
     }
 
-    /// Creates the row; whether it was not there.
+    /// Creates the row of a namespace. Returns whether there was none.
     pub(crate) async fn create(
         &mut self,
         namespace: &str,
@@ -325,38 +337,37 @@ impl Connection {
         }
     }
 
-    /// ChangeSource others that the row of a namespace is of this version now, where the engine
-    /// can.
+    /// Notifies other processes of the row's new version, if the engine has notifications.
     pub(crate) async fn notify(&mut self, namespace: &str, version: i64) -> Result<(), Failure> {
         let statements = self.statements.clone();
         let Some(sql) = &statements.notify else {
             return Ok(());
         };
-        let told = Change::text(namespace, version);
-        self.fetch(sql, &[Argument::Text(&told)], &[])
+        let payload = Change::text(namespace, version);
+        self.fetch(sql, &[Argument::Text(&payload)], &[])
             .await
             .map(drop)
     }
 
-    /// A number that changes when other connections write, where asking is nearly
-    /// free.
+    /// Reads a number that changes when another connection writes; `None` if the engine has
+    /// none.
     pub(crate) async fn data_version(&mut self) -> Result<Option<i64>, Failure> {
         let Some(sql) = self.statements.data_version else {
             return Ok(None);
         };
         let rows = self.fetch(sql, &[], &[ColumnType::Int]).await?;
         let first = rows.into_iter().next();
-        Ok(first.and_then(|cells| columns::<1>(cells)[0].clone().int()))
+        Ok(first.and_then(|values| columns::<1>(values)[0].clone().int()))
     }
 
-    /// Says good-bye to the server; what it answers does not matter any more.
+    /// Closes the connection. Errors are ignored.
     pub(crate) async fn close(self) {
         let limit = self.limit;
         drop(time::timeout(limit, self.executor.close()).await);
     }
 
     pub(super) async fn raw(&mut self, sql: &str) -> Result<(), Failure> {
-        self.ask(async |executor| executor.execute_raw(Sql(sql)).await)
+        self.run(async |executor| executor.execute_raw(Sql(sql)).await)
             .await
     }
 
@@ -379,8 +390,8 @@ impl Connection {
             .await
     }
 
-    /// Runs a query whose last column is the number of its rows, and checks that they are
-    /// all there.
+    /// Runs a query whose last column is the number of its rows, and checks that no row is
+    /// missing.
     pub(super) async fn fetch_all(
         &mut self,
         sql: &str,
@@ -390,26 +401,26 @@ impl Connection {
         let mut rows = self.fetch(sql, args, types).await?;
         let found = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         for row in &mut rows {
-            let number = row.pop().and_then(Value::int);
-            if number != Some(found) {
-                let text = format!("the server counted {number:?} rows and sent {found}");
+            let counted = row.pop().and_then(Value::int);
+            if counted != Some(found) {
+                let text = format!("the server counted {counted:?} rows and sent {found}");
                 return Err(Failure::inconsistent(Class::NotApplied, text));
             }
         }
         Ok(rows)
     }
 
-    /// Runs a statement, in a transaction of its own where that is how settings are made.
+    /// Runs a statement, in a transaction of its own if the settings belong to transactions.
     async fn transact<T>(
         &mut self,
         statement: impl AsyncFn(&mut dyn Executor) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let begin = self.transaction.clone().filter(|_| !self.locked);
         let Some(begin) = begin else {
-            return self.ask(statement).await;
+            return self.run(statement).await;
         };
         self.raw(&begin).await?;
-        match self.ask(statement).await {
+        match self.run(statement).await {
             Ok(value) => {
                 self.commit("COMMIT").await?;
                 Ok(value)
@@ -423,8 +434,9 @@ impl Connection {
         }
     }
 
-    /// Runs a statement within the limit, again and again where somebody else writes.
-    async fn ask<T>(
+    /// Runs a statement within the limit. While another connection writes and the engine has
+    /// no queue for writers, the statement is repeated.
+    async fn run<T>(
         &mut self,
         statement: impl AsyncFn(&mut dyn Executor) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
@@ -434,8 +446,7 @@ impl Connection {
             let result = within(self.limit, statement(&mut *self.executor)).await;
             match result {
                 Err(busy) if busy.kind == Kind::Busy && start.elapsed() < self.limit => {
-                    // That is no lock's write.
-                    if start.elapsed() > LONG {
+                    if start.elapsed() > SPIN {
                         time::sleep(PAUSE).await;
                     }
                 }
@@ -444,7 +455,7 @@ impl Connection {
         }
     }
 
-    /// `sql` with a list of the ids behind it.
+    /// `sql`, followed by a list of the ids.
     pub(super) fn listed<'a>(
         &self,
         sql: &str,
@@ -454,12 +465,11 @@ impl Connection {
         (format!("{sql} {list}"), args)
     }
 
-    /// A list of the ids in parentheses, behind so many other arguments. It is filled up
-    /// to a power of two with the last one, so that only a handful of statements is ever
-    /// prepared.
+    /// A list of the ids in parentheses, after `offset` other arguments. The last id is
+    /// repeated until the length is a power of two, so that few statements are prepared.
     pub(super) fn list<'a>(
         &self,
-        behind: usize,
+        offset: usize,
         ids: impl Iterator<Item = &'a str>,
     ) -> (String, Vec<Argument<'a>>) {
         let mut args: Vec<_> = ids.map(Argument::Text).collect();
@@ -467,13 +477,13 @@ impl Connection {
         let fill = args.len().next_power_of_two() - args.len();
         args.extend(std::iter::repeat_n(last, fill).flatten());
         let name = self.statements.placeholder;
-        let names: Vec<_> = (behind + 1..=behind + args.len()).map(name).collect();
+        let names: Vec<_> = (offset + 1..=offset + args.len()).map(name).collect();
         (format!("({})", names.join(", ")), args)
     }
 }
 
-/// The one row of a namespace, or none.
-fn only(rows: Vec<Vec<Value>>, namespace: &str) -> Result<Option<Vec<Value>>, Failure> {
+/// The row of a namespace, if there is one.
+fn at_most_one(rows: Vec<Vec<Value>>, namespace: &str) -> Result<Option<Vec<Value>>, Failure> {
     if rows.len() > 1 {
         return Err(Failure::inconsistent(
             Class::Permanent,
@@ -487,23 +497,23 @@ fn only(rows: Vec<Vec<Value>>, namespace: &str) -> Result<Option<Vec<Value>>, Fa
     Ok(rows.into_iter().next())
 }
 
-/// Ends a statement that has had its time. What it did is then unknown, and its
-/// connection must not be used again: dropped, the statement still runs.
+/// Limits the time of a statement. After a timeout it is unknown whether the statement was
+/// applied, and its connection must not be used again: the server may still run it.
 async fn within<T>(
     limit: Duration,
-    running: impl Future<Output = Result<T, Failure>>,
+    statement: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    match time::timeout(limit, running).await {
+    match time::timeout(limit, statement).await {
         Ok(result) => result,
         Err(_) => Err(Failure::no_answer(limit)),
     }
 }
 
-/// The cells of a row, whose number the statement's types fixes.
-pub(super) fn columns<const N: usize>(cells: Vec<Value>) -> [Value; N] {
-    cells
+/// The values of a row. Their number is that of the query's column types.
+pub(super) fn columns<const N: usize>(values: Vec<Value>) -> [Value; N] {
+    values
         .try_into()
-        .expect("BUG: a row has as many cells as its types")
+        .expect("BUG: a row has one value for each column type")
 }
 
 fn row_version(version: Value, stamp: Value) -> RowVersion {

@@ -1,4 +1,4 @@
-//! What an engine has to say: its SQL text, its settings, and what its catalog is asked.
+//! The dialect of an engine: its SQL text, its settings and its catalog queries.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,68 +8,67 @@ use super::{
     statements::{FenceStatement, Statements},
 };
 
-/// One engine. Everything that differs between engines, and is not an error code, is here.
+/// Everything that differs between engines, except error codes.
 #[derive(Debug)]
 pub(super) struct Dialect {
-    /// As errors and events call it.
+    /// The name in errors and log events.
     pub(super) name: &'static str,
-    /// What the names of tables stand in.
+    /// The quotation mark of names.
     pub(super) quote: char,
     pub(super) migration: &'static str,
-    /// Where users find the migration.
+    /// The path of the migration in the repository, for users.
     pub(super) migration_path: &'static str,
-    /// How the engine tells of changes.
+    /// How the engine reports changes.
     pub(super) change_source: ChangeSource,
-    /// What the first connection runs before anything is asked, so that no setting cuts the
-    /// answers off.
+    /// Run first on the first connection, so that no setting truncates the answers.
     pub(super) unlimited: Option<&'static str>,
-    /// → name, value: asked once, on the first connection.
+    /// The query of the facts, run once on the first connection → name, value
     pub(super) facts: &'static str,
-    /// What a new connection runs first, one text after the other, where statements may
-    /// take this long each.
+    /// The texts that a new connection runs first, for this time limit of a statement.
     pub(super) settings: fn(Duration, &Facts) -> Vec<String>,
-    /// What each statement's transaction begins with, where connections are shared with
-    /// other clients and settings may not stay on them.
+    /// The text that begins the transaction of each statement, if connections are shared with
+    /// other clients and settings do not stay on them.
     pub(super) transaction: fn(Duration, &Facts) -> Option<String>,
     pub(super) statements: fn(&TableNames, &Facts) -> Statements,
     pub(super) fence: fn(&TableNames, &Facts) -> FenceStatement,
     pub(super) catalog: fn(&TableNames) -> Catalog,
-    /// Whether a column of this type holds what we write: 64-bit numbers, and texts of any
-    /// length and script.
+    /// Whether a column of this type can store every value of this use.
     pub(super) fits: fn(ColumnUse, &str) -> bool,
-    /// Settings of the server under which a crash may take a durable write back, as a
-    /// sentence.
+    /// A warning about settings of the server with which a crash can undo a committed write.
     pub(super) relaxed: fn(&Facts) -> Option<String>,
 }
 
-/// What the catalog is asked of the three tables.
+/// The catalog queries about the three tables.
 #[derive(Debug)]
 pub(super) struct Catalog {
-    /// → table, kind (`table` for a base table), what is wrong with how it is stored
+    /// → table, kind (`table` for a base table), what is wrong with its storage
     pub(super) tables: String,
     /// → table, column, type
     pub(super) columns: String,
     /// → table, column, for every column that is a unique key by itself
     pub(super) keys: String,
     pub(super) rights: Rights,
-    /// → schema and `usable` if the account may lock there, for every other schema that has
+    /// → schema, and `usable` if the account can use its tables, for every other schema with
     /// the three tables
     pub(super) elsewhere: Option<String>,
 }
 
-/// How the account's rights are found out.
-#[allow(dead_code, reason = "which of them are made depends on the engines")]
+/// How to find the missing rights of the account.
+#[allow(
+    dead_code,
+    reason = "the constructed variants depend on the compiled engines"
+)]
 #[derive(Debug)]
 pub(super) enum Rights {
     /// The engine has no accounts.
     None,
-    /// → table, right, for every right that is missing
+    /// → table, right, for every missing right
     Query(String),
-    /// Statements that change nothing and fail where a right is missing.
+    /// Statements that change nothing and fail if a right is missing.
     Statements(Vec<String>),
 }
 
-/// What a column is for, where its type matters.
+/// The use of a column, as far as it decides the type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ColumnUse {
     /// A number of 64 bits.
@@ -78,15 +77,15 @@ pub(super) enum ColumnUse {
     Text,
     /// Text of any script.
     Name,
-    /// Nothing that depends on the type.
+    /// Any other: every type will do.
     Any,
 }
 
-/// What is known of the server, by name.
+/// Facts about the server, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts(BTreeMap<String, String>);
 
-#[allow(dead_code, reason = "what is asked depends on the engines")]
+#[allow(dead_code, reason = "the used methods depend on the compiled engines")]
 impl Facts {
     pub(super) fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.0.insert(name.into(), value.into());
@@ -106,8 +105,8 @@ impl Facts {
     }
 }
 
-/// A share of a time limit, in milliseconds, so that the server ends a statement before
-/// the client gives its connection up.
+/// A share of a time limit, in milliseconds, so that the server ends a statement before the
+/// client drops its connection.
 #[allow(dead_code, reason = "not every engine has limits")]
 pub(super) fn share(limit: Duration, tenths: u32) -> u128 {
     (limit * tenths / 10).as_millis().max(1)

@@ -1,4 +1,4 @@
-//! How a statement is run, on whichever engine.
+//! Running statements on a connection of any engine.
 
 use std::{fmt::Debug, future::Future, pin::Pin};
 
@@ -20,14 +20,14 @@ pub(super) enum Argument<'a> {
     OptionalInt(Option<i64>),
 }
 
-/// A column of a result.
+/// A value of a result; `None` is NULL.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(Option<String>),
     Int(Option<i64>),
 }
 
-/// What a column holds.
+/// The type of a result's column.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ColumnType {
     Text,
@@ -50,7 +50,7 @@ impl Value {
     }
 }
 
-/// An engine: its SQL, and what its errors mean.
+/// An engine: its dialect and the meaning of its errors.
 pub(super) trait Engine: Database {
     const DIALECT: &'static Dialect;
 
@@ -59,29 +59,29 @@ pub(super) trait Engine: Database {
     fn classify(error: &dyn DatabaseError) -> (Class, Kind);
 }
 
-pub(super) type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + 'a>>;
+pub(super) type Execution<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + 'a>>;
 
-/// A connection on which statements run.
+/// A connection that runs statements.
 pub(super) trait Executor: Debug {
-    /// Runs a statement and says how many rows it matched.
-    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Argument<'a>]) -> Running<'a, u64>;
+    /// Runs a statement and returns the number of rows that it matched.
+    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Argument<'a>]) -> Execution<'a, u64>;
 
-    /// Runs a query.
+    /// Runs a query and returns its rows.
     fn fetch<'a>(
         &'a mut self,
         sql: Sql<'a>,
         args: &'a [Argument<'a>],
         types: &'a [ColumnType],
-    ) -> Running<'a, Vec<Vec<Value>>>;
+    ) -> Execution<'a, Vec<Vec<Value>>>;
 
-    /// Runs a statement that cannot be prepared, as migrations and settings are.
-    fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Running<'a, ()>;
+    /// Runs statements that cannot be prepared, such as migrations and settings.
+    fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Execution<'a, ()>;
 
-    /// Says good-bye to the server.
-    fn close(self: Box<Self>) -> Running<'static, ()>;
+    /// Closes the connection.
+    fn close(self: Box<Self>) -> Execution<'static, ()>;
 }
 
-/// SQL text: ours, with nothing of a user's in it.
+/// SQL text that contains no input of users except checked names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sql<'a>(pub(super) &'a str);
 
@@ -91,6 +91,7 @@ impl SqlSafeStr for Sql<'_> {
     }
 }
 
+/// A connection of one engine.
 #[derive(Debug)]
 pub(super) struct On<DB: Database>(pub(super) DB::Connection);
 
@@ -106,7 +107,7 @@ where
     for<'q> Option<i64>: Encode<'q, DB>,
     usize: ColumnIndex<DB::Row>,
 {
-    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Argument<'a>]) -> Running<'a, u64> {
+    fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Argument<'a>]) -> Execution<'a, u64> {
         Box::pin(async move {
             let result = bind::<DB>(sql, args).execute(&mut self.0).await;
             match result {
@@ -121,28 +122,28 @@ where
         sql: Sql<'a>,
         args: &'a [Argument<'a>],
         types: &'a [ColumnType],
-    ) -> Running<'a, Vec<Vec<Value>>> {
+    ) -> Execution<'a, Vec<Vec<Value>>> {
         Box::pin(async move {
             let rows = bind::<DB>(sql, args).fetch_all(&mut self.0).await;
             let rows = rows.map_err(failure::<DB>)?;
-            let cell = |row: &DB::Row, (index, types): (usize, &ColumnType)| match types {
+            let value = |row: &DB::Row, (index, column): (usize, &ColumnType)| match column {
                 ColumnType::Text => row.try_get(index).map(Value::Text),
                 ColumnType::Int => row.try_get(index).map(Value::Int),
             };
-            let cells = |row: &DB::Row| types.iter().enumerate().map(|s| cell(row, s)).collect();
-            let rows: Result<_, sqlx::Error> = rows.iter().map(cells).collect();
+            let values = |row: &DB::Row| types.iter().enumerate().map(|t| value(row, t)).collect();
+            let rows: Result<_, sqlx::Error> = rows.iter().map(values).collect();
             rows.map_err(failure::<DB>)
         })
     }
 
-    fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Running<'a, ()> {
+    fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Execution<'a, ()> {
         Box::pin(async move {
             let done = sqlx::Executor::execute(&mut self.0, sqlx::raw_sql(sql)).await;
             done.map(drop).map_err(failure::<DB>)
         })
     }
 
-    fn close(self: Box<Self>) -> Running<'static, ()> {
+    fn close(self: Box<Self>) -> Execution<'static, ()> {
         Box::pin(async move { self.0.close().await.map_err(failure::<DB>) })
     }
 }
@@ -165,8 +166,8 @@ where
     query
 }
 
-/// What an error of sqlx means: the server's word where there is one, hopeless where
-/// asking again cannot help, else unknown.
+/// Classifies an error of sqlx. An error of the server is classified by its code. An error of
+/// the configuration or of decoding is permanent. Any other error is indeterminate.
 pub(super) fn failure<DB: Engine>(error: sqlx::Error) -> Failure {
     let (class, kind) = match &error {
         sqlx::Error::Database(error) => DB::classify(&**error),

@@ -1,19 +1,19 @@
-//! What a failed statement means for what was asked.
+//! Failed statements.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::error::LockError;
 
-/// What is known after a failure, and what to do.
+/// Whether a failed statement was applied, and how to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Not applied; the connection is good. Try again.
+    /// It was not applied, and the connection can be used. Retry.
     NotApplied,
-    /// Not applied, because this server cannot write now. Connect again.
+    /// It was not applied, because this server cannot write now. Reconnect and retry.
     ReadOnly,
-    /// It may have been applied, may yet be, or not. Connect again and look.
+    /// It may have been applied, or may be applied later. Reconnect and read the row.
     Indeterminate,
-    /// Not applied, and never will be until somebody mends something.
+    /// It was not applied. A retry fails until the cause is fixed.
     Permanent,
 }
 
@@ -25,22 +25,22 @@ pub(crate) struct Failure {
     source: Arc<sqlx::Error>,
 }
 
-/// What a migration has to know of a failure.
+/// The cause of a failure, as far as callers distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A table or a column is not there.
+    /// A table or a column is missing.
     Missing,
-    /// A table, a column or a row is there already.
+    /// A table, a column or a row exists already.
     Exists,
-    /// The user lacks a right.
+    /// The account lacks a right.
     Denied,
-    /// Somebody else writes, and there is no line to stand in.
+    /// Another connection writes, and the engine has no queue for writers.
     Busy,
-    /// Another transaction has a lock on a row.
+    /// Another transaction has locked a row.
     Locked,
-    /// Another transaction changed or deleted what this one saw.
+    /// Another transaction changed or deleted a row that this one has read.
     Conflict,
-    /// The tables are not what they have to be, or an answer contradicts itself.
+    /// The tables have the wrong structure, or an answer contradicts itself.
     Inconsistent,
     Other,
 }
@@ -65,14 +65,14 @@ impl Failure {
         Self::new(class, kind, sqlx::Error::Protocol(text))
     }
 
-    /// No answer within the time a statement has.
+    /// The statement was not answered within its time limit.
     pub(super) fn no_answer(limit: Duration) -> Self {
         let text = format!("no answer from the database within {limit:?}");
         let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
         Self::new(Class::Indeterminate, Kind::Other, sqlx::Error::Io(error))
     }
 
-    /// An answer that cannot be: rows are missing from it, or there are too many.
+    /// The answer contradicts itself or the structure of the tables.
     pub(crate) fn inconsistent(class: Class, text: impl Into<String>) -> Self {
         Self::new(
             class,
@@ -81,19 +81,19 @@ impl Failure {
         )
     }
 
-    /// The database file is not the one that was opened.
+    /// The database file was deleted or replaced.
     pub(super) fn replaced() -> Self {
         let text = "the database file was deleted or replaced while it was open";
         let error = std::io::Error::new(std::io::ErrorKind::NotFound, text);
         Self::new(Class::Permanent, Kind::Other, sqlx::Error::Io(error))
     }
 
-    /// Whether the connection can be used on.
+    /// Whether the connection can still be used.
     pub(super) fn keeps_connection(&self) -> bool {
         matches!(self.class, Class::NotApplied | Class::Permanent)
     }
 
-    /// The same, when nothing had been asked yet.
+    /// The failure of a connect: no statement had been sent, so none can have been applied.
     pub(super) fn not_applied(mut self) -> Self {
         if self.class == Class::Indeterminate {
             self.class = Class::ReadOnly;
@@ -101,7 +101,8 @@ impl Failure {
         self
     }
 
-    /// A commit that the server refused: never to be tried again blindly.
+    /// The error of a commit that the server refused. It is not transient, because a retry
+    /// of the commit alone is wrong.
     pub(crate) fn into_commit(self) -> LockError {
         LockError::Database {
             source: self.source,

@@ -1,7 +1,7 @@
-//! Whether a database file is still the one that was opened.
+//! The identity of a database file.
 //!
-//! A file that is deleted keeps working for whoever has it open, so two processes
-//! could lock in two files of the same name.
+//! A deleted file still works for the processes that have it open. So two processes could use
+//! two files of one name, and both could hold a lock.
 
 #[cfg(any(unix, feature = "sqlite"))]
 use std::path::Path;
@@ -12,26 +12,26 @@ use std::{
 
 use super::failure::Failure;
 
-/// The file of a database, where it is one; all connections of a driver share it.
+/// The file of a database, if it is one. All connections of a driver share the value.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileIdentity(Option<Arc<File>>);
 
 #[derive(Debug)]
 struct File {
     path: PathBuf,
-    /// Device and inode at the first connect.
+    /// The device and the inode at the first connect.
     first: OnceLock<(u64, u64)>,
 }
 
 impl FileIdentity {
-    /// Not a file: a server, or memory.
+    /// No file: a server, or a database in memory.
     pub(super) fn none() -> Self {
         Self(None)
     }
 
     #[cfg(feature = "sqlite")]
     pub(super) fn of(path: &Path) -> Self {
-        // In-memory databases have names of this form, and no file.
+        // A database in memory has a name of this form and no file.
         if path.starts_with(":memory:") || path.to_string_lossy().starts_with("file:") {
             return Self::none();
         }
@@ -41,7 +41,7 @@ impl FileIdentity {
         })))
     }
 
-    /// Remembers the file as it is now, at the first call.
+    /// Records the identity of the file, at the first call.
     pub(super) fn remember(&self) {
         if let Some(file) = &self.0
             && let Some(now) = identity(&file.path)
@@ -50,7 +50,7 @@ impl FileIdentity {
         }
     }
 
-    /// Fails when the file is not the one that is remembered.
+    /// Fails if the identity of the file has changed.
     pub(super) fn check(&self) -> Result<(), Failure> {
         match &self.0 {
             Some(file) => match file.first.get() {

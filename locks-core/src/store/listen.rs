@@ -1,4 +1,4 @@
-//! Hearing what others tell, on the engines that can.
+//! Receiving notifications, on engines that have them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(crate) struct Listener {
 
 #[cfg(feature = "postgres")]
 impl Listener {
-    /// Opens a connection and listens on it. What it was told before is unknown.
+    /// Opens a connection and listens on it. Earlier notifications are lost.
     pub(crate) async fn open(target: Target) -> Result<(Self, Option<Change>), Failure> {
         use sqlx::postgres::{PgListener, PgPoolOptions};
 
@@ -21,7 +21,7 @@ impl Listener {
         let Some(options) = target.postgres() else {
             return Err(Failure::no_answer(Duration::ZERO));
         };
-        // sqlx listens through a pool only; this one has the one connection.
+        // sqlx can only listen on a connection of a pool.
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(5))
@@ -34,11 +34,14 @@ impl Listener {
         Ok((Self { inner }, None))
     }
 
-    /// The next change that is told of; nothing when there was none for so long, when it
-    /// cannot be read, or when the connection was lost for a moment.
+    /// Waits for the next change. Returns `None` after `limit`, if the payload cannot be
+    /// parsed, or if the connection was lost and reopened.
     pub(crate) async fn next(mut self, limit: Duration) -> Result<(Self, Option<Change>), Failure> {
         match tokio::time::timeout(limit, self.inner.try_recv()).await {
-            Ok(Ok(told)) => Ok((self, told.and_then(|told| Change::parse(told.payload())))),
+            Ok(Ok(received)) => {
+                let change = received.and_then(|received| Change::parse(received.payload()));
+                Ok((self, change))
+            }
             Ok(Err(error)) => Err(super::executor::failure::<sqlx::Postgres>(error)),
             Err(_) => Ok((self, None)),
         }
@@ -48,7 +51,7 @@ impl Listener {
 #[cfg(not(feature = "postgres"))]
 #[allow(
     clippy::unused_async,
-    reason = "the same signatures as where it can listen"
+    reason = "the signatures of the implementation above"
 )]
 impl Listener {
     pub(crate) async fn open(_: Target) -> Result<(Self, Option<Change>), Failure> {

@@ -1,7 +1,7 @@
-//! The database, as the driver sees it: a few fixed statements on a connection.
+//! The database as the driver uses it: a fixed set of statements on a connection.
 //!
-//! Nothing outside this module knows an engine's name. An engine is a file with its
-//! SQL text and what its errors mean; how a statement is run is written once.
+//! Only this module knows the names of engines. Each engine has a file with its SQL text, its
+//! settings and the meaning of its errors. The code that runs statements is shared.
 
 mod change;
 mod connection;
@@ -37,7 +37,7 @@ pub(crate) use self::{
     target::{Target, sealed},
 };
 
-/// What the implementations of `FenceConnection` are made of.
+/// Items for the implementations of `FenceConnection`.
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub(crate) mod fencing {
     pub(in crate::store) use super::{

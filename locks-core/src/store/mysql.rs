@@ -1,4 +1,4 @@
-//! MySQL and MariaDB, clusters and `TiDB` included.
+//! MySQL and MariaDB, including clusters and `TiDB`.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use super::{
     executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
-    statements::{Condition, FenceKind, FenceStatement, Lock, Statements},
+    statements::{FenceKind, FenceStatement, RowLock, Statements, Syntax},
 };
 use crate::fence::{fence_connection, sealed::Unfenced};
 
-/// How many fence rows a session has where row locks end at the node: a fence has to write
-/// there, and two writes of one row on two nodes fail. A row is used again when as many
-/// others were used since, which is later than any node lags behind. Guards use all but the
-/// first one.
+/// The number of fence rows of a session on a cluster, where a row lock is local to a node.
+/// There a fence is a write, and two concurrent writes of one row on two nodes fail. So the
+/// guards take turns: a row is used again after all the others, which takes longer than any
+/// node lags behind. Guards use all rows but the first.
 const FENCE_ROWS: usize = 65;
 
 const DIALECT: Dialect = Dialect {
@@ -51,23 +51,24 @@ const DIALECT: Dialect = Dialect {
         let value = facts.get("innodb_flush_log_at_trx_commit")?;
         (value != "1").then(|| {
             format!(
-                "innodb_flush_log_at_trx_commit is {value}: a crash of the server may take \
-                 locks back that were granted; set it to 1"
+                "innodb_flush_log_at_trx_commit is {value}: a crash of the server can undo \
+                 granted locks; set it to 1"
             )
         })
     },
 };
 
-/// What every statement relies on, whatever the server's, the account's and the options'
-/// defaults are:
+/// The settings on which every statement relies, whatever the defaults of the server, the
+/// account and the options are.
 ///
-/// - `SET NAMES`: texts arrive as they were sent.
+/// - `SET NAMES`: texts are sent in UTF-8.
 /// - `autocommit`, `completion_type`: a statement is a transaction, and `COMMIT` ends one.
 /// - `sql_select_limit`, `sql_big_selects`: a query returns every row.
-/// - `sql_mode`: a value that does not fit its column is an error, never cut off.
-/// - `sql_safe_updates`, `unique_checks`: an update is made, a key stays unique.
-/// - the isolation level: a read shows what is committed; a transaction may write.
-/// - time limits below ours, or statements that wait would pile up on the server.
+/// - `sql_mode`: a value that does not fit its column is an error and is not truncated.
+/// - `sql_safe_updates`, `unique_checks`: every update is run, and keys are unique.
+/// - the isolation level: a read returns committed data, and a transaction may write.
+/// - time limits below those of the driver: otherwise waiting statements would accumulate on
+///   the server.
 fn settings(limit: Duration, facts: &Facts) -> Vec<String> {
     let seconds = (share(limit, 8) / 1000).max(1).to_string();
     let statement = share(limit, 9);
@@ -75,18 +76,18 @@ fn settings(limit: Duration, facts: &Facts) -> Vec<String> {
     let statement_seconds = (statement as f64 / 1000.0).to_string();
     let variables = [
         ("completion_type", "0"),
-        // A Galera node answers reads only when it has caught up with the cluster.
+        // A Galera node answers a read after it has caught up with the cluster.
         ("wsrep_sync_wait", "1"),
         ("wsrep_dirty_reads", "0"),
-        // The tables of the original are widened, however that has to be done.
+        // Widening a table of the original may need any algorithm.
         ("alter_algorithm", "DEFAULT"),
-        // The server ends a transaction that is idle while it holds the row lock.
+        // The server ends a transaction that holds the row lock and is idle.
         ("idle_transaction_timeout", "1"),
         ("innodb_snapshot_isolation", "0"),
         ("query_cache_type", "0"),
         ("innodb_lock_wait_timeout", &seconds),
         ("lock_wait_timeout", &seconds),
-        // MariaDB's, and MySQL's for queries.
+        // The first is of MariaDB, the second of MySQL, for queries.
         ("max_statement_time", &statement_seconds),
         ("max_execution_time", &statement.to_string()),
     ]
@@ -106,7 +107,7 @@ fn settings(limit: Duration, facts: &Facts) -> Vec<String> {
     )]
 }
 
-/// Whether several servers take writes, each with row locks of its own.
+/// Whether several servers accept writes, each with row locks of its own.
 fn is_cluster(facts: &Facts) -> bool {
     let galera = facts.is("wsrep_on", "ON")
         && facts
@@ -117,105 +118,49 @@ fn is_cluster(facts: &Facts) -> bool {
         || facts.get("version").is_some_and(|v| v.contains("TiDB"))
 }
 
+const SYNTAX: Syntax = Syntax {
+    placeholder: |_| "?".into(),
+    count: "COUNT(*)",
+    greatest: "GREATEST",
+    micros: "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
+    seen_at: "SYSDATE(6)",
+};
+
 fn statements(names: &TableNames, facts: &Facts) -> Statements {
-    let [locks, sessions, fences] = names.quoted();
-    let row = format!("SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = ?");
-    let now = "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)";
-    let count = "COUNT(*) OVER ()";
-    // A range locks the row behind it as well. On a cluster that is the first one of another
+    let [_, _, fences] = names.quoted();
+    let common = Statements::new(names, &SYNTAX);
+    // A range also locks the row after it. On a cluster that is the first fence row of another
     // session, which no guard uses.
     let of_session = if is_cluster(facts) {
         "session >= ? AND session < ?"
     } else {
         "session = ? AND session <> ?"
     };
+    let lock = format!("SELECT session FROM {fences} WHERE session = ? FOR UPDATE NOWAIT");
+    let write = format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?");
+    let write = is_cluster(facts).then_some(write);
     Statements {
-        placeholder: |_| "?".into(),
-        // Without the variable a process that is stopped would keep the lock.
-        lock: facts.has("idle_transaction_timeout").then(|| Lock {
+        // Without the variable, a process that is stopped would keep the lock.
+        row_lock: facts.has("idle_transaction_timeout").then(|| RowLock {
             begin: "START TRANSACTION",
             limit: None,
-            read: format!("{row} FOR UPDATE"),
+            read: format!("{} FOR UPDATE", common.read),
             commit: "COMMIT AND NO CHAIN NO RELEASE",
             rollback: "ROLLBACK AND NO CHAIN NO RELEASE",
         }),
-        read: row,
-        read_version: format!("SELECT version, stamp FROM {locks} WHERE id = ?"),
-        read_versions: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
-        compare_and_set: format!(
-            "UPDATE {locks} SET dataJson = ?, metaJson = ?, stamp = ?, version = ? \
-             WHERE id = ? AND version = ? AND stamp = ?"
-        ),
-        alive: Condition {
-            before: format!(" AND (SELECT COUNT(*) FROM {sessions} WHERE id IN "),
-            after: ") = ",
-        },
-        dead: Condition {
-            before: format!(" AND (SELECT COUNT(*) FROM {fences} WHERE session IN "),
-            after: ") = ",
-        },
-        adopt: format!(
-            "UPDATE {locks} SET version = GREATEST(?, {now}), stamp = ?, metaJson = '{{}}' \
-             WHERE id = ? AND version = ? AND stamp IS NULL"
-        ),
-        create: format!(
-            "INSERT INTO {locks} (id, dataJson, version, stamp, metaJson) \
-             VALUES (?, '{{}}', GREATEST(?, {now}), ?, '{{}}')"
-        ),
-        insert_sessions: format!(
-            "INSERT INTO {sessions} \
-             (id, namespace, taskId, host, process, ttlMs, beat, seenAt) VALUES "
-        ),
-        insert_sessions_end: ", 0, SYSDATE(6))",
-        insert_fences: format!("INSERT INTO {fences} (session, touched) VALUES "),
-        renew: format!("UPDATE {sessions} SET beat = beat + 1, seenAt = SYSDATE(6) WHERE id IN"),
-        liveness: format!(
-            "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat, {count} \
-             FROM {fences} f LEFT JOIN {sessions} s ON s.id = f.session WHERE f.session IN"
-        ),
-        sessions_in: format!(
-            "SELECT id, taskId, host, process, ttlMs, beat, {count} FROM {sessions} \
-             WHERE namespace = ?"
-        ),
-        fences_in: format!(
-            "SELECT session, {count} FROM {fences} \
-             WHERE session >= ? AND session < ? AND session NOT LIKE '%#%'"
-        ),
-        delete_session: format!("DELETE FROM {sessions} WHERE id = ?"),
-        delete_session_at: format!("DELETE FROM {sessions} WHERE id = ? AND beat = ?"),
-        delete_sessions: format!("DELETE FROM {sessions} WHERE id IN"),
+        fences_in: format!("{} AND session NOT LIKE '%#%'", common.fences_in),
         try_fences: Some(format!(
             "SELECT session FROM {fences} WHERE {of_session} FOR UPDATE NOWAIT"
         )),
         delete_fences: format!("DELETE FROM {fences} WHERE {of_session}"),
         try_fence_list: Some(format!("SELECT session FROM {fences} WHERE session IN")),
-        delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
-        without_beat: format!(
-            " AND NOT EXISTS (SELECT 1 FROM {sessions} WHERE id = ?) \
-             AND (SELECT COUNT(*) FROM {sessions} WHERE id = ?) = ?"
-        ),
-        without_row: format!(" AND NOT EXISTS (SELECT 1 FROM {locks} WHERE {locks}.id = ?)"),
-        with_unstamped_row: format!(
-            " AND EXISTS (SELECT 1 FROM {locks} \
-             WHERE {locks}.id = ? AND version = ? AND stamp IS NULL)"
-        ),
-        await_fence: [
-            Some(format!(
-                "SELECT session FROM {fences} WHERE session = ? FOR UPDATE NOWAIT"
-            )),
-            is_cluster(facts)
-                .then(|| format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?")),
-        ]
-        .into_iter()
-        .flatten()
-        .collect(),
-        notify: None,
-        data_version: None,
+        await_fence: [Some(lock), write].into_iter().flatten().collect(),
+        ..common
     }
 }
 
-/// A shared lock, so that the guards of a session do not stand in each other's way. On a
-/// cluster only a write reaches the other nodes.
+/// The fence is a shared lock, so that the guards of a session do not block each other. On a
+/// cluster it is a write, because only a write reaches the other nodes.
 fn fence(names: &TableNames, facts: &Facts) -> FenceStatement {
     let [_, _, fences] = names.quoted();
     if is_cluster(facts) {
@@ -286,7 +231,7 @@ fn catalog(names: &TableNames) -> Catalog {
     }
 }
 
-/// Options without those that say what [`settings`] says.
+/// The options without those that [`settings`] replaces.
 pub(super) fn prepared(options: MySqlConnectOptions) -> MySqlConnectOptions {
     options
         .pipes_as_concat(false)
@@ -307,13 +252,13 @@ impl Engine for MySql {
             .try_downcast_ref::<MySqlDatabaseError>()
             .map_or(0, MySqlDatabaseError::number);
         let class = match number {
-            // Deadlock, lock wait, lock at once, record changed, interrupted, statement
-            // time, too many connections, user limit, node not ready; TiDB's write conflicts.
+            // Deadlock, lock wait timeout, NOWAIT, record changed, interrupted, statement
+            // timeout, too many connections, user limit, node not ready; write conflicts of TiDB.
             1213 | 1205 | 3572 | 1020 | 1317 | 1969 | 3024 | 1040 | 1203 | 1047 | 8002 | 8005
             | 8022 | 8028 | 9007 => Class::NotApplied,
-            // Read-only, read-only transaction, option prevents.
+            // Read-only server, read-only transaction, refused by an option.
             1290 | 1792 | 1836 => Class::ReadOnly,
-            // Denied, missing or unfit tables, values out of range, duplicates, unknown
+            // Denied, missing or wrong tables, values out of range, duplicates, unknown
             // variables.
             1044 | 1045 | 1049 | 1054 | 1060 | 1050 | 1061 | 1062 | 1064 | 1142 | 1143 | 1146
             | 1193 | 1227 | 1264 | 1366 | 1406 | 1698 => Class::Permanent,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crate::error::{LockError, Result};
 
-/// The longest prefix: with the longest table name behind it, it fits every engine.
+/// The longest prefix, in bytes. With the longest table name it fits every engine.
 const LONGEST_PREFIX: usize = 40;
-/// PostgreSQL cuts longer names silently.
+/// The longest schema, in bytes. PostgreSQL truncates longer names silently.
 const LONGEST_SCHEMA: usize = 63;
 
-/// What the caller chose of the tables' names.
+/// The prefix and the schema that the caller has chosen.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TableChoice {
     prefix: String,
@@ -17,7 +17,11 @@ pub(crate) struct TableChoice {
 }
 
 impl TableChoice {
-    /// Checks a choice; `None` is the default.
+    /// Checks a choice. `None` is the default: no prefix, or the engine's first schema.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidConfig`] when the prefix or the schema is not a valid name.
     pub(crate) fn new(prefix: Option<String>, schema: Option<String>) -> Result<Self> {
         let prefix = prefix.unwrap_or_default();
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -42,7 +46,7 @@ impl TableChoice {
         self.schema.as_deref()
     }
 
-    /// The names in `schema`, where the engine has schemas.
+    /// The names of the tables in `schema`, or without a schema.
     pub(super) fn names(&self, schema: Option<&str>, quote: char) -> TableNames {
         TableNames {
             quote,
@@ -52,16 +56,16 @@ impl TableChoice {
     }
 }
 
-/// The names that are in force, from the first connection on.
+/// The names of the tables, known after the first connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TableNames {
-    /// What a name stands in.
+    /// The quotation mark of names.
     quote: char,
     prefix: Arc<str>,
     schema: Option<Arc<str>>,
 }
 
-/// The tables without a prefix.
+/// The names without a prefix.
 const TABLES: [&str; 3] = ["locks", "lock_sessions", "lock_fences"];
 
 impl TableNames {
@@ -69,12 +73,12 @@ impl TableNames {
         self.schema.as_deref()
     }
 
-    /// The tables as catalogs name them: of the rows, the sessions and the fences.
+    /// The names in catalogs: of the locks, the sessions and the fences.
     pub(super) fn plain(&self) -> [String; 3] {
         TABLES.map(|table| format!("{}{table}", self.prefix))
     }
 
-    /// The tables as statements name them.
+    /// The names in statements.
     pub(super) fn quoted(&self) -> [String; 3] {
         self.plain().map(|table| match &self.schema {
             Some(schema) => format!("{}.{}", self.quote(schema), self.table(&table)),
@@ -82,8 +86,8 @@ impl TableNames {
         })
     }
 
-    /// A name with the prefix; quoted only where the prefix demands it, so that what is made
-    /// here is what the migration makes.
+    /// A name in statements. It is quoted only if necessary, so that the created tables are
+    /// those of the migration.
     fn table(&self, name: &str) -> String {
         if name.starts_with(|c: char| c.is_ascii_digit()) {
             self.quote(name)
@@ -98,7 +102,7 @@ impl TableNames {
         format!("{quote}{}{quote}", name.replace(quote, &twice))
     }
 
-    /// The statements of a migration, with these names in them.
+    /// The statements of a migration, with these names.
     pub(super) fn migration(&self, text: &str) -> Vec<String> {
         let code = text
             .lines()
@@ -112,8 +116,8 @@ impl TableNames {
             .collect()
     }
 
-    /// Replaces each table's name. The name of an index has a table's name in it, and
-    /// gets the prefix; PostgreSQL puts an index into the schema of its table.
+    /// Replaces the names of tables and indexes. An index has a name that begins with
+    /// `lock_`, and gets the prefix only: PostgreSQL creates it in the schema of its table.
     fn rename(&self, statement: &str) -> String {
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let mut renamed = String::with_capacity(statement.len());
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_gets_the_prefix_and_the_schema() {
+    fn migration_has_the_prefix_and_the_schema() {
         let text = "-- The locks.\nCREATE TABLE locks (\n    id TEXT, -- of locks\n    b TEXT\n);\n\
                     \n-- x\nCREATE INDEX lock_sessions_namespace ON lock_sessions (namespace);\n";
         assert_eq!(
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_is_checked() {
+    fn invalid_prefix_or_schema_is_refused() {
         let of = |prefix: &str, schema: Option<&str>| {
             TableChoice::new(Some(prefix.into()), schema.map(Into::into))
         };

@@ -1,4 +1,4 @@
-//! PostgreSQL, and what speaks its protocol.
+//! PostgreSQL, and servers with its protocol.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use super::{
     executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
-    statements::{Condition, FenceKind, FenceStatement, Lock, Statements},
+    statements::{Condition, FenceKind, FenceStatement, RowLock, Statements, Syntax},
 };
 use crate::fence::{fence_connection, sealed::Unfenced};
 
-/// The channel on which changes are told; the payload is the namespace and the version.
+/// The channel of notifications. The payload is the namespace and the version.
 pub(super) const CHANNEL: &str = "locks_changed";
 
-/// The fact that settings do not stay with our connections: a pooler lends them to others
+/// The fact that settings do not stay on a connection: a pooler gives it to other clients
 /// between two transactions.
 pub(super) const SHARED: &str = "connections are shared";
 
@@ -40,7 +40,7 @@ const DIALECT: Dialect = Dialect {
             UNION ALL \
             SELECT 'lz4', 'on' FROM pg_catalog.pg_settings \
             WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)",
-    // They are part of the startup message: see `startup`.
+    // The settings are part of the startup message: see `startup`.
     settings: |_, _| Vec::new(),
     transaction,
     statements,
@@ -58,7 +58,7 @@ const DIALECT: Dialect = Dialect {
             .collect();
         (!off.is_empty()).then(|| {
             format!(
-                "{} is off: a crash of the machine may take locks back that were granted; \
+                "{} is off: a crash of the machine can undo granted locks; \
                  set it to on",
                 off.join(" and ")
             )
@@ -66,15 +66,16 @@ const DIALECT: Dialect = Dialect {
     },
 };
 
-/// The settings that every statement relies on, whatever those of the server, the database
+/// The settings on which every statement relies, whatever those of the server, the database
 /// and the role are.
 ///
-/// - the isolation level: a read shows what is committed, and no write fails because
-///   another one came first; a transaction may write.
-/// - `synchronous_commit`: a grant is on the disk before it is told; never weaker than
-///   `on`, and `remote_apply` where that is asked for.
-/// - `row_security`: rows that a policy hides are an error, not absent.
-/// - time limits below ours, or statements that wait would pile up on the server.
+/// - the isolation level: a read returns committed data, a write does not fail because
+///   another one came first, and a transaction may write.
+/// - `synchronous_commit`: a grant is durable before it is reported. It is `remote_apply` if
+///   the server has this value, and otherwise `on`.
+/// - `row_security`: a row that a policy hides is an error and is not absent.
+/// - time limits below those of the driver: otherwise waiting statements would accumulate on
+///   the server.
 fn pinned(limit: Duration, facts: &Facts) -> Vec<(&'static str, String)> {
     let durable = if facts.is("synchronous_commit", "remote_apply") {
         "remote_apply"
@@ -90,8 +91,9 @@ fn pinned(limit: Duration, facts: &Facts) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What a direct connection starts with. The startup message overrides the settings of
-/// roles and databases, costs no round trip, and never stays on a pooler's connection.
+/// The options of a direct connection, with the settings in its startup message. They override
+/// the settings of roles and databases, cost no round trip, and do not stay on a connection of
+/// a pooler.
 pub(super) fn startup(
     options: PgConnectOptions,
     limit: Duration,
@@ -110,20 +112,20 @@ pub(super) fn startup(
             settings.push((name, "0".into()));
         }
     }
-    // A long text is packed before it is written: in half the time.
+    // A long text is compressed before it is written, which halves the time.
     if facts.has("lz4") {
         settings.push(("default_toast_compression", "lz4".into()));
     }
     options.options(settings)
 }
 
-/// Whether a connection has what [`startup`] asked for.
-pub(super) fn is_pinned(limit: Duration, asked: &Facts, found: &Facts) -> bool {
-    let mut pinned = pinned(limit, asked).into_iter();
+/// Whether a connection has the settings of [`startup`].
+pub(super) fn is_pinned(limit: Duration, requested: &Facts, found: &Facts) -> bool {
+    let mut pinned = pinned(limit, requested).into_iter();
     pinned.all(|(name, value)| found.get(name).is_none_or(|found| found == value))
 }
 
-/// Where connections are shared, the settings are those of one transaction.
+/// The begin of a transaction with its settings, if connections are shared.
 fn transaction(limit: Duration, facts: &Facts) -> Option<String> {
     if !facts.has(SHARED) {
         return None;
@@ -136,28 +138,26 @@ fn transaction(limit: Duration, facts: &Facts) -> Option<String> {
     Some(settings.fold(begin, |text, setting| text + &setting))
 }
 
+const SYNTAX: Syntax = Syntax {
+    placeholder: |number| format!("${number}"),
+    count: "pg_catalog.count(*)",
+    greatest: "GREATEST",
+    micros: "(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp()) * 1000000)::bigint",
+    seen_at: "pg_catalog.clock_timestamp()",
+};
+
 fn statements(names: &TableNames, _: &Facts) -> Statements {
-    let [locks, sessions, fences] = names.quoted();
-    let row = format!("SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = $1");
-    let now = "(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp()) * 1000000)::bigint";
-    let count = "pg_catalog.count(*) OVER ()";
+    let [_, sessions, fences] = names.quoted();
+    let common = Statements::new(names, &SYNTAX);
     Statements {
-        placeholder: |number| format!("${number}"),
-        lock: Some(Lock {
+        row_lock: Some(RowLock {
             begin: "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
             limit: Some("SET LOCAL idle_in_transaction_session_timeout = '1s'"),
-            read: format!("{row} FOR UPDATE"),
+            read: format!("{} FOR UPDATE", common.read),
             commit: "COMMIT",
             rollback: "ROLLBACK",
         }),
-        read: row,
-        read_version: format!("SELECT version, stamp FROM {locks} WHERE id = $1"),
-        read_versions: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
-        compare_and_set: format!(
-            "UPDATE {locks} SET dataJson = $1, metaJson = $2, stamp = $3, version = $4 \
-             WHERE id = $5 AND version = $6 AND stamp = $7"
-        ),
-        // The lock keeps an eviction waiting until the write is done; renewals go on.
+        // The lock delays an eviction until the write is done. It does not delay renewals.
         alive: Condition {
             before: format!(
                 " AND (SELECT pg_catalog.count(*) FROM \
@@ -165,73 +165,30 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
             ),
             after: " FOR KEY SHARE) AS alive) = ",
         },
-        dead: Condition {
-            before: format!(" AND (SELECT pg_catalog.count(*) FROM {fences} WHERE session IN "),
-            after: ") = ",
-        },
-        adopt: format!(
-            "UPDATE {locks} SET version = GREATEST($1, {now}), stamp = $2, metaJson = '{{}}' \
-             WHERE id = $3 AND version = $4 AND stamp IS NULL"
-        ),
-        create: format!(
-            "INSERT INTO {locks} (id, dataJson, version, stamp, metaJson) \
-             VALUES ($1, '{{}}', GREATEST($2, {now}), $3, '{{}}')"
-        ),
-        insert_sessions: format!(
-            "INSERT INTO {sessions} \
-             (id, namespace, taskId, host, process, ttlMs, beat, seenAt) VALUES "
-        ),
-        insert_sessions_end: ", 0, pg_catalog.clock_timestamp())",
-        insert_fences: format!("INSERT INTO {fences} (session, touched) VALUES "),
-        renew: format!(
-            "UPDATE {sessions} SET beat = beat + 1, seenAt = pg_catalog.clock_timestamp() \
-             WHERE id IN"
-        ),
-        liveness: format!(
-            "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat, {count} \
-             FROM {fences} f LEFT JOIN {sessions} s ON s.id = f.session WHERE f.session IN"
-        ),
-        sessions_in: format!(
-            "SELECT id, taskId, host, process, ttlMs, beat, {count} FROM {sessions} \
-             WHERE namespace = $1"
-        ),
         fences_in: format!(
-            "SELECT session, {count} FROM {fences} \
+            "SELECT session, pg_catalog.count(*) OVER () FROM {fences} \
              WHERE session COLLATE \"C\" >= $1 AND session COLLATE \"C\" < $2"
         ),
-        delete_session: format!("DELETE FROM {sessions} WHERE id = $1"),
-        delete_session_at: format!("DELETE FROM {sessions} WHERE id = $1 AND beat = $2"),
-        delete_sessions: format!("DELETE FROM {sessions} WHERE id IN"),
-        // A session has one fence row here; the end of the range takes no part.
+        // A session has one fence row here, so the end of the range is not needed.
         try_fences: Some(format!(
             "SELECT session FROM {fences} WHERE session = $1 AND session <> $2 \
              FOR UPDATE NOWAIT"
         )),
         delete_fences: format!("DELETE FROM {fences} WHERE session = $1 AND session <> $2"),
         try_fence_list: Some(format!("SELECT session FROM {fences} WHERE session IN")),
-        delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
-        without_beat: format!(
-            " AND NOT EXISTS (SELECT 1 FROM {sessions} WHERE id = $3) \
-             AND (SELECT pg_catalog.count(*) FROM {sessions} WHERE id = $4) = $5"
-        ),
-        without_row: format!(" AND NOT EXISTS (SELECT 1 FROM {locks} AS l WHERE l.id = $2)"),
-        with_unstamped_row: format!(
-            " AND EXISTS (SELECT 1 FROM {locks} AS l \
-             WHERE l.id = $2 AND l.version = $3 AND l.stamp IS NULL)"
-        ),
         await_fence: vec![format!(
             "SELECT session FROM {fences} WHERE session = $1 FOR UPDATE NOWAIT"
         )],
-        // It need not be on the disk: a process that misses it looks before long.
+        // A notification need not be durable: a process that misses it polls.
         notify: Some(format!(
             "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), \
              pg_catalog.pg_notify('{CHANNEL}', $1)"
         )),
-        data_version: None,
+        ..common
     }
 }
 
-/// A shared lock, so that the guards of a session do not stand in each other's way.
+/// The fence is a shared lock, so that the guards of a session do not block each other.
 fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
     let [_, _, fences] = names.quoted();
     let sql = format!("SELECT session FROM {fences} WHERE session = $1 FOR KEY SHARE");
@@ -338,8 +295,9 @@ impl Engine for Postgres {
     }
 }
 
-/// Whether a server that has taken a login without settings refuses them. Poolers and proxies
-/// say so in words of their own; a full server, or one that starts, says something else.
+/// Whether the error means that the server refuses settings in the startup message, after it
+/// has accepted a login without them. Poolers and proxies have various codes for this. The
+/// codes of a full or starting server mean something else.
 pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().map(DatabaseError::code);
     let code = code.map(Option::unwrap_or_default);

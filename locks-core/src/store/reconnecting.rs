@@ -1,4 +1,4 @@
-//! A connection that comes back by itself.
+//! A connection that is reopened after a failure.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::error::LockError;
 
-/// A place for one connection, opened when needed and thrown away when in doubt.
+/// A connection that is opened at its first use, and dropped after a failure that leaves its
+/// state unknown.
 #[derive(Debug)]
 pub(crate) struct Reconnecting {
     target: Target,
@@ -24,7 +25,7 @@ pub(crate) struct Reconnecting {
 }
 
 impl Reconnecting {
-    /// A link whose statements may take `limit` each; `role` is what events call it.
+    /// A connection whose statements may take `limit` each. Log events name it by `role`.
     pub(crate) fn new(target: Target, limit: Duration, role: &'static str) -> Self {
         Self {
             target,
@@ -34,7 +35,7 @@ impl Reconnecting {
         }
     }
 
-    /// Another link to the same database.
+    /// Another connection to this database.
     pub(crate) fn sibling(&self, limit: Duration, role: &'static str) -> Self {
         Self::new(self.target.clone(), limit, role)
     }
@@ -43,35 +44,43 @@ impl Reconnecting {
         self.target.clone()
     }
 
-    /// How the engine tells of changes.
+    /// How the engine reports changes.
     pub(crate) fn change_source(&self) -> ChangeSource {
         self.target.dialect().change_source
     }
 
-    /// Whether a row can be read under its lock. Known once the tables are there.
+    /// Whether the engine has a row lock.
+    ///
+    /// # Panics
+    ///
+    /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
     pub(crate) fn has_row_lock(&self) -> bool {
-        self.target.server().statements.lock.is_some()
+        self.target.server().statements.row_lock.is_some()
     }
 
-    /// What fences an application's transaction. Known once the tables are there.
+    /// The statement that fences a transaction of the application.
+    ///
+    /// # Panics
+    ///
+    /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
     pub(crate) fn fence_statement(&self) -> FenceStatement {
         self.target.server().fence.clone()
     }
 
-    /// Connects, and sees to it that the tables are there.
+    /// Connects, then checks the tables and creates them if they are missing.
     pub(crate) async fn ensure_tables(&mut self) -> Result<(), LockError> {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(5))
             .with_max_delay(Duration::from_millis(500))
             .with_max_times(12)
             .with_jitter();
-        // A file that another process is just making, or a server that is full, says so.
+        // A retry helps while another process creates the file or the server is full.
         let mut connection = (|| self.target.open(self.limit))
             .retry(pauses)
             .when(|failure| failure.class == Class::NotApplied)
             .await
             .map_err(|failure| match failure.kind {
-                // A file that may only be read, and was never one of ours.
+                // A read-only file without lock tables.
                 Kind::Denied => schema::not_allowed(&failure, self.target.dialect().migration_path),
                 _ => failure.into(),
             })?;
@@ -80,15 +89,14 @@ impl Reconnecting {
         Ok(())
     }
 
-    /// Runs `work` on the connection, opened first where there is none. After a
-    /// failure that leaves the connection in doubt it is thrown away.
+    /// Runs `work` on the connection, which is opened if necessary. It is dropped after a
+    /// failure that leaves its state unknown.
     pub(crate) async fn with<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         if self.connection.is_none() {
             let opened = self.target.open(self.limit).await;
-            // Nothing was asked yet, so nothing can be unknown.
             let opened = opened.map_err(Failure::not_applied)?;
             tracing::debug!(role = self.role, target = ?self.target, "connected");
             self.connection = Some(opened);
@@ -98,13 +106,13 @@ impl Reconnecting {
         if let Err(failure) = &result
             && (!failure.keeps_connection() || connection.is_locked())
         {
-            tracing::warn!(role = self.role, %failure, "connection given up");
+            tracing::warn!(role = self.role, %failure, "connection dropped");
             self.connection = None;
         }
         result
     }
 
-    /// Says good-bye where there is a connection.
+    /// Closes the connection, if it is open.
     pub(crate) async fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.close().await;

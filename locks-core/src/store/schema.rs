@@ -1,4 +1,4 @@
-//! The tables: checked, made or widened.
+//! Checking, creating and widening the tables.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::error::{LockError, Result};
 
-/// How long tables are looked at again before they are refused.
-const SETTLED: Duration = Duration::from_millis(400);
-/// How often the tables may be made before something else must be wrong.
+/// Unusable tables are checked again for this long before they are refused.
+const SETTLE_TIME: Duration = Duration::from_millis(400);
+/// The highest number of checks.
 const ATTEMPTS: usize = 30;
 
-/// The columns of the three tables, and what is written to each.
+/// The columns of the three tables, each with its use.
 const COLUMNS: [&[(&str, ColumnUse)]; 3] = {
     use ColumnUse::{Any, Name, Number, Text};
     [
@@ -44,37 +44,47 @@ const COLUMNS: [&[(&str, ColumnUse)]; 3] = {
         &[("session", Any), ("touched", Number)],
     ]
 };
-/// How many columns of each table are there from its creation on. A migration adds the
-/// others, to a table of the original too.
+/// The number of columns with which each table is created. The migration adds the others,
+/// also to a table of the original.
 const CREATED_WITH: [usize; 3] = [3, 8, 2];
 
-/// What the catalog says of one table.
+/// The state of one table according to the catalog.
 #[derive(Debug, Default, PartialEq)]
-struct Found {
-    /// `None`: there is no such table.
+struct TableState {
+    /// `None`: the table does not exist.
     kind: Option<String>,
-    /// What is wrong with how it is stored, if anything.
+    /// What is wrong with its storage; empty if nothing is.
     storage: String,
-    /// Name and type, in their order.
+    /// The names and types, in their order.
     columns: Vec<(String, String)>,
-    /// Columns that are a unique key by themselves.
+    /// The columns that are a unique key on their own.
     keys: Vec<String>,
 }
 
-/// What follows for the tables.
+/// The result of a check.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Ready,
-    /// Something is missing or too narrow, which the migration makes.
-    Make(String),
-    /// They cannot be used as they are.
+    /// Something is missing or too narrow. The migration fixes it.
+    Migrate(String),
+    /// The tables cannot be used, and the migration does not fix it.
     Refuse(String),
 }
 
+/// Which tables of other schemas count.
+#[derive(Clone, Copy, PartialEq)]
+enum Tables {
+    Any,
+    /// Those that the account can use.
+    Usable,
+}
+
 impl Connection {
-    /// Sees to it that all tables are there, and that they are what they have to be. Many
-    /// processes may do so at once: every statement may find its work done, and no lock
-    /// is taken, since two of the engines have none that would hold.
+    /// Checks the tables, and creates or widens them if necessary.
+    ///
+    /// Many processes may do this at once. There is no lock, because two of the engines have
+    /// none that holds across these statements. Instead, every statement accepts that another
+    /// process has done its work.
     pub(super) async fn ensure_tables(&mut self, server: &Server) -> Result<()> {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(5))
@@ -84,18 +94,18 @@ impl Connection {
             .build();
         let start = Instant::now();
         let mut last = None;
-        let mut made = 0;
+        let mut migrations = 0;
         for pause in pauses {
-            let missing = match self.look(server).await {
+            let missing = match self.check_tables(server).await {
                 Ok(Verdict::Ready) => return self.check_rights(server).await,
-                // While another process widens a table, its keys or columns can be missing from
-                // the catalog for a moment.
-                Ok(Verdict::Refuse(_)) if start.elapsed() < SETTLED => {
+                // While another process widens a table, the catalog can lack its keys or columns
+                // for a moment.
+                Ok(Verdict::Refuse(_)) if start.elapsed() < SETTLE_TIME => {
                     time::sleep(pause).await;
                     continue;
                 }
                 Ok(Verdict::Refuse(reason)) => return Err(LockError::schema(reason)),
-                Ok(Verdict::Make(missing)) => missing,
+                Ok(Verdict::Migrate(missing)) => missing,
                 Err(failure) if failure.class == Class::NotApplied => {
                     last = Some(failure);
                     time::sleep(pause).await;
@@ -103,18 +113,18 @@ impl Connection {
                 }
                 Err(failure) => return Err(failure.into()),
             };
-            // Another process may be in the middle of it, so one look does not tell.
-            if made > 2 {
+            // Another process may be migrating, so one check proves nothing.
+            if migrations > 2 {
                 return Err(LockError::schema(format!(
-                    "the lock tables were made, and {missing}; apply {}",
+                    "the migration was applied, and {missing}; apply {}",
                     server.dialect.migration_path
                 )));
             }
             self.refuse_second_tables(server).await?;
             match self.migrate(server).await {
                 Ok(()) => {
-                    made += 1;
-                    tracing::info!("the lock tables were made");
+                    migrations += 1;
+                    tracing::info!("the lock tables were created or widened");
                 }
                 Err(failure) if failure.kind == Kind::Denied => {
                     return Err(LockError::schema(format!(
@@ -126,7 +136,7 @@ impl Connection {
                 Err(failure)
                     if failure.class == Class::NotApplied || failure.kind == Kind::Missing =>
                 {
-                    tracing::debug!(%failure, "the tables are made again");
+                    tracing::debug!(%failure, "the migration is retried");
                     last = Some(failure);
                 }
                 Err(failure) => return Err(failure.into()),
@@ -135,41 +145,43 @@ impl Connection {
         }
         Err(match last {
             Some(failure) => failure.into(),
-            None => LockError::schema("the lock tables were made again and again, and not found"),
+            None => {
+                LockError::schema("the lock tables were created repeatedly and are still missing")
+            }
         })
     }
 
-    /// Asks the catalog for the three tables.
-    async fn look(&mut self, server: &Server) -> Result<Verdict, Failure> {
-        let catalog = (server.dialect.catalog)(&server.names);
-        let mut found = <[Found; 3]>::default();
+    /// Reads the state of the three tables from the catalog and judges it.
+    async fn check_tables(&mut self, server: &Server) -> Result<Verdict, Failure> {
+        let catalog = &server.catalog;
+        let mut found = <[TableState; 3]>::default();
         let plain = server.names.plain();
-        let place = |table: &str| plain.iter().position(|name| *name == table.to_lowercase());
+        let index = |table: &str| plain.iter().position(|name| *name == table.to_lowercase());
         for [table, kind, storage] in self.texts(&catalog.tables).await? {
-            if let Some(place) = place(&table) {
-                found[place].kind = Some(kind);
-                found[place].storage = storage;
+            if let Some(index) = index(&table) {
+                found[index].kind = Some(kind);
+                found[index].storage = storage;
             }
         }
         for [table, column, kind] in self.texts(&catalog.columns).await? {
-            if let Some(place) = place(&table) {
-                found[place].columns.push((column, kind.to_lowercase()));
+            if let Some(index) = index(&table) {
+                found[index].columns.push((column, kind.to_lowercase()));
             }
         }
         for [table, column] in self.texts(&catalog.keys).await? {
-            if let Some(place) = place(&table) {
-                found[place].keys.push(column);
+            if let Some(index) = index(&table) {
+                found[index].keys.push(column);
             }
         }
         Ok(judge(&found, &server.names, server.dialect))
     }
 
-    /// Whether the account may do all that locking needs.
+    /// Checks that the account has all rights that locking needs.
     async fn check_rights(&mut self, server: &Server) -> Result<()> {
-        let missing = match (server.dialect.catalog)(&server.names).rights {
+        let missing = match &server.catalog.rights {
             Rights::None => Vec::new(),
             Rights::Query(sql) => {
-                let missing = self.texts::<2>(&sql).await?.into_iter();
+                let missing = self.texts::<2>(sql).await?.into_iter();
                 missing
                     .map(|[table, right]| format!("{right} on {table}"))
                     .collect()
@@ -177,8 +189,8 @@ impl Connection {
             Rights::Statements(statements) => {
                 let mut missing = Vec::new();
                 for statement in statements {
-                    match self.raw(&statement).await {
-                        // A server that takes no writes now says nothing of rights.
+                    match self.raw(statement).await {
+                        // A server that refuses all writes now reports no rights.
                         Err(failure) if failure.class == Class::ReadOnly => return Ok(()),
                         Err(failure) if failure.kind == Kind::Denied => {
                             let verb = statement.split(' ').next().unwrap_or_default();
@@ -203,9 +215,10 @@ impl Connection {
         )))
     }
 
-    /// Accounts with different search paths would lock in tables of their own, unnoticed.
+    /// Fails if only another schema has lock tables. Otherwise accounts with different search
+    /// paths would use different tables without noticing.
     async fn refuse_second_tables(&mut self, server: &Server) -> Result<()> {
-        let schemas = self.elsewhere(server, true).await?;
+        let schemas = self.elsewhere(server, Tables::Usable).await?;
         if schemas.is_empty() {
             return Ok(());
         }
@@ -217,8 +230,9 @@ impl Connection {
         )))
     }
 
+    /// Warns if another schema has lock tables too.
     async fn warn_of_second_tables(&mut self, server: &Server) -> Result<()> {
-        let schemas = self.elsewhere(server, false).await?;
+        let schemas = self.elsewhere(server, Tables::Any).await?;
         if !schemas.is_empty() {
             tracing::warn!(
                 "the lock tables of schema {:?} are used, and {schemas} has lock tables too; \
@@ -230,29 +244,29 @@ impl Connection {
         Ok(())
     }
 
-    /// Other schemas with lock tables, or with such that this account may use, where the
-    /// schema was not chosen.
-    async fn elsewhere(&mut self, server: &Server, usable: bool) -> Result<String> {
-        let sql = (server.dialect.catalog)(&server.names).elsewhere;
+    /// The other schemas with lock tables, as a list; empty if the caller has chosen a schema.
+    async fn elsewhere(&mut self, server: &Server, tables: Tables) -> Result<String> {
+        let sql = server.catalog.elsewhere.as_ref();
         let Some(sql) = sql.filter(|_| !server.schema_is_chosen) else {
             return Ok(String::new());
         };
-        let schemas = self.texts::<2>(&sql).await?.into_iter();
-        let schemas = schemas.filter(|[_, access]| !usable || access == "usable");
+        let schemas = self.texts::<2>(sql).await?.into_iter();
+        let schemas = schemas.filter(|[_, access]| tables == Tables::Any || access == "usable");
         let schemas: Vec<_> = schemas.map(|[schema, _]| format!("{schema:?}")).collect();
         Ok(schemas.join(", "))
     }
 
-    /// A query of texts; one that is NULL is empty.
+    /// Runs a query with text columns. NULL becomes an empty text.
     async fn texts<const N: usize>(&mut self, sql: &str) -> Result<Vec<[String; N]>, Failure> {
         let rows = self.fetch(sql, &[], &[ColumnType::Text; N]).await?;
-        let row = |cells: Vec<Value>| {
-            let mut cells = cells.into_iter();
-            std::array::from_fn(|_| cells.next().and_then(Value::text).unwrap_or_default())
+        let row = |values: Vec<Value>| {
+            let mut values = values.into_iter();
+            std::array::from_fn(|_| values.next().and_then(Value::text).unwrap_or_default())
         };
         Ok(rows.into_iter().map(row).collect())
     }
 
+    /// Runs the migration. What exists already is left as it is.
     async fn migrate(&mut self, server: &Server) -> Result<(), Failure> {
         for statement in server.names.migration(server.dialect.migration) {
             match self.raw(&statement).await {
@@ -264,7 +278,8 @@ impl Connection {
     }
 }
 
-fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
+/// The verdict on the tables that were found.
+fn judge(found: &[TableState; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
     let mut missing = Vec::new();
     let tables = found
         .iter()
@@ -300,7 +315,7 @@ fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
             ));
         }
         if !found.storage.is_empty() {
-            return Verdict::Refuse(stored_as(&table, &found.storage));
+            return Verdict::Refuse(storage_error(&table, &found.storage));
         }
         let key = columns[0].0;
         if !found
@@ -321,7 +336,7 @@ fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
                     missing.push(format!(
                         "the column {name} of {table} is {} and has to be {} (ALTER TABLE)",
                         kind.trim(),
-                        wanted(*used)
+                        required_type(*used)
                     ));
                 }
                 Some(_) => {}
@@ -331,12 +346,12 @@ fn judge(found: &[Found; 3], names: &TableNames, dialect: &Dialect) -> Verdict {
     if missing.is_empty() {
         Verdict::Ready
     } else {
-        Verdict::Make(missing.join(", "))
+        Verdict::Migrate(missing.join(", "))
     }
 }
 
-/// The type that a column has to have.
-fn wanted(used: ColumnUse) -> &'static str {
+/// The required type of a column.
+fn required_type(used: ColumnUse) -> &'static str {
     match used {
         ColumnUse::Number => "BIGINT",
         ColumnUse::Text => "a text of any length and script (on MySQL LONGTEXT in utf8mb4)",
@@ -345,8 +360,8 @@ fn wanted(used: ColumnUse) -> &'static str {
     }
 }
 
-/// Why a table that is stored like this cannot hold locks.
-fn stored_as(table: &str, storage: &str) -> String {
+/// Why a table with this storage cannot hold locks.
+fn storage_error(table: &str, storage: &str) -> String {
     match storage {
         "UNLOGGED" | "TEMPORARY" => format!(
             "the table {table} is {storage}: a crash of the server empties it, and two \
@@ -364,7 +379,7 @@ fn stored_as(table: &str, storage: &str) -> String {
     }
 }
 
-/// The tables may not be made here, nor anything else be written.
+/// The tables are missing and the database is read-only.
 pub(super) fn not_allowed(failure: &Failure, path: &str) -> LockError {
     LockError::schema(format!(
         "the lock tables are missing or incomplete and cannot be made here ({failure}); \
@@ -372,7 +387,7 @@ pub(super) fn not_allowed(failure: &Failure, path: &str) -> LockError {
     ))
 }
 
-/// The tables went away, or another database answered.
+/// A table or a column that was checked at connect is missing.
 pub(super) fn missing(failure: &Failure) -> LockError {
     LockError::schema(format!(
         "the lock tables are missing or incomplete ({failure}); \

@@ -1,4 +1,4 @@
-//! The rows of sessions: beats and fences.
+//! The heartbeat rows and fence rows of sessions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,8 +13,8 @@ use super::{
 use crate::{process::Identity, table::SessionId};
 
 impl Connection {
-    /// Inserts the rows of these sessions, all beat rows before the first fence row. No
-    /// id of them must ever have been tried before.
+    /// Inserts the rows of these sessions, all heartbeat rows before the first fence row. An id
+    /// must not have been used in an earlier attempt.
     pub(crate) async fn insert_sessions(&mut self, new: &[NewSession]) -> Result<(), Failure> {
         let statements = self.statements.clone();
         let placeholder = statements.placeholder;
@@ -60,18 +60,22 @@ impl Connection {
         Ok(())
     }
 
-    /// Advances the beat of all these sessions; how many were there.
+    /// Advances the heartbeats of these sessions. Returns the number of heartbeat rows that
+    /// were found.
     pub(crate) async fn renew(&mut self, sessions: &[SessionId]) -> Result<u64, Failure> {
         let statements = self.statements.clone();
         let (sql, args) = self.listed(&statements.renew, sessions);
         self.execute(&sql, &args).await
     }
 
-    /// What is left of these sessions, in their order. Each was seen in the row, so both
-    /// of its rows were there once.
+    /// Reads the states of these sessions, in their order. Each session must have had both of
+    /// its rows.
     ///
-    /// That a row is absent is believed only if the answer has as many rows as the server
-    /// counted, and shows `witness`, a session that lives, if there is one.
+    /// # Errors
+    ///
+    /// [`Kind::Inconsistent`](super::Kind::Inconsistent) when the answer lacks rows that the
+    /// server counted, or the fence row of `witness`, a session that is alive. Such an answer
+    /// does not prove that a session is dead.
     pub(crate) async fn liveness(
         &mut self,
         sessions: &[SessionId],
@@ -84,13 +88,13 @@ impl Connection {
         if sessions.is_empty() {
             return Ok(Vec::new());
         }
-        let asked: Vec<_> = sessions.iter().chain(witness).cloned().collect();
+        let ids: Vec<_> = sessions.iter().chain(witness).cloned().collect();
         let statements = self.statements.clone();
-        let (sql, args) = self.listed(&statements.liveness, &asked);
+        let (sql, args) = self.listed(&statements.liveness, &ids);
         let mut found = BTreeMap::new();
-        for mut cells in self.fetch_all(&sql, &args, &TYPES).await? {
-            let fence = cells.remove(0).text().unwrap_or_default();
-            found.insert(fence, session_row(cells));
+        for mut values in self.fetch_all(&sql, &args, &TYPES).await? {
+            let fence = values.remove(0).text().unwrap_or_default();
+            found.insert(fence, session_row(values));
         }
         if let Some(witness) = witness
             && !found.contains_key(&*witness.0)
@@ -108,7 +112,7 @@ impl Connection {
         Ok(sessions.iter().map(|id| (id.clone(), state(id))).collect())
     }
 
-    /// Every session of a namespace that has a beat row.
+    /// Reads every heartbeat row of a namespace.
     pub(crate) async fn sessions_in(
         &mut self,
         namespace: &str,
@@ -123,7 +127,7 @@ impl Connection {
         Ok(rows.into_iter().filter_map(session_row).collect())
     }
 
-    /// Every session of a namespace that has a fence row, once.
+    /// Reads every session of a namespace that has a fence row, once.
     pub(crate) async fn fences_in(&mut self, namespace: &str) -> Result<Vec<SessionId>, Failure> {
         let (start, end) = SessionId::range_of(namespace);
         let args = [Argument::Text(&start), Argument::Text(&end)];
@@ -135,7 +139,7 @@ impl Connection {
         Ok(ids.into_iter().collect())
     }
 
-    /// Deletes a beat row.
+    /// Deletes a heartbeat row.
     pub(crate) async fn delete_session(&mut self, id: &SessionId) -> Result<(), Failure> {
         let sql = self.statements.clone();
         self.execute(&sql.delete_session, &[Argument::Text(&id.0)])
@@ -143,19 +147,20 @@ impl Connection {
             .map(drop)
     }
 
-    /// Deletes a beat row where it still shows `beat`; whether it did.
+    /// Deletes a heartbeat row if its heartbeat is `heartbeat`. Returns whether it was
+    /// deleted.
     pub(crate) async fn delete_session_at(
         &mut self,
         id: &SessionId,
-        beat: i64,
+        heartbeat: i64,
     ) -> Result<bool, Failure> {
         let sql = self.statements.clone();
-        let args = [Argument::Text(&id.0), Argument::Int(beat)];
+        let args = [Argument::Text(&id.0), Argument::Int(heartbeat)];
         Ok(self.execute(&sql.delete_session_at, &args).await? == 1)
     }
 
-    /// Deletes a beat row where the namespace has no row, or one of this version without
-    /// stamp; whether it did.
+    /// Deletes a heartbeat row if the namespace has no row, or with `unstamped`, if it has a
+    /// row of that version without a stamp. Returns whether it was deleted.
     pub(crate) async fn delete_session_of(
         &mut self,
         id: &SessionId,
@@ -175,15 +180,16 @@ impl Connection {
         Ok(self.execute(&sql, &args).await? == 1)
     }
 
-    /// Deletes the beat rows of all these sessions.
+    /// Deletes the heartbeat rows of these sessions.
     pub(crate) async fn delete_sessions(&mut self, ids: &[SessionId]) -> Result<(), Failure> {
         let statements = self.statements.clone();
         let (sql, args) = self.listed(&statements.delete_sessions, ids);
         self.execute(&sql, &args).await.map(drop)
     }
 
-    /// Deletes the fence rows of a session. Fails with [`Kind::Locked`] while an open
-    /// transaction is fenced with one of them.
+    /// Deletes the fence rows of a session. Fails with
+    /// [`Kind::Locked`](super::Kind::Locked) while an open transaction is fenced with one of
+    /// them.
     pub(crate) async fn delete_fences(&mut self, id: &SessionId) -> Result<(), Failure> {
         let (start, end) = id.fence_range();
         let args = [Argument::Text(&start), Argument::Text(&end)];
@@ -192,12 +198,12 @@ impl Connection {
         self.execute(&sql.delete_fences, &args).await.map(drop)
     }
 
-    /// The same for all these sessions.
+    /// Deletes the fence rows of these sessions, as [`delete_fences`](Self::delete_fences) does.
     pub(crate) async fn delete_all_fences(&mut self, ids: &[SessionId]) -> Result<(), Failure> {
         let statements = self.statements.clone();
         let rows = 0..self.fence_rows;
-        for piece in ids.chunks((ids.len() / self.fence_rows).max(1)) {
-            let keys: Vec<_> = piece
+        for chunk in ids.chunks((ids.len() / self.fence_rows).max(1)) {
+            let keys: Vec<_> = chunk
                 .iter()
                 .flat_map(|id| rows.clone().map(|number| id.fence_row(number)))
                 .collect();
@@ -212,8 +218,9 @@ impl Connection {
         Ok(())
     }
 
-    /// The same where the session has no beat row, which is believed only if `witness`
-    /// has one, if there is a witness; whether any row was deleted.
+    /// Deletes the fence rows of a session if it has no heartbeat row and `witness`, if given,
+    /// has one. Returns whether any row was deleted. Fails as
+    /// [`delete_fences`](Self::delete_fences) does.
     pub(crate) async fn delete_fences_of_dead(
         &mut self,
         id: &SessionId,
@@ -230,11 +237,15 @@ impl Connection {
         ];
         self.try_fences(&args[..2]).await?;
         let statements = self.statements.clone();
-        let sql = format!("{}{}", statements.delete_fences, statements.without_beat);
+        let sql = format!(
+            "{}{}",
+            statements.delete_fences, statements.without_heartbeat
+        );
         Ok(self.execute(&sql, &args).await? > 0)
     }
 
-    /// Fails while an open transaction is fenced with a row of this range.
+    /// Fails while an open transaction is fenced with a row of this range, if the engine can
+    /// detect it.
     async fn try_fences(&mut self, range: &[Argument<'_>]) -> Result<(), Failure> {
         let statements = self.statements.clone();
         match &statements.try_fences {
@@ -243,8 +254,8 @@ impl Connection {
         }
     }
 
-    /// Returns when no open transaction is fenced with this row; fails with
-    /// [`Kind::Locked`] while one is.
+    /// Succeeds if no open transaction is fenced with this row. Fails with
+    /// [`Kind::Locked`](super::Kind::Locked) while one is.
     pub(crate) async fn await_fence(&mut self, row: &str) -> Result<(), Failure> {
         let statements = self.statements.clone();
         for sql in &statements.await_fence {
@@ -254,7 +265,7 @@ impl Connection {
     }
 }
 
-/// How a beat row is read.
+/// The columns of a heartbeat row.
 const SESSION: [ColumnType; 6] = [
     ColumnType::Text,
     ColumnType::Text,
@@ -264,9 +275,9 @@ const SESSION: [ColumnType; 6] = [
     ColumnType::Int,
 ];
 
-/// A beat row; nothing where it is not there.
-fn session_row(cells: Vec<Value>) -> Option<SessionRow> {
-    let [id, task, host, process, ttl, heartbeat] = columns(cells);
+/// A heartbeat row; `None` if its columns are NULL.
+fn session_row(values: Vec<Value>) -> Option<SessionRow> {
+    let [id, task, host, process, ttl, heartbeat] = columns(values);
     let ttl = ttl.int().and_then(|ms| u64::try_from(ms).ok());
     Some(SessionRow {
         id: SessionId(id.text()?.into()),
@@ -321,14 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_is_deleted_only_without_its_beat_and_with_the_witness() {
+    fn fences_are_deleted_only_without_a_heartbeat_row_and_with_the_witness() {
         run(async {
             let (mut c, a, w) = database().await;
-            // Both there, then the witness alone gone: the session lives.
+            // The session has its heartbeat row: first with the witness, then without.
             assert!(!c.delete_fences_of_dead(&a, Some(&w)).await.unwrap());
             c.delete_session(&w).await.unwrap();
             assert!(!c.delete_fences_of_dead(&a, Some(&w)).await.unwrap());
-            // Both gone: nothing shows that rows can be seen.
+            // Neither has a heartbeat row, so nothing proves that rows are visible.
             c.delete_session(&a).await.unwrap();
             assert!(!c.delete_fences_of_dead(&a, Some(&w)).await.unwrap());
 
@@ -340,12 +351,12 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_dead_only_if_the_answer_shows_the_witness() {
+    fn session_is_dead_only_if_the_answer_has_the_witness() {
         run(async {
             let (mut c, a, w) = database().await;
             let ids = std::slice::from_ref(&a);
-            let beats = c.liveness(ids, Some(&w)).await.unwrap();
-            assert!(matches!(beats[..], [(_, Liveness::Alive(_))]));
+            let alive = c.liveness(ids, Some(&w)).await.unwrap();
+            assert!(matches!(alive[..], [(_, Liveness::Alive(_))]));
             c.delete_session(&a).await.unwrap();
             let evicting = c.liveness(ids, Some(&w)).await.unwrap();
             assert!(matches!(evicting[..], [(_, Liveness::Evicting)]));
@@ -358,11 +369,11 @@ mod tests {
     }
 
     #[test]
-    fn a_write_takes_from_the_dead_only_if_they_are_and_the_witness_is_not() {
+    fn write_needs_absent_fences_of_the_dead_and_the_fence_of_the_witness() {
         run(async {
             let (mut c, a, w) = database().await;
             assert!(c.create("ns", 1, "s0").await.unwrap());
-            let mut at = c.read_version("ns").await.unwrap().unwrap();
+            let mut from = c.read_version("ns").await.unwrap().unwrap();
             let columns = LockTable::default().columns();
             let mut wrote = async |c: &mut Connection, witness: Option<&SessionId>| {
                 let preconditions = Preconditions {
@@ -371,32 +382,32 @@ mod tests {
                     witness: witness.cloned(),
                 };
                 let to = RowVersion {
-                    version: at.version + 1,
-                    stamp: Some(format!("s{}", at.version)),
+                    version: from.version + 1,
+                    stamp: Some(format!("s{}", from.version)),
                 };
                 let wrote = c
-                    .compare_and_set("ns", &at, &to, &columns, &preconditions)
+                    .compare_and_set("ns", &from, &to, &columns, &preconditions)
                     .await
                     .unwrap();
                 if wrote {
-                    at = to;
+                    from = to;
                 }
                 wrote
             };
-            assert!(!wrote(&mut c, Some(&w)).await, "it lives");
-            assert!(!wrote(&mut c, None).await, "it lives");
+            assert!(!wrote(&mut c, Some(&w)).await, "the session is alive");
+            assert!(!wrote(&mut c, None).await, "the session is alive");
             c.delete_fences(&w).await.unwrap();
             assert!(
                 !wrote(&mut c, Some(&w)).await,
-                "it lives, the witness does not"
+                "the session is alive, the witness is dead"
             );
             c.delete_fences(&a).await.unwrap();
-            assert!(!wrote(&mut c, Some(&w)).await, "the witness is gone");
+            assert!(!wrote(&mut c, Some(&w)).await, "the witness is dead");
             assert!(wrote(&mut c, None).await);
 
             let (mut c, a, w) = database().await;
             assert!(c.create("ns", 1, "s0").await.unwrap());
-            let at = c.read_version("ns").await.unwrap().unwrap();
+            let from = c.read_version("ns").await.unwrap().unwrap();
             c.delete_fences(&a).await.unwrap();
             let preconditions = Preconditions {
                 alive: vec![w.clone()],
@@ -404,11 +415,11 @@ mod tests {
                 witness: Some(w),
             };
             let to = RowVersion {
-                version: at.version + 7,
+                version: from.version + 7,
                 stamp: Some("s1".into()),
             };
             assert!(
-                c.compare_and_set("ns", &at, &to, &columns, &preconditions)
+                c.compare_and_set("ns", &from, &to, &columns, &preconditions)
                     .await
                     .unwrap()
             );

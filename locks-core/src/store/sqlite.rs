@@ -1,4 +1,4 @@
-//! SQLite: the embedded default.
+//! SQLite, the embedded default.
 
 use sqlx::{
     Sqlite, SqliteConnection,
@@ -15,12 +15,12 @@ use super::{
     executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
-    statements::{Condition, FenceKind, FenceStatement, Statements},
+    statements::{FenceKind, FenceStatement, Statements, Syntax},
 };
 use crate::fence::{fence_connection, sealed::Unfenced};
 
-/// `SQLITE_BUSY_SNAPSHOT`: a transaction that has read wants to write, and another one
-/// wrote in between.
+/// `SQLITE_BUSY_SNAPSHOT`: a transaction that has read tries to write after another one has
+/// written.
 const SNAPSHOT: i32 = 517;
 
 const DIALECT: Dialect = Dialect {
@@ -36,17 +36,18 @@ const DIALECT: Dialect = Dialect {
     statements,
     fence,
     catalog,
-    // A column takes any value that does not fit its type as it is.
+    // A column stores values of any type.
     fits: |_, _| true,
     relaxed: |_| None,
 };
 
-/// What every statement relies on, whatever the options say.
+/// The settings on which every statement relies, whatever the options are.
 ///
-/// By itself, SQLite asks again after pauses that grow to 100 ms, while a write takes one
-/// at most: a connection that waits is passed over by all that come later. So it gives up
-/// after its first pause, of a millisecond, and is asked again: all have the same chance.
-/// A long row fills the log in a few writes; it is copied back less often.
+/// - `busy_timeout`: by default SQLite retries after pauses that grow to 100 ms, although a
+///   write takes a millisecond at most, so connections that came later overtake one that
+///   waits. Here SQLite gives up after its first pause of a millisecond and the driver
+///   repeats the statement, which gives all connections equal chances.
+/// - `wal_autocheckpoint`: a long row fills the log in a few writes, so checkpoints are rarer.
 const SETTINGS: &str = "PRAGMA busy_timeout = 1; \
      PRAGMA wal_autocheckpoint = 4000; \
      PRAGMA synchronous = FULL; \
@@ -56,86 +57,29 @@ const SETTINGS: &str = "PRAGMA busy_timeout = 1; \
      PRAGMA count_changes = 0; \
      PRAGMA locking_mode = NORMAL";
 
+const SYNTAX: Syntax = Syntax {
+    placeholder: |_| "?".into(),
+    count: "COUNT(*)",
+    greatest: "MAX",
+    micros: "CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000",
+    seen_at: "strftime('%FT%TZ')",
+};
+
 fn statements(names: &TableNames, _: &Facts) -> Statements {
-    let [locks, sessions, fences] = names.quoted();
-    let now = "CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000";
-    let count = "COUNT(*) OVER ()";
     Statements {
-        placeholder: |_| "?".into(),
-        read: format!("SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = ?"),
-        lock: None,
-        read_version: format!("SELECT version, stamp FROM {locks} WHERE id = ?"),
-        read_versions: format!("SELECT id, version, stamp, {count} FROM {locks} WHERE id IN"),
-        compare_and_set: format!(
-            "UPDATE {locks} SET dataJson = ?, metaJson = ?, stamp = ?, version = ? \
-             WHERE id = ? AND version = ? AND stamp = ?"
-        ),
-        alive: Condition {
-            before: format!(" AND (SELECT COUNT(*) FROM {sessions} WHERE id IN "),
-            after: ") = ",
-        },
-        dead: Condition {
-            before: format!(" AND (SELECT COUNT(*) FROM {fences} WHERE session IN "),
-            after: ") = ",
-        },
-        adopt: format!(
-            "UPDATE {locks} SET version = MAX(?, {now}), stamp = ?, metaJson = '{{}}' \
-             WHERE id = ? AND version = ? AND stamp IS NULL"
-        ),
-        create: format!(
-            "INSERT INTO {locks} (id, dataJson, version, stamp, metaJson) \
-             VALUES (?, '{{}}', MAX(?, {now}), ?, '{{}}')"
-        ),
-        insert_sessions: format!(
-            "INSERT INTO {sessions} \
-             (id, namespace, taskId, host, process, ttlMs, beat, seenAt) VALUES "
-        ),
-        insert_sessions_end: ", 0, strftime('%FT%TZ'))",
-        insert_fences: format!("INSERT INTO {fences} (session, touched) VALUES "),
-        renew: format!(
-            "UPDATE {sessions} SET beat = beat + 1, seenAt = strftime('%FT%TZ') WHERE id IN"
-        ),
-        liveness: format!(
-            "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat, {count} \
-             FROM {fences} f LEFT JOIN {sessions} s ON s.id = f.session WHERE f.session IN"
-        ),
-        sessions_in: format!(
-            "SELECT id, taskId, host, process, ttlMs, beat, {count} FROM {sessions} \
-             WHERE namespace = ?"
-        ),
-        fences_in: format!(
-            "SELECT session, {count} FROM {fences} WHERE session >= ? AND session < ?"
-        ),
-        delete_session: format!("DELETE FROM {sessions} WHERE id = ?"),
-        delete_session_at: format!("DELETE FROM {sessions} WHERE id = ? AND beat = ?"),
-        delete_sessions: format!("DELETE FROM {sessions} WHERE id IN"),
-        try_fences: None,
-        delete_fences: format!("DELETE FROM {fences} WHERE session >= ? AND session < ?"),
-        try_fence_list: None,
-        delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
-        without_beat: format!(
-            " AND NOT EXISTS (SELECT 1 FROM {sessions} WHERE id = ?) \
-             AND (SELECT COUNT(*) FROM {sessions} WHERE id = ?) = ?"
-        ),
-        without_row: format!(" AND NOT EXISTS (SELECT 1 FROM {locks} AS l WHERE l.id = ?)"),
-        with_unstamped_row: format!(
-            " AND EXISTS (SELECT 1 FROM {locks} AS l \
-             WHERE l.id = ? AND l.version = ? AND l.stamp IS NULL)"
-        ),
-        // Every write waits for a transaction that has written.
-        await_fence: Vec::new(),
-        notify: None,
         data_version: Some("PRAGMA data_version"),
+        ..Statements::new(names, &SYNTAX)
     }
 }
 
-/// A write, which keeps every other write waiting. A transaction that has read, and may
-/// not write since another one does or did, has written nothing: a look is enough there.
-/// Should it write later after all, `SQLite` lets it only if nothing was written since.
+/// The fence is a write, for which every other write waits. A transaction that has read
+/// cannot write if another one writes or has written since. It has written nothing, so a
+/// query is enough. If it writes later, SQLite refuses unless nothing was written since.
 ///
-/// Both look for the grant too, among what is held, which stands before the queue: a backup that was restored may have the session, and not
-/// the grant. The look is part of the caller's transaction, since a look of the driver's
-/// could wait for a write of ours, which waits for that very transaction.
+/// Both statements also require the grant in `held`, which is the part of `metaJson` before
+/// `queue`: a restored backup can have the session without the grant. The check is part of
+/// the caller's transaction. A check by the driver could wait for a write of the driver that
+/// waits for this transaction.
 fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
     let [locks, _, fences] = names.quoted();
     let granted = format!(
@@ -197,11 +141,11 @@ impl Engine for Sqlite {
         let code: i32 = code.and_then(|code| code.parse().ok()).unwrap_or(0);
         // The low byte is the primary code (https://sqlite.org/rescode.html).
         let class = match code & 0xff {
-            // Busy, locked: also between the connections of one process.
+            // Busy and locked, also between the connections of one process.
             5 | 6 => Class::NotApplied,
-            // Not writable now, or for good.
+            // Read-only, for now or for ever.
             8 => Class::ReadOnly,
-            // Error, denied, corrupt, cannot open, too big, constraint, mismatch, not a
+            // Error, permission, corrupt, cannot open, too big, constraint, mismatch, not a
             // database.
             1 | 3 | 11 | 14 | 18 | 19 | 20 | 26 => Class::Permanent,
             _ => Class::Indeterminate,
@@ -224,8 +168,8 @@ impl Engine for Sqlite {
     }
 }
 
-/// Settings without which a grant would not survive a power loss, or a reader would
-/// hold up the writers.
+/// Options with which a committed grant survives a power loss and readers do not block
+/// writers.
 pub(super) fn prepared(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options
         .locking_mode(SqliteLockingMode::Normal)
@@ -235,5 +179,5 @@ pub(super) fn prepared(options: SqliteConnectOptions) -> SqliteConnectOptions {
         .busy_timeout(std::time::Duration::from_secs(5))
 }
 
-// The statement itself looks at the row.
-fence_connection!(Sqlite, SqliteConnection, Unfenced::Nobody);
+// The fence statement itself looks at the locks row.
+fence_connection!(Sqlite, SqliteConnection, Unfenced::None);

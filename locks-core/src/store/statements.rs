@@ -1,48 +1,51 @@
-//! The SQL text of one engine, with the tables' names in it.
+//! The SQL text of one engine, with the names of the tables.
 
 use std::sync::Arc;
 
+use super::names::TableNames;
 use crate::error::{LockError, Result};
 
-/// The statements of one engine. Placeholders stand in the order of the arguments.
+/// The statements of one engine. Placeholders are in the order of the arguments.
+///
+/// The comments list the arguments, and the columns of the result after an arrow.
 #[derive(Debug)]
 pub(super) struct Statements {
-    /// Name of the placeholder with this number, from 1.
+    /// The placeholder of the argument with this number. The first number is 1.
     pub(super) placeholder: fn(usize) -> String,
 
     /// id → dataJson, version, stamp, metaJson
     pub(super) read: String,
-    /// The row lock, where the server grants it in order of arrival and ends a
-    /// transaction that is idle while it holds it.
-    pub(super) lock: Option<Lock>,
+    /// The row lock, if the server grants it in order of arrival and ends a transaction that
+    /// holds it and is idle.
+    pub(super) row_lock: Option<RowLock>,
     /// id → version, stamp
     pub(super) read_version: String,
-    /// (list of ids follows) → id, version, stamp, number of rows
+    /// A list of ids follows → id, version, stamp, number of rows
     pub(super) read_versions: String,
     /// dataJson, metaJson, new stamp, new version, id, version, stamp
     pub(super) compare_and_set: String,
-    /// A condition behind `compare_and_set`, for a list of sessions that must have their rows; the
-    /// number of sessions follows as the last argument.
+    /// A condition of `compare_and_set` on a list of sessions. The number of those that must
+    /// have a heartbeat row follows.
     pub(super) alive: Condition,
-    /// A condition behind `compare_and_set`, for a list of sessions; how many of them must have a
-    /// fence row follows.
+    /// A condition of `compare_and_set` on a list of sessions. The number of those that must
+    /// have a fence row follows.
     pub(super) dead: Condition,
-    /// new version, stamp, id, version: only where the row has no stamp
+    /// new version, stamp, id, version. It applies to a row without a stamp only.
     pub(super) adopt: String,
     /// id, version, stamp
     pub(super) create: String,
 
-    /// (rows follow, each: id, namespace, task, host, process, ttl)
+    /// Rows follow, each with id, namespace, task, host, process, ttl.
     pub(super) insert_sessions: String,
-    /// What a row of `insert_sessions` has behind its arguments.
-    pub(super) insert_sessions_end: &'static str,
-    /// (rows follow, each: session)
+    /// The end of each row of `insert_sessions`.
+    pub(super) insert_sessions_end: String,
+    /// Rows follow, each with session, 0.
     pub(super) insert_fences: String,
-    /// (list of ids follows)
+    /// A list of ids follows.
     pub(super) renew: String,
-    /// (list of ids follows) → those with a fence: fence, id, taskId, host, process,
-    /// ttlMs, beat, number of rows; all but the fence and the number NULL where the
-    /// beat row is gone
+    /// A list of ids follows → for each fence row: session, id, taskId, host, process, ttlMs,
+    /// beat, number of rows. All but the first and the last are NULL if there is no
+    /// heartbeat row.
     pub(super) liveness: String,
     /// namespace → id, taskId, host, process, ttlMs, beat, number of rows
     pub(super) sessions_in: String,
@@ -52,75 +55,200 @@ pub(super) struct Statements {
     pub(super) delete_session: String,
     /// id, beat
     pub(super) delete_session_at: String,
-    /// (list of ids follows)
+    /// A list of ids follows.
     pub(super) delete_sessions: String,
-    /// start and end of a range of fence rows; fails at once where a transaction has one
-    /// of them, where the engine can
+    /// start and end of a range of fence rows. It fails at once if a transaction has locked
+    /// one of them. `None`: the engine has no such statement.
     pub(super) try_fences: Option<String>,
     /// start and end of a range of fence rows
     pub(super) delete_fences: String,
-    /// (list of fence rows and `FOR UPDATE NOWAIT` follow)
+    /// A list of fence rows and `FOR UPDATE NOWAIT` follow.
     pub(super) try_fence_list: Option<String>,
-    /// (list of fence rows follows)
+    /// A list of fence rows follows.
     pub(super) delete_fence_list: String,
-    /// A condition behind `delete_fences`: session, other session, number → the first has
-    /// no beat row, and the other one has this number
-    pub(super) without_beat: String,
-    /// A condition behind `delete_session`: namespace → there is no locks row
+    /// A condition of `delete_fences`: session, other session, number. The session must have
+    /// no heartbeat row, and the other session must have this number of them.
+    pub(super) without_heartbeat: String,
+    /// A condition of `delete_session`: namespace. It must have no locks row.
     pub(super) without_row: String,
-    /// A condition behind `delete_session`: namespace, version → the locks row is of
-    /// this version and has no stamp
+    /// A condition of `delete_session`: namespace, version. The locks row must have this
+    /// version and no stamp.
     pub(super) with_unstamped_row: String,
-    /// fence row: they fail while an open transaction is fenced with it. None: every write
-    /// of the engine waits for such transactions.
+    /// fence row. The statements fail while an open transaction is fenced with the row.
+    /// Empty: every write of the engine waits for such a transaction.
     pub(super) await_fence: Vec<String>,
 
-    /// namespace and version, where the engine can wake other processes
+    /// payload. `None`: the engine has no notifications.
     pub(super) notify: Option<String>,
-    /// → a number that changes when another connection writes, where asking is nearly free
+    /// → a number that changes when another connection writes. `None`: the engine has none
+    /// that is nearly free to read.
     pub(super) data_version: Option<&'static str>,
 }
 
-/// How a row is read under its lock.
+/// The parts in which the statements of the engines differ.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Syntax {
+    pub(super) placeholder: fn(usize) -> String,
+    pub(super) count: &'static str,
+    /// The function that returns the greatest of its arguments.
+    pub(super) greatest: &'static str,
+    /// The server's time, in microseconds since 1970.
+    pub(super) micros: &'static str,
+    /// The server's time, as `seenAt` stores it.
+    pub(super) seen_at: &'static str,
+}
+
+impl Syntax {
+    /// Replaces each `?` by its placeholder. The first one has the number `first`.
+    fn with_placeholders(&self, first: usize, text: &str) -> String {
+        let mut pieces = text.split('?');
+        let start = pieces.next().unwrap_or_default().to_owned();
+        pieces.zip(first..).fold(start, |text, (piece, number)| {
+            text + &(self.placeholder)(number) + piece
+        })
+    }
+}
+
+impl Statements {
+    /// The statements of an engine without a row lock, in which every write waits for open
+    /// transactions that have written. Other engines replace what differs.
+    pub(super) fn new(names: &TableNames, syntax: &Syntax) -> Self {
+        let [locks, sessions, fences] = names.quoted();
+        let Syntax {
+            placeholder,
+            count,
+            greatest,
+            micros,
+            seen_at,
+        } = syntax;
+        let rows = format!("{count} OVER ()");
+        let sql = |text: String| syntax.with_placeholders(1, &text);
+        Self {
+            placeholder: *placeholder,
+            read: sql(format!(
+                "SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = ?"
+            )),
+            row_lock: None,
+            read_version: sql(format!("SELECT version, stamp FROM {locks} WHERE id = ?")),
+            read_versions: format!("SELECT id, version, stamp, {rows} FROM {locks} WHERE id IN"),
+            compare_and_set: sql(format!(
+                "UPDATE {locks} SET dataJson = ?, metaJson = ?, stamp = ?, version = ? \
+                 WHERE id = ? AND version = ? AND stamp = ?"
+            )),
+            alive: Condition {
+                before: format!(" AND (SELECT {count} FROM {sessions} WHERE id IN "),
+                after: ") = ",
+            },
+            dead: Condition {
+                before: format!(" AND (SELECT {count} FROM {fences} WHERE session IN "),
+                after: ") = ",
+            },
+            adopt: sql(format!(
+                "UPDATE {locks} SET version = {greatest}(?, {micros}), stamp = ?, \
+                 metaJson = '{{}}' WHERE id = ? AND version = ? AND stamp IS NULL"
+            )),
+            create: sql(format!(
+                "INSERT INTO {locks} (id, dataJson, version, stamp, metaJson) \
+                 VALUES (?, '{{}}', {greatest}(?, {micros}), ?, '{{}}')"
+            )),
+            insert_sessions: format!(
+                "INSERT INTO {sessions} \
+                 (id, namespace, taskId, host, process, ttlMs, beat, seenAt) VALUES "
+            ),
+            insert_sessions_end: format!(", 0, {seen_at})"),
+            insert_fences: format!("INSERT INTO {fences} (session, touched) VALUES "),
+            renew: format!("UPDATE {sessions} SET beat = beat + 1, seenAt = {seen_at} WHERE id IN"),
+            liveness: format!(
+                "SELECT f.session, s.id, s.taskId, s.host, s.process, s.ttlMs, s.beat, {rows} \
+                 FROM {fences} f LEFT JOIN {sessions} s ON s.id = f.session WHERE f.session IN"
+            ),
+            sessions_in: sql(format!(
+                "SELECT id, taskId, host, process, ttlMs, beat, {rows} FROM {sessions} \
+                 WHERE namespace = ?"
+            )),
+            fences_in: sql(format!(
+                "SELECT session, {rows} FROM {fences} WHERE session >= ? AND session < ?"
+            )),
+            delete_session: sql(format!("DELETE FROM {sessions} WHERE id = ?")),
+            delete_session_at: sql(format!("DELETE FROM {sessions} WHERE id = ? AND beat = ?")),
+            delete_sessions: format!("DELETE FROM {sessions} WHERE id IN"),
+            try_fences: None,
+            delete_fences: sql(format!(
+                "DELETE FROM {fences} WHERE session >= ? AND session < ?"
+            )),
+            try_fence_list: None,
+            delete_fence_list: format!("DELETE FROM {fences} WHERE session IN"),
+            without_heartbeat: syntax.with_placeholders(
+                3,
+                &format!(
+                    " AND NOT EXISTS (SELECT 1 FROM {sessions} WHERE id = ?) \
+                     AND (SELECT {count} FROM {sessions} WHERE id = ?) = ?"
+                ),
+            ),
+            without_row: syntax.with_placeholders(
+                2,
+                &format!(" AND NOT EXISTS (SELECT 1 FROM {locks} AS l WHERE l.id = ?)"),
+            ),
+            with_unstamped_row: syntax.with_placeholders(
+                2,
+                &format!(
+                    " AND EXISTS (SELECT 1 FROM {locks} AS l \
+                     WHERE l.id = ? AND l.version = ? AND l.stamp IS NULL)"
+                ),
+            ),
+            await_fence: Vec::new(),
+            notify: None,
+            data_version: None,
+        }
+    }
+}
+
+/// Reading the row under its lock.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(super) struct RowLock {
     pub(super) begin: &'static str,
-    /// What follows `begin`: the server ends the transaction if it is idle for a second.
+    /// Follows `begin`: the server ends the transaction after an idle second.
     pub(super) limit: Option<&'static str>,
     /// id → dataJson, version, stamp, metaJson
     pub(super) read: String,
-    /// Both name their chain and release behaviour, where a setting could change it.
+    /// This and `rollback` name their chain and release behaviour, if a setting could change
+    /// it.
     pub(super) commit: &'static str,
     pub(super) rollback: &'static str,
 }
 
-/// A condition on a list: the text before the list, and behind it.
+/// A condition on a list: the text before and after the list.
 #[derive(Debug)]
 pub(super) struct Condition {
     pub(super) before: String,
     pub(super) after: &'static str,
 }
 
-/// What an application's transaction runs to be fenced.
+/// The statement that fences a transaction of the application.
 #[derive(Clone, Debug)]
 pub(crate) struct FenceStatement {
     pub(super) sql: Arc<str>,
-    /// A query to run instead where the transaction has read, and may not write any more.
+    /// A query for transactions that have read and cannot write any more.
     pub(super) reader: Option<Arc<str>>,
-    /// Whether `sql` is a query, which returns one row, or an update of one.
     pub(super) kind: FenceKind,
     pub(super) engine: &'static str,
-    /// Whether the statements also look for the grant in the locks row: their arguments
-    /// are then the fence row, the namespace, and a text that only this grant has.
+    /// Whether the statements also require the grant in the locks row. Their arguments are
+    /// the fence row, and then also the namespace and the marker of the grant.
     pub(super) looks_at_row: bool,
-    /// How many fence rows a session has.
+    /// The number of fence rows of a session.
     pub(crate) rows: usize,
 }
 
-#[allow(dead_code, reason = "which of them are made depends on the engines")]
+/// What a fence statement is.
+#[allow(
+    dead_code,
+    reason = "the constructed variants depend on the compiled engines"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FenceKind {
+    /// A query that returns one row.
     Query,
+    /// An update of one row.
     Update,
 }
 
@@ -131,7 +259,7 @@ pub(crate) struct Fence {
     /// The key of the fence row.
     row: Arc<str>,
     namespace: Arc<str>,
-    /// A text that `metaJson` has while the grant stands in it, and only then.
+    /// A text that `metaJson` contains exactly while the grant is in it.
     marker: Arc<str>,
 }
 
@@ -150,16 +278,16 @@ impl Fence {
         }
     }
 
-    /// The arguments of its statements.
+    /// The arguments of the statements.
     pub(super) fn args(&self) -> impl Iterator<Item = &str> {
-        let more = if self.statement.looks_at_row { 3 } else { 1 };
+        let count = if self.statement.looks_at_row { 3 } else { 1 };
         let all = [&*self.row, &*self.namespace, &*self.marker];
-        all.into_iter().take(more)
+        all.into_iter().take(count)
     }
 }
 
 impl FenceStatement {
-    /// Whether a connection of this engine can be in the database of the locks.
+    /// Fails if a connection of this engine cannot be in the database of the locks.
     pub(super) fn check(&self, engine: &str) -> Result<()> {
         if self.engine == engine {
             return Ok(());

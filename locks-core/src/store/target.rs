@@ -1,4 +1,4 @@
-//! Where to connect: an address of one of the engines.
+//! The address of a database, and connecting to it.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use tokio::time;
 use super::{
     change::ChangeSource,
     connection::Connection,
-    dialect::{Dialect, Facts},
+    dialect::{Catalog, Dialect, Facts},
     executor::{ColumnType, Engine, Executor, On, Sql, failure},
     failure::{Class, Failure},
     file::FileIdentity,
@@ -27,20 +27,20 @@ use super::{
 };
 use crate::error::{LockError, Result};
 
-/// How long opening a connection may take.
+/// The time limit of a connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// An address of one of the engines, and how to log in there.
+/// The connect options of one of the engines, and the choice of the tables' names.
 #[derive(Clone)]
 pub(crate) struct Target {
     engine: Options,
     file: FileIdentity,
     tables: TableChoice,
-    /// Known from the first connection on, and the same for all that follow.
+    /// Set by the first connect, and used by all later ones.
     server: Arc<OnceLock<Arc<Server>>>,
 }
 
-/// What is known of a server, and the statements that follow from it.
+/// The facts about a server, and the statements for it.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) dialect: &'static Dialect,
@@ -49,6 +49,7 @@ pub(super) struct Server {
     pub(super) schema_is_chosen: bool,
     pub(super) statements: Arc<Statements>,
     pub(super) fence: FenceStatement,
+    pub(super) catalog: Catalog,
 }
 
 #[derive(Clone)]
@@ -71,8 +72,12 @@ impl Target {
         }
     }
 
-    /// Reads a URL. What is wrong with it is said without repeating it, since it may
-    /// contain a password.
+    /// Parses a URL.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidConfig`]. The message does not repeat the URL, which may contain a
+    /// password.
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let scheme = url.split(':').next().unwrap_or_default();
         match scheme {
@@ -86,7 +91,11 @@ impl Target {
         }
     }
 
-    /// The same address with other names for the tables.
+    /// Sets the names of the tables.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidConfig`] when a schema is chosen and the engine has none.
     pub(crate) fn with_tables(mut self, tables: TableChoice) -> Result<Self> {
         if tables.schema().is_some() && self.dialect().change_source != ChangeSource::Notifications
         {
@@ -99,30 +108,31 @@ impl Target {
         Ok(self)
     }
 
-    /// Opens a connection whose statements may take `limit` each.
+    /// Opens a connection whose statements may take `limit` each. The first connect also reads
+    /// the facts about the server.
     pub(super) async fn open(&self, limit: Duration) -> Result<Connection, Failure> {
         self.file.check()?;
         let opening = async {
             let server = self.server.get();
-            let mut run = self
+            let mut executor = self
                 .connect(limit, server.map(|server| &server.facts))
                 .await?;
             let server = if let Some(server) = server {
                 server.clone()
             } else {
                 let facts;
-                (run, facts) = self.learn(run, limit).await?;
+                (executor, facts) = self.read_facts(executor, limit).await?;
                 let server = Arc::new(self.describe(facts)?);
                 self.server.get_or_init(|| server).clone()
             };
-            Ok((run, server))
+            Ok((executor, server))
         };
-        let (run, server) = match time::timeout(CONNECT_LIMIT, opening).await {
+        let (executor, server) = match time::timeout(CONNECT_LIMIT, opening).await {
             Ok(opened) => opened?,
             Err(_) => return Err(Failure::no_answer(CONNECT_LIMIT)),
         };
         self.file.remember();
-        Connection::open(run, limit, self.file.clone(), &server).await
+        Connection::open(executor, limit, self.file.clone(), &server).await
     }
 
     async fn connect(
@@ -134,14 +144,14 @@ impl Target {
         Ok(match &self.engine {
             #[cfg(feature = "sqlite")]
             Options::Sqlite(options) => {
-                // The first connection may make the file. A later one must not: the file that
-                // it misses was deleted, and another process may hold locks in it.
-                let made = facts.is_some();
+                // Only the first connect may create the file. If the file is missing later, it
+                // was deleted, and another process may hold locks in it.
+                let is_first = facts.is_none();
                 let options = options.clone();
-                let options = if made {
-                    options.create_if_missing(false)
-                } else {
+                let options = if is_first {
                     options
+                } else {
+                    options.create_if_missing(false)
                 };
                 match connected::<sqlx::Sqlite>(&options).await {
                     Ok(connection) => Box::new(connection),
@@ -164,22 +174,23 @@ impl Target {
         })
     }
 
-    /// Asks the server what has to be known of it, on the first connection.
-    async fn learn(
+    /// Reads the facts about the server on the first connection. PostgreSQL may need another
+    /// connection, which is returned instead.
+    async fn read_facts(
         &self,
-        mut run: Box<dyn Executor>,
+        mut executor: Box<dyn Executor>,
         limit: Duration,
     ) -> Result<(Box<dyn Executor>, Facts), Failure> {
         let _ = limit;
         if let Some(unlimited) = self.dialect().unlimited {
-            run.execute_raw(Sql(unlimited)).await?;
+            executor.execute_raw(Sql(unlimited)).await?;
         }
-        let facts = facts(&mut *run, self.dialect()).await?;
+        let facts = facts(&mut *executor, self.dialect()).await?;
         #[cfg(feature = "postgres")]
         if let Some(options) = self.postgres() {
             use super::postgres::{SHARED, is_pinned, refuses_settings, startup};
 
-            // Its settings are those of the startup message, if they arrive at the server.
+            // The settings belong to the startup message, if the server receives it.
             let options = startup(options.clone(), limit, &facts);
             let mut facts = facts;
             match options.connect().await {
@@ -187,7 +198,7 @@ impl Target {
                     let mut pinned = On::<sqlx::Postgres>(pinned);
                     let found = self::facts(&mut pinned, self.dialect()).await?;
                     if is_pinned(limit, &facts, &found) {
-                        drop(run.close().await);
+                        drop(executor.close().await);
                         return Ok((Box::new(pinned), facts));
                     }
                     drop(Box::new(pinned).close().await);
@@ -195,14 +206,14 @@ impl Target {
                 Err(error) if refuses_settings(&error) => {}
                 Err(error) => return Err(failure::<sqlx::Postgres>(error)),
             }
-            tracing::debug!("settings do not stay on connections; each transaction makes them");
+            tracing::debug!("settings do not stay on connections; each transaction sets them");
             facts.insert(SHARED, "");
-            return Ok((run, facts));
+            return Ok((executor, facts));
         }
-        Ok((run, facts))
+        Ok((executor, facts))
     }
 
-    /// The names of the tables and the statements, as the facts and the choice say.
+    /// The names of the tables and the statements, according to the facts and the choice.
     fn describe(&self, facts: Facts) -> Result<Server, Failure> {
         let dialect = self.dialect();
         let schema = match self.tables.schema() {
@@ -225,22 +236,21 @@ impl Target {
             dialect,
             statements: Arc::new((dialect.statements)(&names, &facts)),
             fence: (dialect.fence)(&names, &facts),
+            catalog: (dialect.catalog)(&names),
             schema_is_chosen: self.tables.schema().is_some(),
             names,
             facts,
         })
     }
 
-    /// What is known of the server.
+    /// The facts about the server.
     ///
     /// # Panics
     ///
-    /// Before the first connection was opened.
+    /// Before the first connect has succeeded.
     pub(super) fn server(&self) -> Arc<Server> {
         let server = self.server.get();
-        server
-            .expect("BUG: nothing was asked of the server yet")
-            .clone()
+        server.expect("BUG: there was no connect yet").clone()
     }
 
     pub(super) fn dialect(&self) -> &'static Dialect {
@@ -254,9 +264,9 @@ impl Target {
         }
     }
 
-    /// How to listen for what others tell, where the engine can.
+    /// The options for a listening connection; `None` if the engine has no notifications.
     #[cfg(feature = "postgres")]
-    #[allow(clippy::unnecessary_wraps, reason = "only where it is the one engine")]
+    #[allow(clippy::unnecessary_wraps, reason = "with one engine only")]
     pub(super) fn postgres(&self) -> Option<&PgConnectOptions> {
         match &self.engine {
             Options::Postgres(options) => Some(options),
@@ -267,19 +277,19 @@ impl Target {
 }
 
 impl fmt::Debug for Target {
-    /// The engine and nothing else: the options hold a password.
+    /// Only the name of the engine: the options contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.dialect().name)
     }
 }
 
-/// What the server says of itself.
-async fn facts(run: &mut dyn Executor, dialect: &Dialect) -> Result<Facts, Failure> {
+/// Queries the facts about the server.
+async fn facts(executor: &mut dyn Executor, dialect: &Dialect) -> Result<Facts, Failure> {
     let mut facts = Facts::default();
     let types = [ColumnType::Text, ColumnType::Text];
-    for cells in run.fetch(Sql(dialect.facts), &[], &types).await? {
-        let mut cells = cells.into_iter().filter_map(super::executor::Value::text);
-        if let (Some(name), Some(value)) = (cells.next(), cells.next()) {
+    for values in executor.fetch(Sql(dialect.facts), &[], &types).await? {
+        let mut values = values.into_iter().filter_map(super::executor::Value::text);
+        if let (Some(name), Some(value)) = (values.next(), values.next()) {
             facts.insert(name.to_lowercase(), value);
         }
     }
@@ -310,8 +320,8 @@ fn left_out(engine: &str, feature: &str) -> Result<Target> {
 #[cfg(feature = "sqlite")]
 fn sqlite(url: &str) -> Result<Target> {
     let options: SqliteConnectOptions = parsed(url)?;
-    // Unlike sqlx, an embedded default makes its file, unless the URL says how to
-    // open it.
+    // The file is created unless the URL has a mode. The default of sqlx is not to create
+    // it.
     let create = !url.contains("mode=");
     Ok(if create {
         options.create_if_missing(true).into_target()
@@ -345,13 +355,13 @@ fn postgres(_: &str) -> Result<Target> {
     left_out("PostgreSQL", "postgres")
 }
 
-/// What [`Builder::connect_with`](crate::Builder::connect_with) takes: the connect
-/// options of an engine, by value, by reference or in an `Arc`, as
+/// The argument of [`Builder::connect_with`](crate::Builder::connect_with): the connect
+/// options of an engine, by value, by reference or in an `Arc` as
 /// `pool.connect_options()` returns them.
 ///
-/// Connections are opened with these options, never taken from a pool. The pool's
-/// hooks, such as `after_connect`, are not copied, and a pool's `:memory:` is another
-/// database than ours.
+/// The driver opens its own connections with these options and takes none from a pool. It
+/// does not executor the pool's hooks, such as `after_connect`. The `:memory:` database of a pool
+/// is not visible to the driver.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say how to connect",
     label = "not the connect options of an engine that is compiled in",

@@ -1,7 +1,8 @@
-//! The lock table as it stands in the row's two text columns.
+//! The format of the lock table in the row's two text columns.
 //!
-//! `dataJson` is the original's: a map of lock name to task id. `metaJson` adds what
-//! the original does not know, in short arrays because every write carries it:
+//! `dataJson` has the format of the original: a map of lock name to task id. `metaJson` adds
+//! what the original does not know. It consists of short arrays, because every write sends
+//! it:
 //!
 //! ```text
 //! {"format": 1,
@@ -11,29 +12,29 @@
 //!  "queue": [[<session>, <nonce>, <token>, <since>, ["<name>"], [<scope>], if any]]}
 //! ```
 //!
-//! A text without `format` is of version 0.1, and reads as format 1. A higher format, or a
-//! field that is not known, is an error: a write would erase what it does not know.
+//! A text without `format` was written by version 0.1 and is read as format 1. A higher
+//! format and an unknown field are errors: a write would erase the unknown part.
 //!
-//! A session is its place in `sessions`. Tokens, tickets among them, and times are counted
-//! from one of them: in full they would be most of the text.
+//! A session is written as its index in `sessions`. Tokens, tickets and times are written
+//! relative to `token` and `since`, because absolute numbers would be most of the text.
 //!
-//! An entry of `held` counts only while `dataJson` says the same task id: else the
-//! name is foreign, whatever we once wrote about it.
+//! An entry of `held` is valid only while `dataJson` has the task id of its session.
+//! Otherwise the lock was stolen: the name belongs to the task in `dataJson`, if to any.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
-    Entry, Grant, LockTable, Nonce, QueuedRequest, SessionId,
-    text_cache::{Base, Part},
+    Entry, Grant, LockTable, Nonce, QueuedRequest, SessionId, StolenLock,
+    text_cache::{Base, Chunk},
 };
 use crate::{
     matrix::{ConflictMatrix, Fingerprint},
     name::LockName,
 };
 
-/// A row that does not parse. It is reported, never overwritten.
+/// A row that cannot be parsed. It is reported and never overwritten.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{column} of the locks row cannot be read ({reason}); it was left as it is")]
 pub(crate) struct Unreadable {
@@ -41,24 +42,24 @@ pub(crate) struct Unreadable {
     reason: Cow<'static, str>,
 }
 
-/// The two columns as they are to be written.
+/// The texts of the two columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Columns {
     pub(crate) data_json: String,
     pub(crate) meta_json: String,
 }
 
-/// The format of `metaJson` that is written, and the highest that is read.
+/// The format of `metaJson` that is written, and the highest one that is read.
 const FORMAT: u64 = 1;
 
-/// What is read of `metaJson` before anything else.
+/// The part of `metaJson` that is parsed first.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Version {
     format: Option<u64>,
 }
 
-/// What is read of `metaJson`.
+/// `metaJson`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Meta {
@@ -93,8 +94,12 @@ struct Queued {
 }
 
 impl LockTable {
-    /// Reads the table from the row's columns; no `metaJson` means that all of it
-    /// is foreign.
+    /// Parses the row's columns. Without `metaJson`, every lock is foreign.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`] when `dataJson` is NULL, when a column is not of the format above, or
+    /// when `metaJson` was written by a newer version.
     pub(crate) fn parse(data: Option<&str>, meta: Option<&str>) -> Result<Self, Unreadable> {
         let unreadable = |column| {
             move |error: serde_json::Error| Unreadable {
@@ -131,8 +136,8 @@ impl LockTable {
         let sessions: Vec<_> = sessions
             .map(|(id, task, matrix)| (SessionId(id), task, Fingerprint(matrix)))
             .collect();
-        let session = |place: usize| {
-            sessions.get(place).ok_or(Unreadable {
+        let session = |index: usize| {
+            sessions.get(index).ok_or(Unreadable {
                 column: "metaJson",
                 reason: "it names a session that it does not list".into(),
             })
@@ -148,16 +153,21 @@ impl LockTable {
                 since: meta.since.wrapping_add(held.since),
                 scope: held.scope,
             };
-            let ours = tasks.get(&name) == Some(task);
+            let is_valid = tasks.get(&name) == Some(task);
             let name = LockName::found(name);
-            if ours {
+            if is_valid {
                 let entry = Entry {
                     task: task.clone(),
                     grant: Some(grant),
                 };
                 table.insert(name, entry, *matrix);
             } else {
-                table.stolen.insert(name, (task.clone(), grant, *matrix));
+                let lock = StolenLock {
+                    task: task.clone(),
+                    grant,
+                    matrix: *matrix,
+                };
+                table.stolen.insert(name, lock);
             }
         }
         for (name, task) in tasks {
@@ -184,13 +194,13 @@ impl LockTable {
         Ok(table)
     }
 
-    /// A text that `metaJson` has while this request stands in it, and only then: no other
-    /// number is as large as a nonce.
+    /// A text that `metaJson` contains exactly while this request is queued or granted: no
+    /// other number is as large as a nonce.
     pub(crate) fn marker_of(nonce: Nonce) -> String {
         format!(",{},", nonce.0)
     }
 
-    /// The two columns of the row.
+    /// The texts of the two columns. Their unchanged parts are cached for the next call.
     pub(crate) fn columns(&mut self) -> Columns {
         let listed = self.listed_sessions();
         let sessions = listed.iter();
@@ -200,10 +210,10 @@ impl LockTable {
         let mut start = Vec::new();
         write(&mut start, &sessions);
         let base = self.base(listed.into_keys().cloned().collect());
-        let places: BTreeMap<_, _> = base.sessions.iter().cloned().zip(0_usize..).collect();
+        let indices: BTreeMap<_, _> = base.sessions.iter().cloned().zip(0_usize..).collect();
         let (token, since) = (base.token, base.since);
         let held = |grant: &Grant| {
-            let (session, nonce) = (places[&grant.session], grant.nonce.0);
+            let (session, nonce) = (indices[&grant.session], grant.nonce.0);
             let token = grant.token.wrapping_sub(token);
             let since = grant.since.wrapping_sub(since);
             match grant.scope {
@@ -211,44 +221,45 @@ impl LockTable {
                 Some(scope) => Array::Long((session, nonce, token, since, scope)),
             }
         };
-        let queue = self.queue.iter().map(|w| {
-            let names: Vec<_> = w.names.iter().map(LockName::as_str).collect();
-            let (session, nonce) = (places[&w.session], w.nonce.0);
-            let ticket = w.ticket.wrapping_sub(token);
-            let since = w.since.wrapping_sub(since);
-            match w.path.ids() {
+        let queue = self.queue.iter().map(|queued| {
+            let names: Vec<_> = queued.names.iter().map(LockName::as_str).collect();
+            let (session, nonce) = (indices[&queued.session], queued.nonce.0);
+            let ticket = queued.ticket.wrapping_sub(token);
+            let since = queued.since.wrapping_sub(since);
+            match queued.path.ids() {
                 [] => Array::Short((session, nonce, ticket, since, names)),
                 path => Array::Long((session, nonce, ticket, since, names, path)),
             }
         });
         let mut end = Vec::new();
         write(&mut end, &queue.collect::<Vec<_>>());
-        let mut stolen = Part::default();
-        for (name, (_, grant, _)) in &self.stolen {
-            entry(&mut stolen.meta, name, &held(grant));
+        let mut stolen = Chunk::default();
+        for (name, lock) in &self.stolen {
+            entry(&mut stolen.meta, name, &held(&lock.grant));
         }
 
-        let parts = self.text_cache.all(base, &self.held, |part, name, lock| {
-            entry(&mut part.data, name, &*lock.task);
+        let write_lock = |chunk: &mut Chunk, name: &LockName, lock: &Entry| {
+            entry(&mut chunk.data, name, &*lock.task);
             if let Some(grant) = &lock.grant {
-                entry(&mut part.meta, name, &held(grant));
+                entry(&mut chunk.meta, name, &held(grant));
             }
-        });
-        let parts: Vec<_> = parts.chain([&stolen]).collect();
-        let data = parts.iter().map(|part| &*part.data);
-        let meta = parts.iter().map(|part| &*part.meta);
+        };
+        let chunks = self.text_cache.chunks(base, &self.held, write_lock);
+        let chunks: Vec<_> = chunks.chain([&stolen]).collect();
+        let data = chunks.iter().map(|chunk| &*chunk.data);
+        let meta = chunks.iter().map(|chunk| &*chunk.meta);
         let format = format!(r#"{{"format":{FORMAT},"sessions":"#);
         let start = [format.as_bytes(), &*start].concat();
         let numbers = format!(r#","token":{token},"since":{since},"held":{{"#);
         let end = [br#"},"queue":"#, &*end, b"}"].concat();
         Columns {
-            data_json: text(&[b"{"], data, b"}"),
-            meta_json: text(&[&start, numbers.as_bytes()], meta, &end),
+            data_json: joined(&[b"{"], data, b"}"),
+            meta_json: joined(&[&start, numbers.as_bytes()], meta, &end),
         }
     }
 
-    /// What numbers are counted from, and the places of these sessions: as before, if it
-    /// is still true, since everything has to be written anew when it changes.
+    /// The base of the texts, with these sessions. The previous base is kept if it has the
+    /// sessions, because every lock has to be serialised again when the base changes.
     fn base(&self, sessions: Vec<SessionId>) -> Base {
         if let Some(base) = self
             .text_cache
@@ -260,8 +271,12 @@ impl LockTable {
         let grants = || self.held.values().filter_map(|entry| entry.grant.as_ref());
         let tokens = grants().map(|grant| grant.token);
         let times = grants().map(|grant| grant.since);
-        let token = tokens.chain(self.queue.iter().map(|w| w.ticket)).min();
-        let since = times.chain(self.queue.iter().map(|w| w.since)).min();
+        let token = tokens
+            .chain(self.queue.iter().map(|queued| queued.ticket))
+            .min();
+        let since = times
+            .chain(self.queue.iter().map(|queued| queued.since))
+            .min();
         Base {
             token: token.unwrap_or(0),
             since: since.unwrap_or(0),
@@ -269,23 +284,25 @@ impl LockTable {
         }
     }
 
-    /// Every session that is named anywhere, with its task and matrix.
+    /// Every session of a grant, a stolen lock or a queued request, with its task and
+    /// matrix.
     fn listed_sessions(&self) -> BTreeMap<&SessionId, (&Arc<str>, Fingerprint)> {
         let holding = self.sessions.iter();
         let holding = holding.map(|(id, used)| (id, (&used.task, used.matrix)));
         let stolen = self.stolen.values();
-        let stolen = stolen.map(|(task, grant, matrix)| (&grant.session, (task, *matrix)));
-        let waiting = self.queue.iter().map(|w| (&w.session, (&w.task, w.matrix)));
-        holding.chain(stolen).chain(waiting).collect()
+        let stolen = stolen.map(|lock| (&lock.grant.session, (&lock.task, lock.matrix)));
+        let queued = self.queue.iter();
+        let queued = queued.map(|queued| (&queued.session, (&queued.task, queued.matrix)));
+        holding.chain(stolen).chain(queued).collect()
     }
 }
 
-/// Adds `value` as JSON.
+/// Appends `value` as JSON.
 fn write(text: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
     serde_json::to_writer(text, value).expect("BUG: texts and numbers always serialise");
 }
 
-/// Adds an entry of a map, behind a comma if it is not the first.
+/// Appends an entry of a map, after a comma unless it is the first one.
 fn entry(text: &mut Vec<u8>, name: &LockName, value: &(impl Serialize + ?Sized)) {
     if !text.is_empty() {
         text.push(b',');
@@ -295,8 +312,13 @@ fn entry(text: &mut Vec<u8>, name: &LockName, value: &(impl Serialize + ?Sized))
     write(text, value);
 }
 
-/// `start`, then those entries that are not empty, with commas between them, then `end`.
-fn text<'t>(start: &[&'t [u8]], entries: impl Iterator<Item = &'t [u8]>, end: &'t [u8]) -> String {
+/// Joins `start`, the texts of `entries` and `end`. Empty texts are left out, and the others
+/// are separated by commas.
+fn joined<'t>(
+    start: &[&'t [u8]],
+    entries: impl Iterator<Item = &'t [u8]>,
+    end: &'t [u8],
+) -> String {
     let mut all = start.to_vec();
     for entries in entries.filter(|entries| !entries.is_empty()) {
         if all.len() > start.len() {
@@ -305,11 +327,11 @@ fn text<'t>(start: &[&'t [u8]], entries: impl Iterator<Item = &'t [u8]>, end: &'
         all.push(entries);
     }
     all.push(end);
-    // In one piece: they may be long.
+    // The texts can be long, so they are copied once.
     String::from_utf8(all.concat()).expect("BUG: JSON is UTF-8")
 }
 
-/// An array whose last element is left out where it says nothing.
+/// An array whose last element is left out if it is empty.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Array<S, L> {

@@ -1,10 +1,10 @@
-//! The lock table: who holds what and who waits, as one value.
+//! The lock table of one namespace as a value: held locks and queued requests.
 //!
 //! Everything here is a function of values: no I/O, no clock, no randomness.
 //!
 //! ```text
 //!   dataJson ─┐                        ┌─ blockers(request)   order.rs
-//!             ├─▶ LockTable ──────────▶├─ cycle(request)     wait_for.rs
+//!             ├─▶ LockTable ──────────▶├─ cycle(request)      wait_for.rs
 //!   metaJson ─┘   json.rs              └─ grant, release, enqueue, …
 //! ```
 
@@ -34,29 +34,30 @@ pub(crate) use self::{json::Columns, order::Order};
 pub(crate) struct SessionId(pub(crate) Arc<str>);
 
 impl SessionId {
-    /// A fresh id. It starts with the namespace, so that a fence row, which has
-    /// nothing but the id, can be found by it.
+    /// A new id. It starts with the namespace, so that the fence rows of a namespace,
+    /// which contain nothing but the id, can be found.
     pub(crate) fn new(namespace: &str, random: u64) -> Self {
         Self(format!("{}{random:016x}", Self::start_of(namespace)).into())
     }
 
-    /// No session: what asks has none yet.
+    /// The empty id, of a request that has no session yet.
     pub(crate) fn none() -> Self {
         Self("".into())
     }
 
-    /// How the ids of a namespace start; `/` is in none.
+    /// The prefix of every id of a namespace. A namespace contains no `/`.
     pub(crate) fn start_of(namespace: &str) -> String {
         format!("{namespace}/")
     }
 
-    /// The first text that is an id of a namespace, and the first behind them all: `0`
-    /// follows `/`.
+    /// The range of the ids of a namespace: the first text in it, and the first text
+    /// after it. `0` follows `/`.
     pub(crate) fn range_of(namespace: &str) -> (String, String) {
         (Self::start_of(namespace), format!("{namespace}0"))
     }
 
-    /// The key of a fence row of this session. The first one is the session's own id.
+    /// The key of fence row `number` of this session. Row 0 has the session's id as its
+    /// key.
     pub(crate) fn fence_row(&self, number: usize) -> String {
         match number {
             0 => self.0.to_string(),
@@ -64,46 +65,46 @@ impl SessionId {
         }
     }
 
-    /// The first key of a fence row of this session, and the first behind them all: `$`
-    /// follows `#`.
+    /// The range of the keys of this session's fence rows: the first key in it, and the
+    /// first text after it. `$` follows `#`.
     pub(crate) fn fence_range(&self) -> (String, String) {
         (self.0.to_string(), format!("{}$", self.0))
     }
 
-    /// The session that a fence row belongs to.
+    /// The session to which a fence row belongs.
     pub(crate) fn of_fence_row(row: &str) -> Self {
         let id = row.split_once('#').map_or(row, |(id, _)| id);
         Self(id.into())
     }
 }
 
-/// Tells one request from every other of its session, through repeated writes.
+/// Identifies one request among those of its session. It stays through repeated writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Nonce(pub(crate) u64);
 
-/// One request of one session: what is looked for in the row.
+/// Identifies a request or a grant in the row.
 pub(crate) type RequestId = (SessionId, Nonce);
 
-/// All that is held and awaited in a namespace.
+/// The held locks and the queue of one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LockTable {
     held: BTreeMap<LockName, Entry>,
-    /// In order of arrival.
+    /// In order of tickets.
     queue: Vec<QueuedRequest>,
-    /// How many locks each session of ours holds, so that those of another matrix
-    /// are found without a look at every lock.
+    /// The sessions with a grant in `held`, so that a session with another matrix is
+    /// found without looking at every lock.
     sessions: BTreeMap<SessionId, SessionUse>,
-    /// How many locks the original holds.
+    /// The number of entries in `held` without a grant.
     foreign: usize,
-    /// Locks of ours that somebody took out of `dataJson` without asking: nothing is
-    /// granted before the sessions they belong to are dead, since a commit that was
-    /// fenced while they held may still be under way.
-    stolen: BTreeMap<LockName, (Arc<str>, Grant, Fingerprint)>,
-    /// The texts of `held`.
+    /// Locks whose entry in `dataJson` a program without fences removed or replaced.
+    /// Nothing is granted before their sessions are dead: until then a transaction that
+    /// was fenced under such a lock can still commit.
+    stolen: BTreeMap<LockName, StolenLock>,
+    /// The JSON texts of `held`.
     text_cache: TextCache,
 }
 
-/// A held lock: ours with a grant, the original's without.
+/// A held lock. A lock of the original has no grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) task: Arc<str>,
@@ -114,11 +115,11 @@ pub(crate) struct Entry {
 pub(crate) struct Grant {
     pub(crate) session: SessionId,
     pub(crate) nonce: Nonce,
-    /// The version that the grant's write made.
+    /// The row version of the write that granted.
     pub(crate) token: i64,
-    /// Microseconds since 1970, for people to read.
+    /// When it was granted, in microseconds since 1970: for people to read.
     pub(crate) since: i64,
-    /// The innermost scope that asked, if any did.
+    /// The innermost scope of the request, if it was made in one.
     pub(crate) scope: Option<u64>,
 }
 
@@ -130,20 +131,33 @@ pub(crate) struct QueuedRequest {
     pub(crate) task: Arc<str>,
     pub(crate) names: Arc<[LockName]>,
     pub(crate) matrix: Fingerprint,
-    /// The version that the first write of this waiter made: its place.
+    /// The row version of the write that first queued the request. It decides the
+    /// position in the queue.
     pub(crate) ticket: i64,
+    /// When it was queued, in microseconds since 1970: for people to read.
     pub(crate) since: i64,
     pub(crate) path: ScopePath,
 }
+
+/// A lock whose entry in `dataJson` was removed or replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct StolenLock {
+    task: Arc<str>,
+    grant: Grant,
+    matrix: Fingerprint,
+}
+
+/// What a session holds.
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SessionUse {
     task: Arc<str>,
     matrix: Fingerprint,
+    /// The number of locks.
     held: usize,
 }
 
-/// What somebody asks for.
+/// A request that is to be granted or queued.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) session: SessionId,
@@ -156,7 +170,7 @@ pub(crate) struct Request {
 }
 
 impl PartialEq for Request {
-    /// Two matrices are equal if their fingerprints are.
+    /// Two matrices with one fingerprint have equal rules.
     fn eq(&self, other: &Self) -> bool {
         let parts = |request: &Self| {
             let Self {
@@ -193,7 +207,7 @@ impl LockTable {
         self.held.get(name)
     }
 
-    /// The token of this request's grant, if all of it is held.
+    /// The token of the request's grant; `None` unless the request holds all of `names`.
     pub(crate) fn granted(&self, id: &RequestId, names: &[LockName]) -> Option<i64> {
         let mut token = None;
         for name in names {
@@ -206,49 +220,50 @@ impl LockTable {
         token
     }
 
-    /// The place in the queue of a request.
+    /// The position of the request in the queue.
     pub(crate) fn position(&self, id: &RequestId) -> Option<usize> {
         self.queue
             .iter()
-            .position(|w| w.session == id.0 && w.nonce == id.1)
+            .position(|queued| queued.session == id.0 && queued.nonce == id.1)
     }
 
-    /// Every session that holds or awaits something, once.
+    /// Every session that holds a lock or has a request in the queue, once.
     pub(crate) fn session_ids(&self) -> BTreeSet<SessionId> {
         let holding = self.sessions.keys().cloned();
-        let waiting = self.queue.iter().map(|w| w.session.clone());
-        holding.chain(waiting).collect()
+        let queued = self.queue.iter().map(|queued| queued.session.clone());
+        holding.chain(queued).collect()
     }
 
-    /// Every session that holds something, once.
+    /// Every session that holds a lock, once.
     pub(crate) fn holding_sessions(&self) -> impl Iterator<Item = &SessionId> {
         self.sessions.keys()
     }
 
-    /// The sessions that hold or await something for this task, or for any.
+    /// The sessions that hold a lock, have a request in the queue or had a lock stolen: for
+    /// `task`, or for any task. A session can occur repeatedly.
     pub(crate) fn sessions_of(&self, task: Option<&str>) -> Vec<SessionId> {
-        let wanted = |t: &str| task.is_none_or(|task| task == t);
-        let holding = self.sessions.iter().filter(|(_, used)| wanted(&used.task));
-        let waiting = self.queue.iter().filter(|w| wanted(&w.task));
-        let stolen = self.stolen.values().filter(|(task, ..)| wanted(task));
+        let matches = |found: &str| task.is_none_or(|task| task == found);
+        let holding = self.sessions.iter().filter(|(_, used)| matches(&used.task));
+        let queued = self.queue.iter().filter(|queued| matches(&queued.task));
+        let stolen = self.stolen.values().filter(|lock| matches(&lock.task));
         holding
             .map(|(id, _)| id.clone())
-            .chain(waiting.map(|w| w.session.clone()))
-            .chain(stolen.map(|(_, grant, _)| grant.session.clone()))
+            .chain(queued.map(|queued| queued.session.clone()))
+            .chain(stolen.map(|lock| lock.grant.session.clone()))
             .collect()
     }
 
-    /// The sessions whose locks somebody took without asking.
+    /// The sessions of the stolen locks, one for each lock.
     pub(crate) fn stolen(&self) -> impl Iterator<Item = &SessionId> {
-        self.stolen.values().map(|(_, grant, _)| &grant.session)
+        self.stolen.values().map(|lock| &lock.grant.session)
     }
 
-    /// Forgets what dead sessions were robbed of.
-    pub(crate) fn forget_stolen(&mut self, dead: impl Fn(&SessionId) -> bool) {
-        self.stolen.retain(|_, (_, grant, _)| !dead(&grant.session));
+    /// Forgets the stolen locks of dead sessions.
+    pub(crate) fn forget_stolen(&mut self, is_dead: impl Fn(&SessionId) -> bool) {
+        self.stolen.retain(|_, lock| !is_dead(&lock.grant.session));
     }
 
-    /// The requests of these sessions that hold something, and what they hold.
+    /// The grants of these sessions, each with its locks.
     pub(crate) fn grants_of(
         &self,
         sessions: &BTreeSet<SessionId>,
@@ -268,8 +283,8 @@ impl LockTable {
         grants
     }
 
-    /// Grants `request`, which is known to be free of conflicts, and takes it off
-    /// the queue where it stands there.
+    /// Grants `request`, which must be free of conflicts. It does not remove the request
+    /// from the queue.
     pub(crate) fn grant(&mut self, request: &Request, token: i64) {
         for name in &*request.names {
             let grant = Grant {
@@ -287,10 +302,10 @@ impl LockTable {
         }
     }
 
-    /// Adds an entry and keeps the counts.
+    /// Adds or replaces an entry, and updates the counts.
     fn insert(&mut self, name: LockName, entry: Entry, matrix: Fingerprint) {
         self.remove(&name);
-        self.text_cache.touch(&name);
+        self.text_cache.invalidate(&name);
         match &entry.grant {
             None => self.foreign += 1,
             Some(grant) => {
@@ -307,10 +322,10 @@ impl LockTable {
         self.held.insert(name, entry);
     }
 
-    /// Removes an entry and keeps the counts.
+    /// Removes an entry, and updates the counts.
     fn remove(&mut self, name: &LockName) -> Option<Entry> {
         let entry = self.held.remove(name)?;
-        self.text_cache.touch(name);
+        self.text_cache.invalidate(name);
         match &entry.grant {
             None => self.foreign -= 1,
             Some(grant) => {
@@ -325,26 +340,27 @@ impl LockTable {
         Some(entry)
     }
 
-    /// Removes what a request holds among `names`; whether there was anything.
+    /// Removes the locks among `names` that the request holds. Returns whether it held any
+    /// of them.
     pub(crate) fn release(&mut self, id: &RequestId, names: &[LockName]) -> bool {
-        let mut any = false;
+        let mut released = false;
         for name in names {
-            let ours = self
+            let is_held = self
                 .held
                 .get(name)
                 .and_then(|entry| entry.grant.as_ref())
                 .is_some_and(|grant| grant.session == id.0 && grant.nonce == id.1);
-            any |= ours && self.remove(name).is_some();
+            released |= is_held && self.remove(name).is_some();
         }
-        any
+        released
     }
 
-    /// Removes every lock of the entries that `gone` fits, and returns them.
-    pub(crate) fn release_where(&mut self, gone: impl Fn(&Entry) -> bool) -> Vec<Holder> {
+    /// Removes every entry for which `is_released` returns true, and returns them.
+    pub(crate) fn release_where(&mut self, is_released: impl Fn(&Entry) -> bool) -> Vec<Holder> {
         let names: Vec<_> = self
             .held
             .iter()
-            .filter(|(_, entry)| gone(entry))
+            .filter(|(_, entry)| is_released(entry))
             .map(|(name, _)| name.clone())
             .collect();
         let take = |name: LockName| {
@@ -354,10 +370,11 @@ impl LockTable {
         names.into_iter().filter_map(take).collect()
     }
 
-    /// Puts `request` into the queue, behind everybody with a lower or equal ticket.
+    /// Adds `request` to the queue under `session`, after all requests with a lower or
+    /// equal ticket.
     pub(crate) fn enqueue(&mut self, request: &Request, session: &SessionId, ticket: i64) {
-        let at = self.queue.partition_point(|w| w.ticket <= ticket);
-        let waiting = QueuedRequest {
+        let position = self.queue.partition_point(|queued| queued.ticket <= ticket);
+        let queued = QueuedRequest {
             session: session.clone(),
             nonce: request.nonce,
             task: request.task.clone(),
@@ -367,39 +384,41 @@ impl LockTable {
             since: request.since,
             path: request.path.clone(),
         };
-        self.queue.insert(at, waiting);
+        self.queue.insert(position, queued);
     }
 
-    /// Removes every waiter that `gone` fits; how many.
-    pub(crate) fn dequeue_where(&mut self, gone: impl Fn(&QueuedRequest) -> bool) -> usize {
+    /// Removes every queued request for which `is_removed` returns true. Returns their
+    /// number.
+    pub(crate) fn dequeue_where(&mut self, is_removed: impl Fn(&QueuedRequest) -> bool) -> usize {
         let before = self.queue.len();
-        self.queue.retain(|waiting| !gone(waiting));
+        self.queue.retain(|queued| !is_removed(queued));
         before - self.queue.len()
     }
 
-    /// Takes one waiter off the queue; whether it stood there.
+    /// Removes a request from the queue. Returns whether it was queued.
     pub(crate) fn dequeue(&mut self, id: &RequestId) -> bool {
         match self.position(id) {
-            Some(place) => {
-                self.queue.remove(place);
+            Some(position) => {
+                self.queue.remove(position);
                 true
             }
             None => false,
         }
     }
 
-    /// Lets a waiter of a lost session go on under another one, in its place.
+    /// Moves a queued request to another session, without changing its position. Returns
+    /// whether it was queued.
     pub(crate) fn move_request(&mut self, id: &RequestId, to: &SessionId) -> bool {
         match self.position(id) {
-            Some(place) => {
-                self.queue[place].session = to.clone();
+            Some(position) => {
+                self.queue[position].session = to.clone();
                 true
             }
             None => false,
         }
     }
 
-    /// Everything that is held.
+    /// Every held lock.
     pub(crate) fn holders(&self) -> Vec<Holder> {
         let holders = self.held.iter();
         holders.map(|(name, entry)| holder(name, entry)).collect()
@@ -426,7 +445,7 @@ impl QueuedRequest {
     }
 }
 
-/// Microseconds since 1970 as a time; nothing when out of range.
+/// The time `micros` microseconds after 1970; `None` when it is out of range.
 fn time(micros: i64) -> Option<SystemTime> {
     let since = Duration::from_micros(u64::try_from(micros).ok()?);
     SystemTime::UNIX_EPOCH.checked_add(since)

@@ -1,14 +1,14 @@
-//! Who may be granted what: the conflict rule and the order rule.
+//! Which requests may be granted: the conflict rule and the order rule.
 //!
-//! A request is granted when it conflicts with no holder and with no waiter that
-//! came earlier. Against a holder the matrix counts as it is written; against a
-//! waiter a conflict in either direction does, or a directional rule would let a
-//! stream of backups overtake a waiting update for ever.
+//! A request is granted if it conflicts with no held lock and with no earlier request in the
+//! queue. For a held lock, the matrix is read as written. For a queued request, a conflict
+//! in either direction counts. Otherwise a rule with one direction would allow a stream of
+//! backups to overtake a queued update for ever.
 //!
-//! One exception keeps correct programs from waiting for themselves: an earlier
-//! waiter that waits, directly or through others, for something that the requester's
-//! own scope or an ancestor of it holds does not stand in its way. Nor does one that
-//! waits for what the requester's session holds outside any scope.
+//! One exception prevents a correct program from waiting for itself. An earlier request does
+//! not block if it waits, directly or through others, for a lock that belongs to the
+//! requester: a lock that is held by the requester's scope, by an ancestor of it, or by
+//! the requester's session outside any scope.
 
 use std::{
     collections::BTreeSet,
@@ -23,27 +23,27 @@ use crate::{
     scope::ScopePath,
 };
 
-/// How many earlier waiters are told of as blockers: the first ones. In a long queue all
-/// of them, for everybody, would be more than the memory holds.
+/// The highest number of queued requests that are reported as blockers of one request. In a
+/// long queue, the blockers of all requests would not fit into memory.
 const REPORTED: usize = 20;
 
-/// Whether a request minds those who came earlier.
+/// Which queued requests can block a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// It goes behind the first `n` waiters of the queue.
+    /// The first `n` of the queue.
     Behind(usize),
-    /// It barges past everybody who waits.
+    /// None: the request overtakes the queue.
     Barging,
 }
 
-/// What stands in the way of a request, as places in the table.
+/// A held lock or queued request that blocks a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Obstacle<'t> {
     Holder(&'t LockName, &'t Entry),
     Waiter(&'t QueuedRequest),
 }
 
-/// A request seen from the rules: one that is new, or one of the queue.
+/// The part of a new or queued request that the rules use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestView<'t> {
     pub(super) session: &'t SessionId,
@@ -64,12 +64,12 @@ impl<'t> From<&'t Request> for RequestView<'t> {
 }
 
 impl<'t> From<&'t QueuedRequest> for RequestView<'t> {
-    fn from(waiting: &'t QueuedRequest) -> Self {
+    fn from(queued: &'t QueuedRequest) -> Self {
         Self {
-            session: &waiting.session,
-            names: &waiting.names,
-            matrix: waiting.matrix,
-            path: &waiting.path,
+            session: &queued.session,
+            names: &queued.names,
+            matrix: queued.matrix,
+            path: &queued.path,
         }
     }
 }
@@ -77,8 +77,8 @@ impl<'t> From<&'t QueuedRequest> for RequestView<'t> {
 impl LockTable {
     /// Whether `request` may be granted.
     pub(crate) fn is_free(&self, request: &Request, order: Order) -> bool {
-        let asked = RequestView::from(request);
-        // What refuses nearly everybody who is refused.
+        let view = RequestView::from(request);
+        // Most conflicts are between equal names, and this test is cheap.
         let held = || {
             request
                 .names
@@ -86,66 +86,68 @@ impl LockTable {
                 .any(|name| self.held.contains_key(name))
         };
         !held()
-            && self.holders_against(asked, &request.matrix).is_empty()
+            && self.holders_against(view, &request.matrix).is_empty()
             && match order {
                 Order::Barging => true,
-                Order::Behind(place) => {
-                    let mut waiters =
-                        self.waiters_against(asked, &request.matrix, place, usize::MAX);
-                    waiters.next().is_none()
+                Order::Behind(position) => {
+                    let mut queued =
+                        self.queued_against(view, &request.matrix, position, usize::MAX);
+                    queued.next().is_none()
                 }
             }
     }
 
-    /// What refuses `request`; nothing when it may be granted.
+    /// The blockers of `request`; empty if it may be granted. At most twenty queued requests
+    /// are reported.
     pub(crate) fn blockers(&self, request: &Request, order: Order) -> Vec<Blocker> {
         self.reported(request.into(), &request.matrix, order)
     }
 
-    /// What refuses the waiter at this place.
-    pub(crate) fn blockers_of(&self, place: usize, matrix: &ConflictMatrix) -> Vec<Blocker> {
-        self.reported((&self.queue[place]).into(), matrix, Order::Behind(place))
+    /// The blockers of the queued request at this position, as [`blockers`](Self::blockers)
+    /// reports them.
+    pub(crate) fn blockers_of(&self, position: usize, matrix: &ConflictMatrix) -> Vec<Blocker> {
+        let view = (&self.queue[position]).into();
+        self.reported(view, matrix, Order::Behind(position))
     }
 
     fn reported(
         &self,
-        asked: RequestView<'_>,
+        view: RequestView<'_>,
         matrix: &ConflictMatrix,
         order: Order,
     ) -> Vec<Blocker> {
-        let mut obstacles = self.holders_against(asked, matrix);
-        if let Order::Behind(place) = order {
-            let looked_at = if obstacles.is_empty() {
+        let mut obstacles = self.holders_against(view, matrix);
+        if let Order::Behind(position) = order {
+            // A request without any blocker is free, so that must not depend on a limit.
+            let examined = if obstacles.is_empty() {
                 usize::MAX
             } else {
                 REPORTED
             };
-            let waiters = self.waiters_against(asked, matrix, place, looked_at);
-            obstacles.extend(waiters.take(REPORTED).map(Obstacle::Waiter));
+            let queued = self.queued_against(view, matrix, position, examined);
+            obstacles.extend(queued.take(REPORTED).map(Obstacle::Waiter));
         }
-        let tell = |obstacle| self.tell(obstacle, asked.matrix);
-        obstacles.iter().map(tell).collect()
+        let blocker = |obstacle| self.blocker(obstacle, view.matrix);
+        obstacles.iter().map(blocker).collect()
     }
 
-    /// Whether the job that asks holds anything already. Then others, who wait in its
-    /// way, may be passed by those who wait for it.
+    /// Whether a lock already belongs to the requester. Then the exception of the order rule
+    /// can apply.
     pub(crate) fn is_nested(&self, request: &Request) -> bool {
         self.holds(request.into())
     }
 
-    fn holds(&self, asked: RequestView<'_>) -> bool {
-        self.held.values().any(|entry| is_own(entry, asked))
+    fn holds(&self, view: RequestView<'_>) -> bool {
+        self.held.values().any(|entry| is_own(entry, view))
     }
 
-    /// The obstacle as users are told of it.
-    pub(super) fn tell(&self, obstacle: &Obstacle<'_>, matrix: Fingerprint) -> Blocker {
+    /// The obstacle as it is reported to the requester, whose matrix is `matrix`.
+    pub(super) fn blocker(&self, obstacle: &Obstacle<'_>, matrix: Fingerprint) -> Blocker {
         match obstacle {
             Obstacle::Holder(name, entry) if self.matrix_of(entry) == matrix => {
                 Blocker::Holder(holder(name, entry))
             }
-            Obstacle::Waiter(waiting) if waiting.matrix == matrix => {
-                Blocker::Waiter(waiting.report())
-            }
+            Obstacle::Waiter(queued) if queued.matrix == matrix => Blocker::Waiter(queued.report()),
             Obstacle::Holder(_, Entry { task, .. })
             | Obstacle::Waiter(QueuedRequest { task, .. }) => Blocker::Matrix {
                 task_id: task.clone(),
@@ -153,7 +155,7 @@ impl LockTable {
         }
     }
 
-    /// The matrix that an entry was granted under; the original's for its own.
+    /// The matrix of an entry's session. A lock of the original has the platform's.
     fn matrix_of(&self, entry: &Entry) -> Fingerprint {
         let session = entry.grant.as_ref().map(|grant| &grant.session);
         match session.and_then(|id| self.sessions.get(id)) {
@@ -162,20 +164,19 @@ impl LockTable {
         }
     }
 
-    /// The holders that refuse `asked`: by name, by rule, or by another matrix.
+    /// The held locks that block a request: by their name, by a rule, or by another matrix.
     pub(super) fn holders_against(
         &self,
-        asked: RequestView<'_>,
+        view: RequestView<'_>,
         matrix: &ConflictMatrix,
     ) -> Vec<Obstacle<'_>> {
-        let alien = self.alien_to(asked.matrix);
-        // A waiter of another matrix cannot be judged by ours: for it everything
-        // conflicts. Such a queue is short-lived: nothing is granted across it.
-        if alien || asked.matrix != matrix.fingerprint() {
+        // The rules of another matrix are unknown, so it conflicts with everything. This is
+        // the rare case.
+        if self.has_other_matrix(view.matrix) || view.matrix != matrix.fingerprint() {
             let conflicts = |(name, entry): &(&LockName, &Entry)| {
                 self.matrix_of(entry) != matrix.fingerprint()
-                    || asked.matrix != matrix.fingerprint()
-                    || asked
+                    || view.matrix != matrix.fingerprint()
+                    || view
                         .names
                         .iter()
                         .any(|n| matrix.refuses(n.as_str(), name.as_str()))
@@ -187,9 +188,9 @@ impl LockTable {
                 .map(|(name, entry)| Obstacle::Holder(name, entry))
                 .collect();
         }
-        // All of one matrix: look only where a conflict can be.
+        // There is only one matrix: look up the names that can conflict.
         let mut found = BTreeSet::new();
-        for name in asked.names {
+        for name in view.names {
             if let Some((held, _)) = self.held.get_key_value(name) {
                 found.insert(held);
             }
@@ -213,126 +214,126 @@ impl LockTable {
             .collect()
     }
 
-    /// Whether anything is held under another matrix than this one.
-    fn alien_to(&self, matrix: Fingerprint) -> bool {
+    /// Whether a lock is held under a matrix other than this one.
+    fn has_other_matrix(&self, matrix: Fingerprint) -> bool {
         (self.foreign > 0 && matrix != ConflictMatrix::platform().fingerprint())
             || self.sessions.values().any(|used| used.matrix != matrix)
     }
 
-    /// The waiters among the first `place` that `asked` has to let go first. No more than
-    /// `looked_at` of those that conflict with it are looked at.
-    fn waiters_against<'t>(
+    /// The requests among the first `end` of the queue that block a request. At most
+    /// `examined` requests that conflict with it are examined.
+    fn queued_against<'t>(
         &'t self,
-        asked: RequestView<'t>,
+        view: RequestView<'t>,
         matrix: &'t ConflictMatrix,
-        place: usize,
-        looked_at: usize,
+        end: usize,
+        examined: usize,
     ) -> impl Iterator<Item = &'t QueuedRequest> + 't {
-        let earlier = self.queue[..place.min(self.queue.len())].iter().enumerate();
+        let earlier = self.queue[..end.min(self.queue.len())].iter().enumerate();
         let mut search = None;
         earlier
-            .filter(move |(_, waiting)| meets(matrix, asked, (*waiting).into()))
-            .take(looked_at)
-            .filter(move |(place, _)| {
-                let search = search.get_or_insert_with(|| Reach::new(self, matrix, asked));
-                !search.leads_to_own(*place)
+            .filter(move |(_, queued)| conflicts(matrix, view, (*queued).into()))
+            .take(examined)
+            .filter(move |(position, _)| {
+                let search = search.get_or_insert_with(|| Search::new(self, matrix, view));
+                !search.leads_to_own(*position)
             })
-            .map(|(_, waiting)| waiting)
+            .map(|(_, queued)| queued)
     }
 }
 
-/// Which waiters wait, directly or through others, for what the requester holds.
+/// The search for queued requests that wait, directly or through others, for a lock that
+/// belongs to the requester.
 ///
-/// Here a session's unscoped guards and requests count as one job: at worst that lets
-/// somebody overtake, while the opposite would let a correct program wait for ever.
-struct Reach<'t> {
+/// All requests and guards of a session outside any scope count as one requester. That can
+/// allow a request to overtake. The opposite could make a correct program wait for ever.
+struct Search<'t> {
     table: &'t LockTable,
     matrix: &'t ConflictMatrix,
-    asked: RequestView<'t>,
-    /// Whether the requester holds anything at all.
-    holds: bool,
-    /// What is known of the waiter at each place.
+    view: RequestView<'t>,
+    /// The results so far, by position in the queue; empty if no lock belongs to the
+    /// requester.
     known: Vec<Option<bool>>,
 }
 
-impl<'t> Reach<'t> {
-    fn new(table: &'t LockTable, matrix: &'t ConflictMatrix, asked: RequestView<'t>) -> Self {
-        let holds = table.holds(asked);
-        let places = if holds { table.queue.len() } else { 0 };
+impl<'t> Search<'t> {
+    fn new(table: &'t LockTable, matrix: &'t ConflictMatrix, view: RequestView<'t>) -> Self {
+        let len = if table.holds(view) {
+            table.queue.len()
+        } else {
+            0
+        };
         Self {
             table,
             matrix,
-            asked,
-            holds,
-            known: vec![None; places],
+            view,
+            known: vec![None; len],
         }
     }
 
-    fn leads_to_own(&mut self, place: usize) -> bool {
-        if !self.holds {
+    fn leads_to_own(&mut self, start: usize) -> bool {
+        if self.known.is_empty() {
             return false;
         }
-        let mut visited = vec![place];
+        let mut visited = vec![start];
         let mut next = 0;
-        while let Some(&at) = visited.get(next) {
+        while let Some(&position) = visited.get(next) {
             next += 1;
-            if self.known[at] == Some(false) {
+            if self.known[position] == Some(false) {
                 continue;
             }
-            let waiting = &self.table.queue[at];
-            let holders = self.table.holders_against(waiting.into(), self.matrix);
+            let queued = &self.table.queue[position];
+            let holders = self.table.holders_against(queued.into(), self.matrix);
             let own =
-                |o: &Obstacle<'_>| matches!(o, Obstacle::Holder(_, e) if is_own(e, self.asked));
-            if self.known[at] == Some(true) || holders.iter().any(own) {
-                self.known[place] = Some(true);
+                |o: &Obstacle<'_>| matches!(o, Obstacle::Holder(_, e) if is_own(e, self.view));
+            if self.known[position] == Some(true) || holders.iter().any(own) {
+                self.known[start] = Some(true);
                 return true;
             }
-            let after = |(other, w): (usize, &QueuedRequest)| {
-                let ahead = other < at && meets(self.matrix, waiting.into(), w.into());
-                let nested = || {
+            // The requests for which this one waits: earlier ones that conflict, and those
+            // of the holders.
+            let waits_for = |(other, request): (usize, &QueuedRequest)| {
+                let earlier =
+                    other < position && conflicts(self.matrix, queued.into(), request.into());
+                let of_holder = || {
                     holders
                         .iter()
-                        .any(|o| matches!(o, Obstacle::Holder(_, e) if may_be_waiters(e, w)))
+                        .any(|o| matches!(o, Obstacle::Holder(_, e) if may_belong_to(e, request)))
                 };
-                ((ahead || nested()) && !visited.contains(&other)).then_some(other)
+                ((earlier || of_holder()) && !visited.contains(&other)).then_some(other)
             };
-            let found: Vec<_> = self
-                .table
-                .queue
-                .iter()
-                .enumerate()
-                .filter_map(after)
-                .collect();
+            let queue = self.table.queue.iter().enumerate();
+            let found: Vec<_> = queue.filter_map(waits_for).collect();
             visited.extend(found);
         }
-        // Nothing that was visited leads there.
-        for at in visited {
-            self.known[at] = Some(false);
+        for position in visited {
+            self.known[position] = Some(false);
         }
         false
     }
 }
 
-/// Whether the entry is held by the requester's own scope, an ancestor of it, or outside
-/// any scope by its session: a guard that was made before the first scope was opened.
-fn is_own(entry: &Entry, asked: RequestView<'_>) -> bool {
+/// Whether a lock belongs to the requester: it is held by the requester's scope, by an
+/// ancestor of it, or by the requester's session outside any scope. The last is a guard that
+/// was made before the first scope was opened.
+fn is_own(entry: &Entry, view: RequestView<'_>) -> bool {
     entry.grant.as_ref().is_some_and(|grant| match grant.scope {
-        Some(scope) => asked.path.contains(scope),
-        None => grant.session == *asked.session,
+        Some(scope) => view.path.contains(scope),
+        None => grant.session == *view.session,
     })
 }
 
-/// Whether the entry may be held by the job that waits: as above, and outside any scope by
-/// the same task, since what never expires is held under another session than its task
-/// waits under.
-fn may_be_waiters(entry: &Entry, waiting: &QueuedRequest) -> bool {
+/// Whether a lock may belong to the program that made the queued request. In addition to
+/// [`is_own`], this is a lock of the request's task outside any scope: a lock that never
+/// expires is held under another session than the one that waits.
+fn may_belong_to(entry: &Entry, queued: &QueuedRequest) -> bool {
     let grant = entry.grant.as_ref();
-    is_own(entry, waiting.into())
-        || (grant.is_some_and(|grant| grant.scope.is_none()) && entry.task == waiting.task)
+    is_own(entry, queued.into())
+        || (grant.is_some_and(|grant| grant.scope.is_none()) && entry.task == queued.task)
 }
 
 /// Whether two requests conflict in either direction.
-fn meets(matrix: &ConflictMatrix, a: RequestView<'_>, b: RequestView<'_>) -> bool {
+fn conflicts(matrix: &ConflictMatrix, a: RequestView<'_>, b: RequestView<'_>) -> bool {
     a.matrix != b.matrix
         || a.matrix != matrix.fingerprint()
         || a.names.iter().any(|a| {

@@ -1,8 +1,8 @@
-//! Tables told as stories: one line each for what somebody holds or waits for.
+//! Tables written as scenarios, with one line for each request.
 //!
 //! ```text
 //! "a holds app_task_1"       outside any scope, under a session and task of its own
-//! "a:1.2 waits x y"          in scope 2 inside scope 1, for both together
+//! "a:1.2 waits x y"          in scope 2 inside scope 1, for both names together
 //! "e! holds x"               under the matrix that has no rules
 //! "original holds x"         as the original writes it
 //! ```
@@ -12,6 +12,7 @@ mod cycle;
 mod json;
 mod order;
 mod random;
+mod values;
 
 use std::sync::{
     Arc,
@@ -21,20 +22,20 @@ use std::sync::{
 use super::{Entry, LockTable, Nonce, Order, Request, SessionId};
 use crate::{matrix::ConflictMatrix, name::LockName, report::Blocker};
 
-/// What a line of a story says.
-enum Line {
+/// The verb of a line.
+enum Verb {
     Holds,
     Waits,
     Asks,
 }
 
-/// The table after a story, with the requests of those who wait, in order.
-pub(crate) fn told(story: &[&str]) -> LockTable {
+/// The table after a scenario. Tokens and tickets count from 1.
+pub(crate) fn table(scenario: &[&str]) -> LockTable {
     let mut table = LockTable::default();
-    for line in story {
-        let (request, says) = parse(line);
-        match says {
-            Line::Holds if &*request.task == "original" => {
+    for line in scenario {
+        let (request, verb) = parse(line);
+        match verb {
+            Verb::Holds if &*request.task == "original" => {
                 for name in &*request.names {
                     let (task, grant) = (request.task.clone(), None);
                     table.insert(
@@ -44,57 +45,62 @@ pub(crate) fn told(story: &[&str]) -> LockTable {
                     );
                 }
             }
-            Line::Holds => table.grant(&request, 1 + len(&table)),
-            Line::Waits => table.enqueue(&request, &request.session, 1 + len(&table)),
-            Line::Asks => panic!("who asks is not in the table: {line}"),
+            Verb::Holds => table.grant(&request, 1 + len(&table)),
+            Verb::Waits => table.enqueue(&request, &request.session, 1 + len(&table)),
+            Verb::Asks => panic!("the request is not part of the table: {line}"),
         }
     }
     table
 }
 
-/// The request in a line.
+/// The request of a line.
 pub(crate) fn request(line: &str) -> Request {
     parse(line).0
 }
 
-fn parse(line: &str) -> (Request, Line) {
+fn parse(line: &str) -> (Request, Verb) {
     static NONCE: AtomicU64 = AtomicU64::new(1);
     let mut words = line.split(' ');
-    let who = words.next().expect("somebody");
-    let says = match words.next() {
-        Some("holds") => Line::Holds,
-        Some("waits") => Line::Waits,
-        Some("asks") => Line::Asks,
+    let requester = words.next().expect("a requester");
+    let verb = match words.next() {
+        Some("holds") => Verb::Holds,
+        Some("waits") => Verb::Waits,
+        Some("asks") => Verb::Asks,
         other => panic!("{other:?} in {line}"),
     };
-    let (who, path) = who.split_once(':').unwrap_or((who, ""));
+    let (task, path) = requester.split_once(':').unwrap_or((requester, ""));
     let scopes = path.split('.').filter(|scope| !scope.is_empty());
     let path: Vec<u64> = scopes.map(|s| s.parse().expect("a scope")).collect();
-    let matrix = if who.ends_with('!') {
+    let matrix = if task.ends_with('!') {
         ConflictMatrix::exclusive()
     } else {
         ConflictMatrix::platform()
     };
     let request = Request {
-        session: SessionId(format!("ns/{who}").into()),
+        session: session(task),
         nonce: Nonce(NONCE.fetch_add(1, Ordering::Relaxed)),
-        task: who.into(),
+        task: task.into(),
         names: words.map(|name| LockName::found(name.into())).collect(),
         matrix,
         path: path.into(),
         since: 1_700_000_000_000_000,
     };
-    (request, says)
+    (request, verb)
+}
+
+/// The session of a task.
+fn session(task: &str) -> SessionId {
+    SessionId(format!("ns/{task}").into())
 }
 
 fn len(table: &LockTable) -> i64 {
     i64::try_from(table.held.len() + table.queue.len()).expect("a few")
 }
 
-/// What refuses somebody who asks last of all, as texts without times.
-pub(crate) fn refused(story: &[&str], asks: &str) -> Vec<String> {
-    let table = told(story);
-    let request = request(asks);
+/// The blockers of a request that comes after the scenario, as texts without times.
+pub(crate) fn blockers(scenario: &[&str], line: &str) -> Vec<String> {
+    let table = table(scenario);
+    let request = request(line);
     let order = Order::Behind(table.queue.len());
     let blockers = table.blockers(&request, order);
     assert_eq!(blockers.is_empty(), table.is_free(&request, order));

@@ -1,17 +1,17 @@
-//! The wait-for graph: does a request close a cycle?
+//! The wait-for graph, in which a deadlock is a cycle.
 //!
 //! ```text
 //!   request ──blocked by──▶ a lock of scope s ──s waits──▶ the requests under s ──▶ …
 //! ```
 //!
-//! Nodes are scopes, never processes, which run many jobs at once. A scope waits when
-//! a request of its own or of a scope below it does. What is held outside any scope
-//! takes no part: rather no verdict than a false one.
+//! The nodes are scopes. They are not processes, because a process runs many tasks at once.
+//! A scope waits if a request of the scope or of a descendant is queued. A lock that is held
+//! outside any scope is not part of the graph: a missed deadlock is better than a false one.
 //!
-//! That a request stands behind an earlier one is no edge. A cycle with such an edge has
-//! a lock in it as well, or it would lead from later requests to earlier ones for ever;
-//! and whoever holds that lock does not have to wait behind those who wait for it
-//! (`order.rs`), so the cycle is none.
+//! A request that has to wait behind an earlier request adds no edge. A cycle cannot consist
+//! of such edges alone, since each leads to an earlier request. So the cycle contains a
+//! lock. The holder of that lock does not wait behind requests that wait for the lock
+//! (`order.rs`), and the cycle does not exist.
 
 use super::{
     Entry, LockTable, QueuedRequest, Request,
@@ -20,26 +20,31 @@ use super::{
 use crate::{matrix::ConflictMatrix, report::Blocker};
 
 impl LockTable {
-    /// The way from `request`, were it to wait, back to a scope that would wait for it;
-    /// nothing when there is none.
+    /// The path of the wait-for graph from `request` back to one of its own scopes, as if it
+    /// were queued; `None` if there is no cycle.
     pub(crate) fn cycle(&self, request: &Request) -> Option<Vec<Blocker>> {
         let own = |entry: &Entry| {
             let scope = entry.grant.as_ref().and_then(|grant| grant.scope);
             scope.is_some_and(|scope| request.path.contains(scope))
         };
-        if request.path.is_empty() || !self.held.values().any(own) {
+        // Without a lock of its own scopes, nothing leads back to the request.
+        if !self.held.values().any(own) {
             return None;
         }
         let mut search = Search {
             table: self,
             matrix: &request.matrix,
             request,
-            seen: vec![false; self.queue.len()],
+            visited: vec![false; self.queue.len()],
             path: Vec::new(),
         };
         search.from(request.into()).then(|| {
             let matrix = request.matrix.fingerprint();
-            search.path.iter().map(|o| self.tell(o, matrix)).collect()
+            search
+                .path
+                .iter()
+                .map(|o| self.blocker(o, matrix))
+                .collect()
         })
     }
 }
@@ -48,15 +53,16 @@ struct Search<'t> {
     table: &'t LockTable,
     matrix: &'t ConflictMatrix,
     request: &'t Request,
-    /// The waiters looked at, by place.
-    seen: Vec<bool>,
+    /// Whether a queued request was visited, by position.
+    visited: Vec<bool>,
     path: Vec<Obstacle<'t>>,
 }
 
 impl<'t> Search<'t> {
-    /// Whether what blocks `asked` leads back to the request; the way there is kept.
-    fn from(&mut self, asked: RequestView<'t>) -> bool {
-        for obstacle in self.table.holders_against(asked, self.matrix) {
+    /// Whether the holders that block `view` lead back to the request. The path to it is
+    /// kept.
+    fn from(&mut self, view: RequestView<'t>) -> bool {
+        for obstacle in self.table.holders_against(view, self.matrix) {
             let Obstacle::Holder(_, entry) = &obstacle else {
                 continue;
             };
@@ -68,8 +74,8 @@ impl<'t> Search<'t> {
                 return true;
             }
             let table = self.table;
-            for (place, waiting) in table.queue.iter().enumerate() {
-                if waiting.path.contains(scope) && self.through(waiting, place) {
+            for (position, queued) in table.queue.iter().enumerate() {
+                if queued.path.contains(scope) && self.through(queued, position) {
                     return true;
                 }
             }
@@ -78,12 +84,12 @@ impl<'t> Search<'t> {
         false
     }
 
-    fn through(&mut self, waiting: &'t QueuedRequest, place: usize) -> bool {
-        if std::mem::replace(&mut self.seen[place], true) {
+    fn through(&mut self, queued: &'t QueuedRequest, position: usize) -> bool {
+        if std::mem::replace(&mut self.visited[position], true) {
             return false;
         }
-        self.path.push(Obstacle::Waiter(waiting));
-        let found = self.from(waiting.into());
+        self.path.push(Obstacle::Waiter(queued));
+        let found = self.from(queued.into());
         if !found {
             self.path.pop();
         }

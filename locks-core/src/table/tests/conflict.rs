@@ -1,14 +1,14 @@
-//! The conflict rule: against holders as written, against waiters both ways.
+//! The conflict rule: as written for held locks, in both directions for queued requests.
 
-use super::{refused, request, told};
+use super::{blockers, request, table};
 use crate::{
     matrix::tests::{NAMES, REFUSED},
     report::Blocker,
     table::Order,
 };
 
-/// Every ordered pair of the platform's names, and whether the first is refused while the
-/// second is held.
+/// Every ordered pair of the platform's names, and whether the held second one blocks the
+/// first.
 fn pairs() -> impl Iterator<Item = (&'static str, &'static str, bool)> {
     NAMES.iter().zip(REFUSED).flat_map(|(asked, row)| {
         let cells = NAMES.iter().zip(row.chars());
@@ -17,36 +17,36 @@ fn pairs() -> impl Iterator<Item = (&'static str, &'static str, bool)> {
 }
 
 #[test]
-fn against_a_holder_the_matrix_counts_as_it_is_written() {
+fn held_lock_blocks_as_the_matrix_is_written() {
     for (asked, held, expected) in pairs() {
-        let refused = refused(&[&format!("h holds {held}")], &format!("a asks {asked}"));
-        let blockers: &[_] = &[format!("h holds {held}")];
-        assert_eq!(refused, blockers[..usize::from(expected)], "{asked}");
+        let found = blockers(&[&format!("h holds {held}")], &format!("a asks {asked}"));
+        let holder: &[_] = &[format!("h holds {held}")];
+        assert_eq!(found, holder[..usize::from(expected)], "{asked}");
     }
 }
 
 #[test]
-fn against_an_earlier_waiter_it_counts_in_either_direction() {
+fn earlier_request_blocks_in_either_direction_of_the_matrix() {
     for (asked, awaited, forth) in pairs() {
         let mut reverse = pairs().filter(|(a, b, _)| *a == awaited && *b == asked);
         let (.., back) = reverse.next().expect("all pairs");
-        let story = &[
+        let scenario = &[
             &*format!("h holds {awaited}_of_h"),
             &format!("w waits {awaited}"),
         ];
-        let refused = refused(story, &format!("a asks {asked}"));
-        let conflicts = refused.contains(&format!("w waits {awaited}"));
+        let found = blockers(scenario, &format!("a asks {asked}"));
+        let conflicts = found.contains(&format!("w waits {awaited}"));
         assert_eq!(
             conflicts,
             forth || back,
-            "{asked} behind {awaited}: {refused:?}"
+            "{asked} behind {awaited}: {found:?}"
         );
     }
 }
 
 #[test]
-fn one_conflict_of_several_names_refuses_all_of_them() {
-    let story = &["h holds app_task_2", "w waits other"];
+fn one_conflict_blocks_all_names_of_a_request() {
+    let scenario = &["h holds app_task_2", "w waits other"];
     let cases: &[(&str, &[&str])] = &[
         ("a asks app_task_1 app_task_3", &[]),
         ("a asks app_task_1 app_task_2", &["h holds app_task_2"]),
@@ -57,14 +57,14 @@ fn one_conflict_of_several_names_refuses_all_of_them() {
         ),
     ];
     for (asks, expected) in cases {
-        assert_eq!(refused(story, asks), *expected, "{asks}");
+        assert_eq!(blockers(scenario, asks), *expected, "{asks}");
     }
 }
 
 #[test]
 fn names_of_one_request_do_not_conflict_with_each_other() {
     let both = request("a asks box_update app_task_1 app_backup_1");
-    let mut table = told(&[]);
+    let mut table = table(&[]);
     assert!(table.is_free(&both, Order::Behind(0)));
     table.grant(&both, 7);
     assert_eq!(
@@ -74,13 +74,13 @@ fn names_of_one_request_do_not_conflict_with_each_other() {
 }
 
 #[test]
-fn a_session_does_not_share_what_it_holds_with_itself() {
-    assert_eq!(refused(&["a holds x"], "a asks x"), ["a holds x"]);
-    assert_eq!(refused(&["a:1 holds x"], "a:1.2 asks x"), ["a holds x"]);
+fn session_is_blocked_by_its_own_lock() {
+    assert_eq!(blockers(&["a holds x"], "a asks x"), ["a holds x"]);
+    assert_eq!(blockers(&["a:1 holds x"], "a:1.2 asks x"), ["a holds x"]);
 }
 
 #[test]
-fn a_prefix_fits_what_starts_with_it_and_nothing_beside() {
+fn prefix_pattern_matches_only_names_that_start_with_it() {
     let cases = [
         ("app_task_", true),
         ("app_task_1", true),
@@ -94,50 +94,50 @@ fn a_prefix_fits_what_starts_with_it_and_nothing_beside() {
         ("APP_TASK_1", false),
         ("xapp_task_1", false),
     ];
-    // All at once, so that a search over a range has neighbours to stumble over.
+    // The table holds all names at once, so that a search over a range meets neighbours.
     let all: Vec<_> = cases
         .iter()
         .map(|(name, _)| format!("h holds {name}"))
         .collect();
     let all: Vec<_> = all.iter().map(String::as_str).collect();
-    let mut expected: Vec<_> = cases.iter().filter(|(_, fits)| *fits).collect();
+    let mut expected: Vec<_> = cases.iter().filter(|(_, matches)| *matches).collect();
     expected.sort();
     let expected: Vec<_> = expected
         .iter()
         .map(|(name, _)| format!("h holds {name}"))
         .collect();
-    assert_eq!(refused(&all, "a asks box_update"), expected);
+    assert_eq!(blockers(&all, "a asks box_update"), expected);
 }
 
 #[test]
-fn another_matrix_conflicts_with_everything_until_it_is_gone() {
+fn lock_of_another_matrix_blocks_every_request_until_it_is_released() {
     let cases: &[(&[&str], &str, &[&str])] = &[
         (&["e! holds x"], "a asks y", &["e! has another matrix"]),
         (&["e! waits x"], "a asks y", &["e! has another matrix"]),
         (&["a holds x"], "e! asks y", &["a has another matrix"]),
         (&["a waits x"], "e! asks y", &["a has another matrix"]),
         (&["e! holds x"], "f! asks y", &[]),
-        // The name is the same, but not even that is ours to say.
+        // Even equal names are reported as another matrix.
         (&["e! holds x"], "a asks x", &["e! has another matrix"]),
-        // One of ours beside it is told as usual.
+        // A lock of the request's own matrix is reported as such.
         (
             &["a holds x", "e! holds y"],
             "b asks x",
             &["a holds x", "e! has another matrix"],
         ),
     ];
-    for (story, asks, expected) in cases {
-        assert_eq!(refused(story, asks), *expected, "{story:?}, {asks}");
+    for (scenario, asks, expected) in cases {
+        assert_eq!(blockers(scenario, asks), *expected, "{scenario:?}, {asks}");
     }
-    let alien = request("e! asks x");
-    let mut table = told(&[]);
-    table.grant(&alien, 1);
-    table.release(&(alien.session.clone(), alien.nonce), &alien.names);
+    let other = request("e! asks x");
+    let mut table = table(&[]);
+    table.grant(&other, 1);
+    table.release(&(other.session.clone(), other.nonce), &other.names);
     assert!(table.is_free(&request("a asks y"), Order::Behind(0)));
 }
 
 #[test]
-fn the_original_s_locks_are_judged_by_the_platform_s_matrix() {
+fn lock_of_the_original_has_the_matrix_of_the_platform() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("original holds x", "a asks x", &["original holds x"]),
         ("original holds x", "a asks y", &[]),
@@ -154,13 +154,13 @@ fn the_original_s_locks_are_judged_by_the_platform_s_matrix() {
         ),
     ];
     for (held, asks, expected) in cases {
-        assert_eq!(refused(&[held], asks), *expected, "{held}, {asks}");
+        assert_eq!(blockers(&[held], asks), *expected, "{held}, {asks}");
     }
 }
 
 #[test]
-fn a_blocker_says_since_when_and_with_which_token() {
-    let table = told(&["h holds x", "original holds y", "w waits z"]);
+fn blocker_has_the_time_and_the_token_of_its_grant() {
+    let table = table(&["h holds x", "original holds y", "w waits z"]);
     let blockers = table.blockers(&request("a asks x y z"), Order::Behind(1));
     let [
         Blocker::Holder(ours),
@@ -176,8 +176,8 @@ fn a_blocker_says_since_when_and_with_which_token() {
 }
 
 #[test]
-fn whoever_barges_minds_holders_only() {
-    let table = told(&["h holds x", "w waits x y"]);
+fn barging_request_is_blocked_by_held_locks_only() {
+    let table = table(&["h holds x", "w waits x y"]);
     assert!(table.is_free(&request("a asks y"), Order::Barging));
     assert!(!table.is_free(&request("a asks y"), Order::Behind(1)));
     assert!(!table.is_free(&request("a asks x"), Order::Barging));

@@ -1,38 +1,38 @@
-//! Cycles of the wait-for graph: all that are there, and none that are not.
+//! Cycles of the wait-for graph: every cycle is found, and nothing else.
 
-use super::{request, texts, told};
+use super::{request, table, texts};
 
-fn cycle(story: &[&str], asks: &str) -> Vec<String> {
-    texts(&told(story).cycle(&request(asks)).unwrap_or_default())
+fn cycle(scenario: &[&str], asks: &str) -> Vec<String> {
+    texts(&table(scenario).cycle(&request(asks)).unwrap_or_default())
 }
 
-/// A ring in which each of `0..size` holds `l<n>` and waits for the next one's, but for the
-/// last, which is about to ask.
+/// A ring in which task `n` of `0..size` holds lock `n` and waits for the next lock. The
+/// request of the last task, which closes the ring, is returned on its own.
 fn ring(size: usize) -> (Vec<String>, String) {
-    let mut story: Vec<_> = (0..size)
+    let mut scenario: Vec<_> = (0..size)
         .map(|n| format!("t{n}:{} holds l{n}", 100 + n))
         .collect();
-    story.extend((0..size - 1).map(|n| format!("t{n}:{} waits l{}", 100 + n, n + 1)));
-    (story, format!("t{}:{} asks l0", size - 1, 99 + size))
+    scenario.extend((0..size - 1).map(|n| format!("t{n}:{} waits l{}", 100 + n, n + 1)));
+    (scenario, format!("t{}:{} asks l0", size - 1, 99 + size))
 }
 
 #[test]
-fn two_that_wait_for_each_other() {
-    let story = &["a:1 holds x", "b:2 holds y", "a:1 waits y"];
+fn two_tasks_that_wait_for_each_other_are_a_cycle() {
+    let scenario = &["a:1 holds x", "b:2 holds y", "a:1 waits y"];
     let expected = ["a holds x", "a waits y", "b holds y"];
-    assert_eq!(cycle(story, "b:2 asks x"), expected);
-    // Nested calls wait for their ancestors.
-    let story = &["a:1 holds x", "b:2 holds y", "a:1.3.4 waits y"];
-    assert_eq!(cycle(story, "b:2.5 asks x"), expected);
+    assert_eq!(cycle(scenario, "b:2 asks x"), expected);
+    // An ancestor waits while a nested call waits.
+    let scenario = &["a:1 holds x", "b:2 holds y", "a:1.3.4 waits y"];
+    assert_eq!(cycle(scenario, "b:2.5 asks x"), expected);
 }
 
 #[test]
-fn rings_of_any_size_are_closed_by_the_last() {
+fn last_request_of_a_ring_closes_the_cycle() {
     for size in [2, 3, 5, 20] {
-        let (story, asks) = ring(size);
-        let story: Vec<_> = story.iter().map(String::as_str).collect();
-        assert_eq!(cycle(&story, &asks).len(), 2 * size - 1, "{size}");
-        let open: Vec<_> = story
+        let (scenario, asks) = ring(size);
+        let scenario: Vec<_> = scenario.iter().map(String::as_str).collect();
+        assert_eq!(cycle(&scenario, &asks).len(), 2 * size - 1, "{size}");
+        let open: Vec<_> = scenario
             .iter()
             .copied()
             .filter(|line| *line != "t1:101 holds l1")
@@ -44,10 +44,10 @@ fn rings_of_any_size_are_closed_by_the_last() {
 }
 
 #[test]
-fn a_call_that_waits_for_its_own_caller() {
+fn call_that_waits_for_its_caller_is_a_cycle() {
     assert_eq!(cycle(&["a:1 holds x"], "a:1.2 asks x"), ["a holds x"]);
     assert_eq!(cycle(&["a:1 holds x"], "a:1 asks x"), ["a holds x"]);
-    // By a rule, not by the same name.
+    // The conflict is by a rule, not by an equal name.
     let expected = ["a holds app_task_1"];
     assert_eq!(
         cycle(&["a:1 holds app_task_1"], "a:1.2.3 asks box_update"),
@@ -56,33 +56,37 @@ fn a_call_that_waits_for_its_own_caller() {
 }
 
 #[test]
-fn a_circle_through_one_of_several_names() {
-    let story = &[
+fn one_of_several_names_can_be_part_of_a_cycle() {
+    let scenario = &[
         "a:1 holds x x2",
         "b:2 holds y",
         "c:3 holds z",
         "a:1 waits z y",
     ];
     let expected = ["a holds x2", "a waits z y", "b holds y"];
-    assert_eq!(cycle(story, "b:2 asks x2"), expected);
+    assert_eq!(cycle(scenario, "b:2 asks x2"), expected);
 }
 
 #[test]
-fn siblings_just_wait() {
-    // One holds what the other asks for, and will be done with it.
+fn request_for_the_lock_of_a_sibling_is_no_cycle() {
+    // The sibling releases the lock without waiting for the request.
     assert_eq!(cycle(&["a:1.2 holds x"], "a:1.3 asks x"), [""; 0]);
-    // Nor does the parent wait for anything that a child asks for.
+    // A child holds the lock, and the child does not wait for its parent.
     assert_eq!(cycle(&["a:1.2 holds x"], "a:1 asks x"), [""; 0]);
-    let story = &["a:1.2 holds x", "b:9 holds y", "a:1.4 waits y"];
-    assert_eq!(cycle(story, "b:9 asks x"), [""; 0], "another sibling waits");
-    // But two siblings that hold and want each other's are no better than strangers.
-    let story = &["a:1.2 holds x", "a:1.3 holds y", "a:1.2 waits y"];
+    let scenario = &["a:1.2 holds x", "b:9 holds y", "a:1.4 waits y"];
+    assert_eq!(
+        cycle(scenario, "b:9 asks x"),
+        [""; 0],
+        "another sibling waits"
+    );
+    // Two siblings that wait for each other's locks are a cycle.
+    let scenario = &["a:1.2 holds x", "a:1.3 holds y", "a:1.2 waits y"];
     let expected = ["a holds x", "a waits y", "a holds y"];
-    assert_eq!(cycle(story, "a:1.3 asks x"), expected);
+    assert_eq!(cycle(scenario, "a:1.3 asks x"), expected);
 }
 
 #[test]
-fn what_is_held_outside_any_scope_takes_no_part() {
+fn lock_outside_any_scope_is_not_part_of_a_cycle() {
     let cases: &[(&[&str], &str)] = &[
         (&["a holds x"], "a asks x"),
         (&["a holds x"], "a:1 asks x"),
@@ -91,36 +95,36 @@ fn what_is_held_outside_any_scope_takes_no_part() {
         (&["a holds x", "b holds y", "a waits y"], "b asks x"),
         (&["original holds x", "b:2 holds y"], "b:2 asks x"),
     ];
-    for (story, asks) in cases {
-        assert_eq!(cycle(story, asks), [""; 0], "{story:?}, {asks}");
+    for (scenario, asks) in cases {
+        assert_eq!(cycle(scenario, asks), [""; 0], "{scenario:?}, {asks}");
     }
 }
 
 #[test]
-fn who_waits_in_line_alone_closes_no_circle() {
-    // v, who holds nothing, waits for b and stands before a; but as soon as b waits for a, a
-    // need not mind v any more, so there is no cycle to break.
-    let story = &["a:1 holds x", "b:2 holds y", "v waits y z", "a:1 waits z"];
-    assert_eq!(cycle(story, "b:2 asks x"), [""; 0]);
-    // The same among names that only conflict by a rule.
-    let story = &[
+fn waiting_behind_an_earlier_request_is_no_edge() {
+    // v waits for b and is earlier than a. As soon as b waits for a, v does not block a any
+    // more, so there is no cycle.
+    let scenario = &["a:1 holds x", "b:2 holds y", "v waits y z", "a:1 waits z"];
+    assert_eq!(cycle(scenario, "b:2 asks x"), [""; 0]);
+    // With names that conflict by a rule only.
+    let scenario = &[
         "a:1 holds app_task_1",
         "b:2 holds other",
         "v waits other box_update",
         "a:1 waits app_task_2",
     ];
-    assert_eq!(cycle(story, "b:2 asks app_task_1"), [""; 0]);
+    assert_eq!(cycle(scenario, "b:2 asks app_task_1"), [""; 0]);
 }
 
 #[test]
-fn many_waiters_without_a_circle_are_searched_in_no_time() {
-    let mut story: Vec<_> = (0..400)
+fn search_for_a_cycle_visits_each_request_once() {
+    let mut scenario: Vec<_> = (0..400)
         .map(|n| format!("t{n}:{} holds l{n}", n + 1))
         .collect();
-    story.extend((0..399).map(|n| format!("t{n}:{} waits l{}", n + 1, n + 1)));
-    story.extend((0..400).map(|n| format!("w{n} waits l0 l{n}")));
-    let story: Vec<_> = story.iter().map(String::as_str).collect();
-    let table = told(&story);
+    scenario.extend((0..399).map(|n| format!("t{n}:{} waits l{}", n + 1, n + 1)));
+    scenario.extend((0..400).map(|n| format!("w{n} waits l0 l{n}")));
+    let scenario: Vec<_> = scenario.iter().map(String::as_str).collect();
+    let table = table(&scenario);
     let start = std::time::Instant::now();
     assert!(table.cycle(&request("new:999 asks l0")).is_none());
     assert!(table.cycle(&request("t399:400 asks free")).is_none());

@@ -1,16 +1,16 @@
-//! The row's two columns: nothing is lost in them, and nothing is guessed.
+//! The texts of the row's two columns.
 
 use proptest::prelude::*;
 
-use super::{request, told};
+use super::{request, table};
 use crate::{
     matrix::ConflictMatrix,
     table::{LockTable, Order},
 };
 
-fn again(table: &LockTable) -> LockTable {
+fn reparsed(table: &LockTable) -> LockTable {
     let (data, meta) = columns(table);
-    LockTable::parse(Some(&data), Some(&meta)).expect("our own")
+    LockTable::parse(Some(&data), Some(&meta)).expect("a text that was written here")
 }
 
 fn columns(table: &LockTable) -> (String, String) {
@@ -27,8 +27,8 @@ fn meta_json(table: &LockTable) -> String {
 }
 
 #[test]
-fn a_table_survives_its_columns() {
-    let table = told(&[
+fn parsed_columns_are_the_table_again() {
+    let table = table(&[
         "a holds app_task_1 app_backup_1",
         "a:18446744073709551615.7 holds other",
         "original holds mail_restart",
@@ -37,13 +37,13 @@ fn a_table_survives_its_columns() {
         "a:5 waits app_task_2 app_task_1",
         "only_waits:9.8.7 waits quoted\" \\ \u{1F512}",
     ]);
-    assert_eq!(again(&table), table);
-    assert_eq!(again(&LockTable::default()), LockTable::default());
+    assert_eq!(reparsed(&table), table);
+    assert_eq!(reparsed(&LockTable::default()), LockTable::default());
 }
 
 #[test]
-fn the_original_s_column_says_who_holds_what_and_no_more() {
-    let table = told(&[
+fn data_json_maps_each_held_name_to_its_task() {
+    let table = table(&[
         "b holds y",
         "a holds x",
         "original holds __proto__",
@@ -53,55 +53,55 @@ fn the_original_s_column_says_who_holds_what_and_no_more() {
         data_json(&table),
         r#"{"__proto__":"original","x":"a","y":"b"}"#
     );
-    let known = LockTable::parse(Some(&data_json(&table)), None).expect("the original's");
-    assert_eq!(known.queue().len(), 0);
-    let tokens = known.holders();
+    let foreign = LockTable::parse(Some(&data_json(&table)), None).expect("readable");
+    assert_eq!(foreign.queue().len(), 0);
+    let holders = foreign.holders();
     assert!(
-        tokens.iter().all(|holder| holder.token.is_none()),
-        "{tokens:?}"
+        holders.iter().all(|holder| holder.token.is_none()),
+        "{holders:?}"
     );
 }
 
 #[test]
-fn an_entry_counts_only_while_the_original_s_column_agrees() {
-    let table = told(&["a holds x y", "b holds z"]);
+fn grant_is_stolen_when_data_json_has_another_task() {
+    let table = table(&["a holds x y", "b holds z"]);
     let meta = meta_json(&table);
-    // The original released x, and took y for another task.
+    // The original released x and granted y to another task.
     let data = r#"{"y":"original","z":"b"}"#;
     let mut changed = LockTable::parse(Some(data), Some(&meta)).expect("readable");
     assert_eq!(data_json(&changed), data);
     assert!(changed.entry("x").is_none());
     assert!(changed.entry("y").unwrap().grant.is_none());
     assert!(changed.entry("z").unwrap().grant.is_some());
-    // What it took is remembered, also through our next write, until the session is dead.
-    assert_eq!(again(&changed), changed);
-    let robbed = |table: &LockTable| table.stolen().map(|id| id.0.to_string()).next();
-    assert_eq!(robbed(&changed).as_deref(), Some("ns/a"));
+    // The stolen locks are kept, in later writes as well, until their session is dead.
+    assert_eq!(reparsed(&changed), changed);
+    let victim = |table: &LockTable| table.stolen().map(|id| id.0.to_string()).next();
+    assert_eq!(victim(&changed).as_deref(), Some("ns/a"));
     changed.forget_stolen(|session| &*session.0 == "ns/b");
-    assert!(robbed(&changed).is_some());
+    assert!(victim(&changed).is_some());
     changed.forget_stolen(|session| &*session.0 == "ns/a");
-    assert_eq!(robbed(&changed), None);
+    assert_eq!(victim(&changed), None);
 }
 
 #[test]
-fn a_foreign_lock_is_released_by_nobody_of_ours() {
-    let ours = request("a asks x");
-    let mut table = told(&[]);
-    table.grant(&ours, 5);
+fn release_does_not_remove_a_foreign_lock() {
+    let request = request("a asks x");
+    let mut table = table(&[]);
+    table.grant(&request, 5);
     let taken = LockTable::parse(Some(r#"{"x":"b"}"#), Some(&meta_json(&table)));
     let mut taken = taken.expect("readable");
-    assert!(!taken.release(&(ours.session.clone(), ours.nonce), &ours.names));
+    assert!(!taken.release(&(request.session.clone(), request.nonce), &request.names));
     assert_eq!(
-        taken.granted(&(ours.session, ours.nonce), &ours.names),
+        taken.granted(&(request.session, request.nonce), &request.names),
         None
     );
     assert_eq!(data_json(&taken), r#"{"x":"b"}"#);
 }
 
 #[test]
-fn what_cannot_be_read_is_an_error_that_says_which_column() {
+fn unreadable_column_is_an_error_that_names_it() {
     let matrix = ConflictMatrix::platform().fingerprint().0;
-    let stranger = r#"{"sessions":[],"held":{"x":[0,1,2,3]},"queue":[]}"#;
+    let unlisted = r#"{"sessions":[],"held":{"x":[0,1,2,3]},"queue":[]}"#;
     let waiter =
         format!(r#"{{"sessions":[["t","t",{matrix}]],"held":{{}},"queue":[[1,1,2,3,["x"]]]}}"#);
     let cases: &[(Option<&str>, Option<&str>, &str)] = &[
@@ -112,7 +112,7 @@ fn what_cannot_be_read_is_an_error_that_says_which_column() {
         (Some("[]"), None, "dataJson"),
         (Some(r#"{"x":1}"#), None, "dataJson"),
         (Some(r#"{"x":"a"} {}"#), None, "dataJson"),
-        // Cut off, as TEXT is in a server that is not strict.
+        // Truncated, as a server that is not strict does.
         (Some(r#"{"x":"a","y":"#), None, "dataJson"),
         (Some("{}"), Some(""), "metaJson"),
         (Some("{}"), Some("7"), "metaJson"),
@@ -122,7 +122,7 @@ fn what_cannot_be_read_is_an_error_that_says_which_column() {
             Some(r#"{"queue":[[0,-1,2,3,["x"]]]}"#),
             "metaJson",
         ),
-        (Some("{}"), Some(stranger), "metaJson"),
+        (Some("{}"), Some(unlisted), "metaJson"),
         (Some("{}"), Some(&waiter), "metaJson"),
     ];
     for (data, meta, column) in cases {
@@ -135,7 +135,7 @@ fn what_cannot_be_read_is_an_error_that_says_which_column() {
 }
 
 #[test]
-fn a_new_row_s_columns_are_empty_and_readable() {
+fn columns_of_a_new_row_are_an_empty_table() {
     let table = LockTable::parse(Some("{}"), Some("{}")).expect("as it is created");
     assert_eq!(table, LockTable::default());
     assert!(table.is_free(&request("a asks x"), Order::Behind(0)));
@@ -145,36 +145,36 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_table_survives_its_columns(
+    fn parsed_columns_are_any_table_again(
         held in prop::collection::btree_map("\\PC{1,9}", (0..4u8, 0..3u64), 0..12),
         queue in prop::collection::vec((0..4u8, prop::collection::vec("[a-e]", 1..4)), 0..8),
         stolen in prop::collection::btree_map("\\PC{1,9}", "[p-s]", 0..3),
     ) {
         let mut table = LockTable::default();
-        for (name, (who, depth)) in &held {
+        for (name, (task, depth)) in &held {
             let scope = if *depth == 0 { String::new() } else { format!(":{depth}") };
-            let mut request = request(&format!("{who}{scope} asks x"));
+            let mut request = request(&format!("{task}{scope} asks x"));
             request.names = super::names(&[name]);
             table.grant(&request, 1);
         }
-        for (who, names) in &queue {
-            let request = request(&format!("{who} asks {}", names.join(" ")));
+        for (task, names) in &queue {
+            let request = request(&format!("{task} asks {}", names.join(" ")));
             table.enqueue(&request, &request.session, 2);
         }
-        prop_assert_eq!(&again(&table), &table);
-        // Somebody writes as the original does: what is left is consistent as well.
+        prop_assert_eq!(&reparsed(&table), &table);
+        // The original writes dataJson alone: the table that remains is consistent.
         let mut tasks: std::collections::BTreeMap<String, String> =
             serde_json::from_str(&data_json(&table)).unwrap();
         tasks.extend(stolen);
         let data = serde_json::to_string(&tasks).unwrap();
         let changed = LockTable::parse(Some(&data), Some(&meta_json(&table))).unwrap();
         prop_assert_eq!(data_json(&changed), data);
-        prop_assert_eq!(&again(&changed), &changed);
+        prop_assert_eq!(&reparsed(&changed), &changed);
     }
 
-    /// TextCache of the texts are kept from write to write, and must not show it.
+    /// The cache of texts must not change what is written.
     #[test]
-    fn texts_are_as_if_written_anew_after_any_changes(
+    fn cached_texts_are_equal_to_new_ones(
         writes in prop::collection::vec(
             prop::collection::vec((0..300_u32, prop::option::weighted(0.7, 0..4_u8)), 0..100),
             1..6,
@@ -184,11 +184,11 @@ proptest! {
         let mut token = 1_700_000_000_000_000;
         for changes in writes {
             token += 1;
-            for (name, who) in changes {
-                let mut request = request(&format!("{} asks x", who.unwrap_or(0)));
+            for (name, task) in changes {
+                let mut request = request(&format!("{} asks x", task.unwrap_or(0)));
                 request.names = super::names(&[&format!("n{name}")]);
                 request.since = token / 2 - i64::from(name);
-                match who {
+                match task {
                     Some(_) => table.grant(&request, token),
                     None => drop(table.remove(&request.names[0])),
                 }

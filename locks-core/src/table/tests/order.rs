@@ -1,9 +1,9 @@
-//! The order rule, and its one exception.
+//! The order rule, and its exception.
 
-use super::{refused, request, texts, told};
+use super::{blockers, request, table, texts};
 use crate::{matrix::ConflictMatrix, table::Order};
 
-/// Whether the last to ask may go, in stories of a holder, a waiter and somebody who asks.
+/// A scenario, a request after it, and its blockers.
 type Case = (
     &'static [&'static str],
     &'static str,
@@ -11,19 +11,19 @@ type Case = (
 );
 
 fn check(cases: &[Case]) {
-    for (story, asks, expected) in cases {
-        assert_eq!(refused(story, asks), *expected, "{story:?}, {asks}");
+    for (scenario, asks, expected) in cases {
+        assert_eq!(blockers(scenario, asks), *expected, "{scenario:?}, {asks}");
     }
 }
 
 #[test]
-fn nobody_overtakes_an_earlier_waiter_of_the_same_kind() {
+fn conflicting_request_does_not_overtake_an_earlier_one() {
     check(&[
         (&["h holds x", "w waits x y"], "a asks y", &["w waits x y"]),
         (&["h holds x", "w waits x"], "a asks y", &[]),
-        // Not even where it waits for nothing any more: it is its turn.
+        // Even if nothing blocks the earlier request any more: it is granted first.
         (&["w waits y"], "a asks y", &["w waits y"]),
-        // A directional rule: a backup would be let in, and the update starve.
+        // A rule with one direction: backups that overtake would let the update starve.
         (
             &["h holds app_backup_1", "w waits box_update"],
             "a asks app_backup_2",
@@ -38,8 +38,8 @@ fn nobody_overtakes_an_earlier_waiter_of_the_same_kind() {
 }
 
 #[test]
-fn a_later_waiter_is_not_minded() {
-    let table = told(&[
+fn later_request_does_not_block() {
+    let table = table(&[
         "h holds x",
         "first waits x",
         "then waits x y",
@@ -51,25 +51,25 @@ fn a_later_waiter_is_not_minded() {
         &["h holds x", "first waits x"],
         &["then waits x y"],
     ];
-    for (place, expected) in expected.iter().enumerate() {
-        assert_eq!(texts(&table.blockers_of(place, &platform)), *expected);
+    for (position, expected) in expected.iter().enumerate() {
+        assert_eq!(texts(&table.blockers_of(position, &platform)), *expected);
     }
-    // And a request that stands in the queue is judged from its place.
+    // The position of a queued request decides which ones are earlier.
     let third = request("c asks y");
     assert!(table.is_free(&third, Order::Behind(1)));
     assert!(!table.is_free(&third, Order::Behind(2)));
 }
 
 #[test]
-fn a_waiter_for_what_oneself_holds_does_not_stand_in_the_way() {
+fn request_that_waits_for_the_requester_does_not_block_it() {
     check(&[
-        // By guards outside any scope.
+        // The lock is held outside any scope.
         (
             &["a holds app_task_1", "u waits box_update"],
             "a asks app_task_2",
             &[],
         ),
-        // By the own scope and by its ancestors, at any depth.
+        // The lock is held by the requester's scope or by an ancestor.
         (
             &["a:1 holds app_task_1", "u waits box_update"],
             "a:1 asks app_task_2",
@@ -85,7 +85,7 @@ fn a_waiter_for_what_oneself_holds_does_not_stand_in_the_way() {
             "a:1.2.3.4 asks app_task_2",
             &[],
         ),
-        // A call inside a function that holds a guard of its own making.
+        // The lock is held outside any scope, and the request is made in one.
         (
             &["a holds app_task_1", "u waits box_update"],
             "a:1 asks app_task_2",
@@ -95,7 +95,7 @@ fn a_waiter_for_what_oneself_holds_does_not_stand_in_the_way() {
 }
 
 #[test]
-fn what_others_hold_is_no_reason_to_overtake() {
+fn lock_of_another_requester_is_no_reason_to_overtake() {
     let waits: &[&str] = &["u waits box_update"];
     check(&[
         (
@@ -103,31 +103,31 @@ fn what_others_hold_is_no_reason_to_overtake() {
             "a asks app_task_2",
             waits,
         ),
-        // A sibling.
+        // A sibling scope holds the lock.
         (
             &["a:1.3 holds app_task_1", "u waits box_update"],
             "a:1.2 asks app_task_2",
             waits,
         ),
-        // A child: what its parent asks does not have to wait for it.
+        // A child scope holds the lock. The request of its parent does not wait for it.
         (
             &["a:1.2 holds app_task_1", "u waits box_update"],
             "a:1 asks app_task_2",
             waits,
         ),
-        // A scope, seen from outside of any.
+        // A scope holds the lock, and the request is made outside any.
         (
             &["a:1 holds app_task_1", "u waits box_update"],
             "a asks app_task_2",
             waits,
         ),
-        // The original under the same name.
+        // The original holds the lock under the requester's task id.
         (
             &["original holds app_task_1", "u waits box_update"],
             "original asks app_task_2",
             waits,
         ),
-        // What is held is not what is waited for.
+        // The update does not wait for the requester's lock.
         (
             &["a holds other", "b holds app_task_1", "u waits box_update"],
             "a asks app_task_2",
@@ -137,9 +137,9 @@ fn what_others_hold_is_no_reason_to_overtake() {
 }
 
 #[test]
-fn the_exception_does_not_reach_beyond_the_waiter_it_is_for() {
+fn exception_applies_to_no_other_blocker() {
     check(&[
-        // The update waits for a; the first in the queue for z does not.
+        // The update waits for a. The request for z does not.
         (
             &[
                 "a holds app_task_1",
@@ -150,7 +150,7 @@ fn the_exception_does_not_reach_beyond_the_waiter_it_is_for() {
             "a asks app_task_2 y",
             &["w waits z y"],
         ),
-        // A holder in the way remains one.
+        // A held lock still blocks.
         (
             &[
                 "a holds app_task_1",
@@ -164,15 +164,15 @@ fn the_exception_does_not_reach_beyond_the_waiter_it_is_for() {
 }
 
 #[test]
-fn a_waiter_that_waits_through_others_does_not_stand_in_the_way() {
+fn request_that_waits_indirectly_for_the_requester_does_not_block_it() {
     check(&[
-        // Behind another waiter, who waits for a.
+        // v waits behind u, which waits for a.
         (
             &["a holds x", "u waits x y", "v waits y z"],
             "a asks z",
             &[],
         ),
-        // For what b holds, who waits for a.
+        // v waits for a lock of b, which waits for a.
         (
             &["a holds x", "b holds y", "b waits x", "v waits y z"],
             "a asks z",
@@ -183,13 +183,13 @@ fn a_waiter_that_waits_through_others_does_not_stand_in_the_way() {
             "a:1.4 asks z",
             &[],
         ),
-        // The same, where b came later than who waits for it.
+        // v waits for a lock of b, which was queued after v.
         (
             &["a:1 holds x", "b:2 holds y", "v waits y z", "b:2 waits x"],
             "a:1 asks z",
             &[],
         ),
-        // Three in a row.
+        // v waits for c, c for b, and b for a.
         (
             &[
                 "a holds x",
@@ -202,13 +202,13 @@ fn a_waiter_that_waits_through_others_does_not_stand_in_the_way() {
             "a asks z",
             &[],
         ),
-        // One in between does not wait.
+        // v waits for b, which does not wait.
         (
             &["a holds x", "b holds y", "c waits x", "v waits y z"],
             "a asks z",
             &["v waits y z"],
         ),
-        // Not b's scope waits, but a sibling of it.
+        // v waits for a scope of b, and a sibling of that scope waits for a.
         (
             &[
                 "a:1 holds x",
@@ -223,7 +223,7 @@ fn a_waiter_that_waits_through_others_does_not_stand_in_the_way() {
 }
 
 #[test]
-fn waiters_in_a_ring_end_the_search() {
+fn search_ends_when_requests_wait_for_each_other() {
     check(&[(
         &["b holds x", "c holds y", "b waits y z", "c waits x z"],
         "a asks z",

@@ -1,0 +1,31 @@
+//! The switches of the write schedule: each of its mechanisms can be turned off.
+
+use locks_core::{Builder, LockManager};
+
+use crate::Result;
+
+/// The mechanisms that `--without` turns off.
+pub(crate) const MECHANISMS: [&str; 8] = [
+    "group-commit",
+    "row-lock",
+    "adaptive-spin",
+    "back-off",
+    "contention-control",
+    "deferral",
+    "poll-scaling",
+    "answer-ahead",
+];
+
+/// Connects with the default settings, and without these mechanisms.
+pub(crate) async fn connect(url: &str, without: &[String]) -> Result<LockManager> {
+    let builder = turn_off(LockManager::builder(), without)?;
+    Ok(builder.connect(url).await?)
+}
+
+/// Turns these mechanisms off.
+fn turn_off(builder: Builder, without: &[String]) -> Result<Builder> {
+    if without.is_empty() {
+        return Ok(builder);
+    }
+    Err("this build has no switches".into())
+}
