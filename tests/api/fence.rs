@@ -20,13 +20,13 @@ const RACES: usize = 500;
 const LANES: usize = 5;
 
 on_every_engine!(
-    async it_takes_whatever_can_be_fenced,
-    async commit_refuses_and_rolls_back_what_is_lost,
+    async fence_and_commit_accept_every_connection_type,
+    async commit_under_a_lost_lock_is_refused_and_rolled_back,
     async commit_and_fence_may_be_repeated,
-    async commit_and_eviction_never_both,
-    async a_failed_transaction_is_no_loss,
-    async other_requests_do_not_hold_up_a_commit,
-    async what_a_loss_says,
+    async commit_never_succeeds_after_an_eviction,
+    async failed_transaction_is_not_reported_as_a_loss,
+    async other_requests_do_not_delay_a_commit,
+    async loss_names_the_locks_and_the_reason,
 );
 on_every_engine!(servers: async a_release_waits_for_the_transaction_around_a_nested_one);
 
@@ -94,7 +94,7 @@ macro_rules! takes {
     }};
 }
 
-async fn it_takes_whatever_can_be_fenced(db: Database) {
+async fn fence_and_commit_accept_every_connection_type(db: Database) {
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
     match db.engine() {
@@ -105,7 +105,7 @@ async fn it_takes_whatever_can_be_fenced(db: Database) {
     guard.release().await.expect("it is ours");
 }
 
-async fn commit_refuses_and_rolls_back_what_is_lost(db: Database) {
+async fn commit_under_a_lost_lock_is_refused_and_rolled_back(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -159,7 +159,7 @@ struct Lane {
     refused: usize,
 }
 
-async fn commit_and_eviction_never_both(db: Database) {
+async fn commit_never_succeeds_after_an_eviction(db: Database) {
     let journal = Journal::open(db.url()).await;
     let lane = async |number: usize| {
         let namespace = format!("lane_{number}");
@@ -237,7 +237,7 @@ impl Lane {
 }
 
 /// A transaction that cannot be committed, for a reason that has nothing to do with the lock.
-async fn a_failed_transaction_is_no_loss(db: Database) {
+async fn failed_transaction_is_not_reported_as_a_loss(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -261,7 +261,7 @@ async fn a_failed_transaction_is_no_loss(db: Database) {
 }
 
 /// On SQLite the open transaction blocks every write, and therefore these requests too.
-async fn other_requests_do_not_hold_up_a_commit(db: Database) {
+async fn other_requests_do_not_delay_a_commit(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -283,10 +283,10 @@ async fn other_requests_do_not_hold_up_a_commit(db: Database) {
     guard.release().await.expect("it is ours");
 }
 
-async fn what_a_loss_says(db: Database) {
+async fn loss_names_the_locks_and_the_reason(db: Database) {
     let locks = connect(&db, "a").await;
     let guard = locks.acquire(["x", "y"]).await.expect("they are free");
-    let told = guard.lost();
+    let reported = guard.lost();
     let before = std::time::SystemTime::now();
     let other = connect(&db, "b").await;
     other.release_task("a").await.expect("it can");
@@ -304,10 +304,10 @@ async fn what_a_loss_says(db: Database) {
     assert_eq!(names, ["x", "y"]);
     assert!(lost.since >= before && lost.since <= std::time::SystemTime::now());
     assert!(lost.reason.contains("evicted"), "{}", lost.reason);
-    let told = tokio::time::timeout(SOON, told)
+    let reported = tokio::time::timeout(SOON, reported)
         .await
         .expect("the loss is reported");
-    assert_eq!((told.since, told.reason), (lost.since, lost.reason));
+    assert_eq!((reported.since, reported.reason), (lost.since, lost.reason));
     let text = LockError::Lost(lost).to_string();
     assert!(text.starts_with("lost x, y: "), "{text}");
     drop(next);

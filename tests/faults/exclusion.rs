@@ -73,11 +73,11 @@ async fn assert_empty(db: &Database) {
 }
 
 async fn no_forbidden_pair_overlaps(db: Database) {
-    let contest = Contest::start(|directory, task| peer!("contend", db.url(), directory, task));
+    let contention = Contest::start(|directory, task| peer!("contend", db.url(), directory, task));
     thread::sleep(RUN);
-    let mut oracle = contest.oracle();
+    let mut oracle = contention.oracle();
     wait::until_blocking(LATE, "a thousand grants", || oracle.grants() >= ENOUGH);
-    contest.finish();
+    contention.finish();
     assert_empty(&db).await;
 }
 
@@ -87,9 +87,9 @@ fn a_server_comes_back(engine: Engine) {
         return;
     };
     let db = Database::create_on(server.url());
-    let contest =
+    let contention =
         Contest::start(|directory, task| peer!("contend", db.url(), directory, task, "--patient"));
-    let mut oracle = contest.oracle();
+    let mut oracle = contention.oracle();
     wait::until_blocking(SOON, "work", || oracle.grants() > 100);
     for end in [Server::stop, Server::kill] {
         end(&server);
@@ -97,7 +97,7 @@ fn a_server_comes_back(engine: Engine) {
         server.start_again();
         wait::until_blocking(SOON, "work again", || oracle.grants() > before + 100);
     }
-    contest.finish();
+    contention.finish();
     wait::block_on_thread(assert_empty(&db));
 }
 

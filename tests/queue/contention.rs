@@ -22,10 +22,10 @@ const SOON: Duration = Duration::from_secs(10);
 const NAME: &str = "app_task_1";
 
 on_every_engine!(servers:
-    async a_refused_acquire_is_busy,
-    async a_refused_wait_times_out,
-    async a_grant_comes_in_the_middle_of_the_race,
-    async who_stops_in_its_turn_does_not_stop_others,
+    async refused_acquire_is_busy_under_contention,
+    async refused_wait_times_out_under_contention,
+    async request_is_granted_under_contention,
+    async client_that_stops_with_the_row_lock_does_not_block_others,
     async new_tasks_get_their_sessions_while_the_row_is_contended,
 );
 
@@ -99,7 +99,7 @@ fn assert_by_other(blocked_by: &[Blocker]) {
     );
 }
 
-async fn a_refused_acquire_is_busy(db: Database) {
+async fn refused_acquire_is_busy_under_contention(db: Database) {
     let (race, held) = Race::start(db).await;
     match race.slow.acquire(NAME).await.expect_err("it is held") {
         LockError::Busy { blocked_by, .. } => assert_by_other(&blocked_by),
@@ -108,7 +108,7 @@ async fn a_refused_acquire_is_busy(db: Database) {
     race.finish(held).await;
 }
 
-async fn a_refused_wait_times_out(db: Database) {
+async fn refused_wait_times_out_under_contention(db: Database) {
     let (race, held) = Race::start(db).await;
     let limit = Duration::from_secs(1);
     let waited = race.slow.wait(NAME).timeout(limit).await;
@@ -119,7 +119,7 @@ async fn a_refused_wait_times_out(db: Database) {
     race.finish(held).await;
 }
 
-async fn a_grant_comes_in_the_middle_of_the_race(db: Database) {
+async fn request_is_granted_under_contention(db: Database) {
     let (race, held) = Race::start(db).await;
     let token = held.token();
     held.release().await.expect("it is held");
@@ -134,7 +134,7 @@ async fn a_grant_comes_in_the_middle_of_the_race(db: Database) {
 }
 
 /// The server ends a client that stops while it has the row's lock.
-async fn who_stops_in_its_turn_does_not_stop_others(db: Database) {
+async fn client_that_stops_with_the_row_lock_does_not_block_others(db: Database) {
     let (race, held) = Race::start(db).await;
     held.release().await.expect("it is held");
     // From here on the manager uses the row lock.

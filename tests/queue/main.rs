@@ -3,9 +3,9 @@
 mod barging;
 mod contention;
 mod deadlock;
+mod independent_requests;
 mod order;
-mod parallelism;
-mod queue_bound;
-mod queue_programs;
+mod queue_limit;
+mod random_programs;
 mod starvation;
 mod time_outs;

@@ -17,9 +17,9 @@ const HELD: &str = "30";
 const PROCESSES: usize = 4;
 
 on_every_engine!(
-    async an_update_gets_in_among_app_tasks,
-    async an_update_gets_in_among_backups_that_do_not_mind_it,
-    async with_barging_it_does_not,
+    async update_is_granted_among_app_tasks,
+    async update_is_granted_among_backups,
+    async update_starves_with_barging,
 );
 
 /// Processes in which jobs with such locks arrive continuously.
@@ -61,7 +61,7 @@ fn stop(streams: &mut [Peer]) -> Vec<i64> {
     tokens
 }
 
-async fn gets_in(db: &Database, prefix: &str) {
+async fn assert_granted(db: &Database, prefix: &str) {
     let mut streams = streams(db, prefix, &[]).await;
     let update = LockManager::builder().task_id("update");
     let update = update.connect(db.url()).await.expect("it is there");
@@ -122,15 +122,15 @@ async fn gets_in(db: &Database, prefix: &str) {
     assert!(tokens.len() > 3 * PROCESSES, "{tokens:?}");
 }
 
-async fn an_update_gets_in_among_app_tasks(db: Database) {
-    gets_in(&db, "app_task_").await;
+async fn update_is_granted_among_app_tasks(db: Database) {
+    assert_granted(&db, "app_task_").await;
 }
 
-async fn an_update_gets_in_among_backups_that_do_not_mind_it(db: Database) {
-    gets_in(&db, "app_backup_").await;
+async fn update_is_granted_among_backups(db: Database) {
+    assert_granted(&db, "app_backup_").await;
 }
 
-async fn with_barging_it_does_not(db: Database) {
+async fn update_starves_with_barging(db: Database) {
     let mut streams = streams(&db, "app_task_", &["--barging"]).await;
     let update = LockManager::builder()
         .task_id("update")

@@ -15,10 +15,10 @@ const SOON: Duration = Duration::from_secs(30);
 const IN_TIME: Duration = Duration::from_millis(50);
 
 on_every_engine!(
-    async time_outs_fire_in_time_and_leave_no_trace,
-    async a_time_out_of_another_process_leaves_the_queue_to_the_next,
-    async a_thousand_waits_that_are_dropped_leave_an_empty_queue,
-    async what_blocks_is_told_with_since_when_and_by_whom,
+    async time_outs_are_punctual_and_leave_no_entry,
+    async time_out_of_another_process_frees_its_place,
+    async dropped_waits_leave_an_empty_queue,
+    async blockers_are_reported_with_start_and_task,
 );
 
 async fn manager(db: &Database, task: &str) -> LockManager {
@@ -26,7 +26,7 @@ async fn manager(db: &Database, task: &str) -> LockManager {
     builder.connect(db.url()).await.expect("it is there")
 }
 
-async fn time_outs_fire_in_time_and_leave_no_trace(db: Database) {
+async fn time_outs_are_punctual_and_leave_no_entry(db: Database) {
     let (holder, waiter) = (manager(&db, "holder").await, manager(&db, "waiter").await);
     let guard = holder.acquire("x").await.expect("it is free");
     let before = LocksRow::read(&db, "platform").await.expect("it is there");
@@ -69,7 +69,7 @@ async fn forty_time_outs(waiter: &LockManager) -> Duration {
     late.into_iter().max().expect("forty")
 }
 
-async fn a_time_out_of_another_process_leaves_the_queue_to_the_next(db: Database) {
+async fn time_out_of_another_process_frees_its_place(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let (mut first, mut second) = (waiter!(db.url(), "first"), waiter!(db.url(), "second"));
@@ -92,7 +92,7 @@ async fn a_time_out_of_another_process_leaves_the_queue_to_the_next(db: Database
     guard.release().await.expect("it is held");
 }
 
-async fn a_thousand_waits_that_are_dropped_leave_an_empty_queue(db: Database) {
+async fn dropped_waits_leave_an_empty_queue(db: Database) {
     let (holder, waiter) = (manager(&db, "holder").await, manager(&db, "waiter").await);
     let other = manager(&db, "other").await;
     let mut waits = JoinSet::new();
@@ -118,7 +118,7 @@ async fn a_thousand_waits_that_are_dropped_leave_an_empty_queue(db: Database) {
     guard.release().await.expect("it is held");
 }
 
-async fn what_blocks_is_told_with_since_when_and_by_whom(db: Database) {
+async fn blockers_are_reported_with_start_and_task(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("app_task_1").await.expect("it is free");
     let mut update = waiter!(db.url(), "update");

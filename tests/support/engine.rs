@@ -72,7 +72,7 @@ impl Engine {
     /// Whether tests can run on this engine. If not, prints a note once, past libtest's capture, or
     /// panics if no engine may be left out (`LOCKS_TEST_ALL_ENGINES=1`).
     pub fn is_there(self) -> bool {
-        static TOLD: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+        static REPORTED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
         let Some(variable) = self.variable() else {
             return true;
         };
@@ -83,7 +83,7 @@ impl Engine {
             !all_engines_wanted(),
             "{variable} is not set, and no engine may be left out"
         );
-        if !TOLD[self as usize].swap(true, Relaxed) {
+        if !REPORTED[self as usize].swap(true, Relaxed) {
             note(&format!(
                 "left out: {self}. To include it, set {variable} to a server on which databases \
                  may be created, or run tests/run."
@@ -356,10 +356,10 @@ macro_rules! on_every_engine {
 mod tests {
     use super::*;
 
-    crate::on_every_engine!(async two_databases_are_two, sync a_dropped_one_is_gone);
+    crate::on_every_engine!(async each_database_is_separate, sync dropped_database_is_deleted);
     crate::on_every_engine!(servers: async its_address_is_that_of_its_server);
 
-    async fn two_databases_are_two(db: Database) {
+    async fn each_database_is_separate(db: Database) {
         let other = Database::create(db.engine());
         for database in [&db, &other] {
             database
@@ -383,7 +383,7 @@ mod tests {
         );
     }
 
-    fn a_dropped_one_is_gone(db: Database) {
+    fn dropped_database_is_deleted(db: Database) {
         let url = db.url().replace("?mode=rwc", "");
         wait::block_on_thread(db.execute("CREATE TABLE t (n INTEGER)"));
         wait::block_on_thread(async { Plain::connect(&url).await.expect("it is there") });

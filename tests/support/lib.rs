@@ -10,15 +10,15 @@
     clippy::must_use_candidate
 )]
 
-pub mod backends;
 pub mod clock;
 pub mod cluster;
 pub mod conflict_table;
-pub mod deeds;
 pub mod engine;
 pub mod events;
+pub mod fenced_writes;
 pub mod hostile;
 pub mod journal;
+pub mod lock_waits;
 pub mod oracle;
 pub mod original;
 pub mod plain;

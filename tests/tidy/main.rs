@@ -148,7 +148,7 @@ fn the_commands_of_the_readme_are_run_by_ci() {
 }
 
 #[test]
-fn the_top_level_is_as_the_house_wants_it() {
+fn top_level_has_the_expected_parts() {
     let packages = PACKAGES.values().map(|package| {
         let manifest = Path::new(text(&package["manifest_path"]));
         short(manifest.parent().expect("it lies in a directory"))
@@ -181,7 +181,7 @@ fn the_top_level_is_as_the_house_wants_it() {
 }
 
 #[test]
-fn what_is_published_carries_what_it_needs() {
+fn published_packages_contain_their_licences() {
     for (name, package) in &*PACKAGES {
         if package["publish"].is_array() {
             continue;

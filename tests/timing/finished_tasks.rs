@@ -51,9 +51,9 @@ macro_rules! alone_on_every_engine {
 }
 
 alone_on_every_engine! {
-    sqlite Sqlite: finished_jobs_cost_nothing_later, sessions_of_the_dead_are_removed;
-    mysql MySql: finished_jobs_cost_nothing_later, sessions_of_the_dead_are_removed;
-    postgres Postgres: finished_jobs_cost_nothing_later, sessions_of_the_dead_are_removed;
+    sqlite Sqlite: finished_jobs_cost_nothing_later, dead_sessions_are_removed;
+    mysql MySql: finished_jobs_cost_nothing_later, dead_sessions_are_removed;
+    postgres Postgres: finished_jobs_cost_nothing_later, dead_sessions_are_removed;
 }
 
 async fn connect(db: &Database, task: &str, ttl: Duration) -> LockManager {
@@ -167,7 +167,7 @@ async fn forge(db: &Database, task: &str) -> String {
 }
 
 /// Sessions without a reference in the row: one stands still, one beats, one never expires.
-async fn sessions_of_the_dead_are_removed(db: Database) {
+async fn dead_sessions_are_removed(db: Database) {
     let locks = connect(&db, "main", Duration::from_secs(1)).await;
     let guard = locks.acquire("x").await.expect("it is free");
     guard.release().await.expect("it is held");

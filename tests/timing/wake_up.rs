@@ -21,9 +21,9 @@ use locks_tests::{
 
 const SOON: Duration = Duration::from_secs(20);
 
-on_every_engine!(sync a_release_is_heard_of, sync one_in_the_same_process_is_known_at_once);
+on_every_engine!(sync release_wakes_a_waiter_of_another_process, sync release_in_one_process_is_known_at_once);
 
-fn a_release_is_heard_of(db: Database) {
+fn release_wakes_a_waiter_of_another_process(db: Database) {
     let measured = thread::scope(|scope| {
         let lengths = [
             (Duration::from_millis(50), 1, 30),
@@ -69,7 +69,7 @@ fn a_release_is_heard_of(db: Database) {
     }
 }
 
-fn one_in_the_same_process_is_known_at_once(db: Database) {
+fn release_in_one_process_is_known_at_once(db: Database) {
     let builder = LockManager::builder().task_id("one");
     let one = builder.connect(db.url()).blocking().expect("it is there");
     let other = one.with_task_id("other").expect("a task id");

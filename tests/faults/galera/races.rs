@@ -28,7 +28,7 @@ struct Lane {
     committed: usize,
     lost: usize,
     /// Commits that were refused with another error than `Lost`.
-    mistold: Vec<LockError>,
+    misreported: Vec<LockError>,
 }
 
 #[test]
@@ -55,7 +55,7 @@ async fn races(scene: Scene) {
             lead: 0,
             committed: 0,
             lost: 0,
-            mistold: Vec::new(),
+            misreported: Vec::new(),
         };
         for race in 0..RACES / LANES {
             if start.elapsed() > RACING {
@@ -69,14 +69,14 @@ async fn races(scene: Scene) {
     let lanes: [_; LANES] = lanes.into();
     let sum = |count: fn(&Lane) -> usize| lanes.iter().map(count).sum::<usize>();
     let (committed, lost) = (sum(|lane| lane.committed), sum(|lane| lane.lost));
-    let mistold = sum(|lane| lane.mistold.len());
-    let races = committed + lost + mistold;
+    let misreported = sum(|lane| lane.misreported.len());
+    let races = committed + lost + misreported;
     note(&format!(
         "Galera: of {races} commits that raced with an eviction, {committed} came first, {lost} \
-         were lost, {mistold} were refused otherwise"
+         were lost, {misreported} were refused otherwise"
     ));
-    let first = lanes.iter().find_map(|lane| lane.mistold.first());
-    assert_eq!(mistold, 0, "of {races}: {first:?}");
+    let first = lanes.iter().find_map(|lane| lane.misreported.first());
+    assert_eq!(misreported, 0, "of {races}: {first:?}");
     assert!(races >= ENOUGH_RACES, "{races} races only");
     // A race with only one outcome shows nothing.
     assert!(committed > races / 10 && lost > races / 10);
@@ -116,7 +116,7 @@ impl Lane {
         match committed {
             Ok(()) => self.committed += 1,
             Err(error) if error.is_lost() => self.lost += 1,
-            Err(error) => self.mistold.push(error),
+            Err(error) => self.misreported.push(error),
         }
         let released = guard.release().await;
         assert!(released.expect_err("it was evicted").is_lost());

@@ -13,9 +13,9 @@ use locks_tests::{
 const SOON: Duration = Duration::from_secs(20);
 
 on_every_engine!(
-    async others_go_on_beside_an_update_that_waits,
-    async a_waiter_whose_way_is_free_passes_those_it_has_nothing_to_do_with,
-    async work_goes_on_beside_a_long_queue,
+    async requests_without_conflict_pass_a_waiting_update,
+    async waiter_without_conflict_passes_earlier_waiters,
+    async requests_are_granted_during_a_long_queue,
 );
 
 async fn manager(db: &Database, task: &str) -> LockManager {
@@ -23,7 +23,7 @@ async fn manager(db: &Database, task: &str) -> LockManager {
     builder.connect(db.url()).await.expect("it is there")
 }
 
-async fn others_go_on_beside_an_update_that_waits(db: Database) {
+async fn requests_without_conflict_pass_a_waiting_update(db: Database) {
     let (a, b) = (manager(&db, "a").await, manager(&db, "b").await);
     let task = a.acquire("app_task_1").await.expect("it is free");
     let mut update = waiter!(db.url(), "update");
@@ -59,7 +59,7 @@ async fn others_go_on_beside_an_update_that_waits(db: Database) {
     backup.release().await.expect("it is held");
 }
 
-async fn a_waiter_whose_way_is_free_passes_those_it_has_nothing_to_do_with(db: Database) {
+async fn waiter_without_conflict_passes_earlier_waiters(db: Database) {
     let holder = manager(&db, "holder").await;
     let x = holder.acquire("x").await.expect("it is free");
     let y = holder.acquire("y").await.expect("it is free");
@@ -77,7 +77,7 @@ async fn a_waiter_whose_way_is_free_passes_those_it_has_nothing_to_do_with(db: D
     first.granted("job", SOON);
 }
 
-async fn work_goes_on_beside_a_long_queue(db: Database) {
+async fn requests_are_granted_during_a_long_queue(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("app_task_0").await.expect("it is free");
     let mut crowd = waiter!(db.url(), "crowd");

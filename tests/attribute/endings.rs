@@ -21,9 +21,9 @@ on_every_engine!(
     async everything_is_dropped_before_the_guard,
     async a_cancelled_wait_takes_nothing,
     async a_lost_lock_ends_the_body_at_its_next_await,
-    async a_lost_lock_is_told_when_the_body_succeeded_without_noticing,
+    async unnoticed_loss_is_reported_after_success,
     async a_nested_call_for_the_same_lock_is_a_deadlock,
-    async a_nested_call_for_another_lock_is_none,
+    async nested_call_for_another_lock_is_no_deadlock,
     async siblings_wait,
     async a_synchronous_nested_call_is_a_deadlock,
 );
@@ -247,7 +247,7 @@ fn unnoticed_unmissed(locks: &LockManager, end: Result<u32>) -> Result<u32> {
     end
 }
 
-async fn a_lost_lock_is_told_when_the_body_succeeded_without_noticing(db: Database) {
+async fn unnoticed_loss_is_reported_after_success(db: Database) {
     let locks = connect(&db).await;
     let error = unnoticed(&locks, Ok(7)).await.unwrap_err();
     assert!(error.is_lost(), "{error}");
@@ -302,7 +302,7 @@ async fn a_nested_call_for_the_same_lock_is_a_deadlock(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn a_nested_call_for_another_lock_is_none(db: Database) {
+async fn nested_call_for_another_lock_is_no_deadlock(db: Database) {
     let locks = connect(&db).await;
     let nested = outer(&locks, |locks| inner(locks, 2));
     tokio::time::timeout(SOON, nested).await.unwrap().unwrap();

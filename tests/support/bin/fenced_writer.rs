@@ -13,7 +13,7 @@ use std::{
 use locks_core::{Evidence, Expiry, LockError, LockGuard, LockManager};
 use locks_tests::{
     conflict_table::NAMES,
-    deeds::{Deed, Deeds, Tally},
+    fenced_writes::{EventCounts, FencedWrite, FencedWrites},
     journal::Tx,
     on_engine,
     oracle::Oracle,
@@ -21,7 +21,7 @@ use locks_tests::{
 use tokio::time::sleep;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Mortal {
+pub(crate) struct FencedWriter {
     url: String,
     /// The directory of the oracle and of the counts.
     directory: PathBuf,
@@ -33,14 +33,14 @@ pub(crate) struct Mortal {
     by_time: bool,
 }
 
-struct Life {
+struct Running {
     locks: LockManager,
     oracle: Oracle,
-    tally: Tally,
-    deeds: Deeds,
+    counts: EventCounts,
+    writes: FencedWrites,
 }
 
-impl Mortal {
+impl FencedWriter {
     /// Runs until its input ends.
     pub(crate) async fn run(self) {
         let builder = LockManager::builder()
@@ -58,28 +58,28 @@ impl Mortal {
                 Err(error) => panic!("{error}"),
             }
         };
-        let mut life = Life {
+        let mut running = Running {
             locks,
             oracle: Oracle::open(&self.directory),
-            tally: Tally::open(&self.directory),
-            deeds: Deeds::open(&self.url),
+            counts: EventCounts::open(&self.directory),
+            writes: FencedWrites::open(&self.url),
         };
         crate::say("ready");
         let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
+        let reported = Arc::clone(&over);
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-            told.store(true, Relaxed);
+            reported.store(true, Relaxed);
         });
         while !over.load(Relaxed) {
-            life.live().await;
+            running.run_once().await;
         }
     }
 }
 
-impl Life {
+impl Running {
     /// One or two locks, and writes under them.
-    async fn live(&mut self) {
+    async fn run_once(&mut self) {
         let names = fastrand::choose_multiple(NAMES, fastrand::usize(1..=2));
         let asked = self.oracle.asking();
         let granted = if fastrand::bool() {
@@ -93,48 +93,50 @@ impl Life {
             Err(error) if error.is_busy() || error.is_timeout() => {
                 return sleep(Duration::from_millis(fastrand::u64(..10))).await;
             }
-            Err(error) => return self.bear(&error).await,
+            Err(error) => return self.accept(&error).await,
         };
-        let who = self.locks.task_id().to_owned();
-        let entered = self.oracle.enter(&names, &who, Some(guard.token()), asked);
+        let owner = self.locks.task_id().to_owned();
+        let entered = self
+            .oracle
+            .enter(&names, &owner, Some(guard.token()), asked);
         if entered.is_err() {
-            self.tally.count("overlaps");
+            self.counts.count("overlaps");
         }
         for _ in 0..fastrand::u32(1..=3) {
             sleep(Duration::from_millis(fastrand::u64(..30))).await;
-            self.act(&guard, &names).await;
+            self.write(&guard, &names).await;
         }
         // The oracle already knows of any overlap.
-        let _ = self.oracle.leave(&names, &who);
+        let _ = self.oracle.leave(&names, &owner);
         if fastrand::bool() {
             return drop(guard);
         }
         match guard.release().await {
             Ok(()) => {}
-            Err(error) if error.is_lost() => self.tally.count("found lost at the release"),
-            Err(error) => self.bear(&error).await,
+            Err(error) if error.is_lost() => self.counts.count("found lost at the release"),
+            Err(error) => self.accept(&error).await,
         }
     }
 
     /// Writes what must not be written unless the locks are held.
-    async fn act(&mut self, guard: &LockGuard, names: &[&str]) {
-        let deed = Deed::new(names, guard.token());
-        let tx = match self.deeds.begin(&deed).await {
+    async fn write(&mut self, guard: &LockGuard, names: &[&str]) {
+        let write = FencedWrite::new(names, guard.token());
+        let tx = match self.writes.begin(&write).await {
             Ok(tx) => tx,
-            Err(error) => return self.tally.count(&format!("failed: {}", kind(&error))),
+            Err(error) => return self.counts.count(&format!("failed: {}", kind(&error))),
         };
         match on_engine!(Tx, tx, tx => guard.commit(tx).await) {
-            Ok(()) => self.tally.count("committed"),
-            Err(error) if error.is_lost() => self.tally.count("refused"),
+            Ok(()) => self.counts.count("committed"),
+            Err(error) if error.is_lost() => self.counts.count("refused"),
             // The write may be committed; the table shows it.
-            Err(_) => self.tally.count("unknown"),
+            Err(_) => self.counts.count("unknown"),
         }
     }
 
     /// The connection may have been closed; no other error may occur.
-    async fn bear(&mut self, error: &LockError) {
+    async fn accept(&mut self, error: &LockError) {
         assert!(error.is_transient() || error.is_lost(), "{error:?}");
-        self.tally.count("failed requests");
+        self.counts.count("failed requests");
         sleep(Duration::from_millis(20)).await;
     }
 }

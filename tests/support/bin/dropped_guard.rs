@@ -19,10 +19,10 @@ const NAME: &str = "app_task_1";
 const SOON: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Ending {
+pub(crate) struct DroppedGuard {
     url: String,
     task_id: String,
-    way: Way,
+    case: Way,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -56,9 +56,9 @@ enum Way {
     WithManagerInRuntime,
 }
 
-impl Ending {
+impl DroppedGuard {
     pub(crate) fn run(&self) {
-        match self.way {
+        match self.case {
             Way::CurrentThreadMain => current_thread_main(self),
             Way::MultiThreadMain => multi_thread_main(self),
             Way::ManagerFirst => manager_first(self),
@@ -178,27 +178,27 @@ impl Ending {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn current_thread_main(ending: &Ending) {
-    let (_locks, _guard) = ending.hold().await;
+async fn current_thread_main(dropped_guard: &DroppedGuard) {
+    let (_locks, _guard) = dropped_guard.hold().await;
     held();
 }
 
 #[tokio::main]
-async fn multi_thread_main(ending: &Ending) {
-    let (_locks, _guard) = ending.hold().await;
+async fn multi_thread_main(dropped_guard: &DroppedGuard) {
+    let (_locks, _guard) = dropped_guard.hold().await;
     held();
 }
 
 #[tokio::main]
-async fn manager_first(ending: &Ending) {
-    let (locks, _guard) = ending.hold().await;
+async fn manager_first(dropped_guard: &DroppedGuard) {
+    let (locks, _guard) = dropped_guard.hold().await;
     drop(locks);
     held();
 }
 
 #[tokio::main]
-async fn endless_task(ending: &Ending) {
-    let (locks, guard) = ending.hold().await;
+async fn endless_task(dropped_guard: &DroppedGuard) {
+    let (locks, guard) = dropped_guard.hold().await;
     let (begun, begins) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let _both = (locks, guard);

@@ -14,10 +14,10 @@ const NAMES: [&str; 3] = ["box_update", "app_task_1", "app_backup_1"];
 /// The number of concurrent tasks, of two managers.
 const JOBS: u32 = 8;
 /// One request of this many is awaited to its end, so that the others conflict with a holder.
-const PATIENT: u32 = 10;
+const TIME_OUT: u32 = 10;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Quitter {
+pub(crate) struct RequestDropper {
     url: String,
     how: How,
     /// The number of requests to drop.
@@ -32,12 +32,12 @@ enum How {
 
 #[derive(Debug, Default)]
 struct Counts {
-    quit: u32,
+    dropped: u32,
     granted: u32,
     refused: u32,
 }
 
-impl Quitter {
+impl RequestDropper {
     /// Prints the numbers of dropped, granted and refused requests. Waits for its input, acquires
     /// every name once more, and ends.
     pub(crate) async fn run(self) {
@@ -54,13 +54,13 @@ impl Quitter {
         }
         let mut sum = Counts::default();
         for counts in jobs.join_all().await {
-            sum.quit += counts.quit;
+            sum.dropped += counts.dropped;
             sum.granted += counts.granted;
             sum.refused += counts.refused;
         }
         crate::say(&format!(
-            "quit {} {} {}",
-            sum.quit, sum.granted, sum.refused
+            "counts {} {} {}",
+            sum.dropped, sum.granted, sum.refused
         ));
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).expect("text");
@@ -85,9 +85,9 @@ async fn typical_time(locks: &LockManager) -> Duration {
 
 async fn ask(locks: LockManager, how: How, number: u32, typical: Duration) -> Counts {
     let mut counts = Counts::default();
-    while counts.quit < number {
+    while counts.dropped < number {
         let name = NAMES[fastrand::usize(..NAMES.len())];
-        let limit = if fastrand::u32(..PATIENT) == 0 {
+        let limit = if fastrand::u32(..TIME_OUT) == 0 {
             Duration::MAX
         } else {
             typical.mul_f64(fastrand::f64() * 4.0)
@@ -97,7 +97,7 @@ async fn ask(locks: LockManager, how: How, number: u32, typical: Duration) -> Co
             How::Wait => within(limit, locks.wait(name)).await,
         };
         match answer {
-            None => counts.quit += 1,
+            None => counts.dropped += 1,
             Some(Ok(guard)) => {
                 counts.granted += 1;
                 yield_now().await;

@@ -17,28 +17,28 @@ const SOON: Duration = Duration::from_secs(10);
 const NAME: &str = "app_task_1";
 
 on_every_engine!(
-    async the_end_of_a_current_thread_main,
-    async the_end_of_a_multi_thread_main,
-    async the_end_of_main_after_its_manager,
-    async a_task_that_never_ends,
-    async a_panic_of_main,
-    async after_the_runtime_was_shut_down,
-    async after_the_runtime_was_shut_down_in_the_background,
-    async a_thread_without_a_runtime,
-    async a_panic_in_a_thread,
-    async a_panic_in_a_task,
-    async a_cancelled_select,
-    async a_cancelled_wait_behind_a_held_lock,
-    async together_with_its_manager,
-    async together_with_its_manager_in_a_runtime,
-    async two_thousand_acquires_dropped,
-    async two_thousand_waits_dropped,
+    async end_of_a_current_thread_main_frees_the_lock,
+    async end_of_a_multi_thread_main_frees_the_lock,
+    async guard_that_outlives_its_manager_in_main_frees_the_lock,
+    async endless_task_frees_the_lock_when_main_ends,
+    async panic_of_main_frees_the_lock,
+    async drop_after_the_runtimes_shutdown_frees_the_lock,
+    async drop_during_a_background_shutdown_frees_the_lock,
+    async drop_without_a_runtime_frees_the_lock,
+    async panic_of_a_thread_frees_the_lock,
+    async panic_of_a_task_frees_the_lock,
+    async cancelled_select_branch_frees_the_lock,
+    async cancelled_wait_leaves_no_entry,
+    async drop_of_guard_and_manager_flushes,
+    async drop_of_guard_and_manager_in_a_runtime_flushes,
+    async dropped_acquires_leave_no_entry,
+    async dropped_waits_leave_no_entry,
 );
 
 /// Starts a process that holds the lock, waits until the lock is in the row, and lets the process
 /// continue.
-async fn holder(db: &Database, way: &str) -> Peer {
-    let mut peer = peer!("end", db.url(), "holder", way);
+async fn holder(db: &Database, case: &str) -> Peer {
+    let mut peer = peer!("dropped-guard", db.url(), "holder", case);
     peer.expect_line("held", SOON);
     let row = LocksRow::read(db, "platform").await.expect("it is there");
     assert_eq!(row.held().get(NAME).map(String::as_str), Some("holder"));
@@ -52,78 +52,78 @@ async fn assert_empty(db: &Database, what: &str) {
 }
 
 /// The process ends, and no entry remains.
-async fn ends(db: &Database, way: &str) {
-    let mut peer = holder(db, way).await;
+async fn ends(db: &Database, case: &str) {
+    let mut peer = holder(db, case).await;
     peer.finish_well(SOON);
-    assert_empty(db, way).await;
+    assert_empty(db, case).await;
 }
 
 /// The process lives on, and soon no entry remains.
-async fn survives(db: &Database, way: &str) {
-    let mut peer = holder(db, way).await;
+async fn survives(db: &Database, case: &str) {
+    let mut peer = holder(db, case).await;
     peer.expect_line("dropped", SOON);
     wait_until_empty(db, "platform", SOON).await;
     assert!(peer.is_running());
     peer.finish_well(SOON);
-    assert_empty(db, way).await;
+    assert_empty(db, case).await;
 }
 
 /// The process lives on, and the drop returns only when no entry remains.
-async fn flushes(db: &Database, way: &str) {
-    let mut peer = holder(db, way).await;
+async fn flushes(db: &Database, case: &str) {
+    let mut peer = holder(db, case).await;
     peer.expect_line("dropped", SOON);
-    assert_empty(db, way).await;
+    assert_empty(db, case).await;
     peer.finish_well(SOON);
 }
 
-async fn the_end_of_a_current_thread_main(db: Database) {
+async fn end_of_a_current_thread_main_frees_the_lock(db: Database) {
     ends(&db, "current-thread-main").await;
 }
 
-async fn the_end_of_a_multi_thread_main(db: Database) {
+async fn end_of_a_multi_thread_main_frees_the_lock(db: Database) {
     ends(&db, "multi-thread-main").await;
 }
 
-async fn the_end_of_main_after_its_manager(db: Database) {
+async fn guard_that_outlives_its_manager_in_main_frees_the_lock(db: Database) {
     ends(&db, "manager-first").await;
 }
 
-async fn a_task_that_never_ends(db: Database) {
+async fn endless_task_frees_the_lock_when_main_ends(db: Database) {
     ends(&db, "endless-task").await;
 }
 
-async fn a_panic_of_main(db: Database) {
+async fn panic_of_main_frees_the_lock(db: Database) {
     let mut peer = holder(&db, "panicking-main").await;
     let status = peer.finish(SOON);
     assert_eq!(status.code(), Some(101), "{}", peer.errors());
     assert_empty(&db, "a panic").await;
 }
 
-async fn after_the_runtime_was_shut_down(db: Database) {
+async fn drop_after_the_runtimes_shutdown_frees_the_lock(db: Database) {
     survives(&db, "runtime-shut-down").await;
 }
 
-async fn after_the_runtime_was_shut_down_in_the_background(db: Database) {
+async fn drop_during_a_background_shutdown_frees_the_lock(db: Database) {
     survives(&db, "runtime-in-background").await;
 }
 
-async fn a_thread_without_a_runtime(db: Database) {
+async fn drop_without_a_runtime_frees_the_lock(db: Database) {
     survives(&db, "plain-thread").await;
 }
 
-async fn a_panic_in_a_thread(db: Database) {
+async fn panic_of_a_thread_frees_the_lock(db: Database) {
     survives(&db, "panicking-thread").await;
 }
 
-async fn a_panic_in_a_task(db: Database) {
+async fn panic_of_a_task_frees_the_lock(db: Database) {
     survives(&db, "panicking-task").await;
 }
 
-async fn a_cancelled_select(db: Database) {
+async fn cancelled_select_branch_frees_the_lock(db: Database) {
     survives(&db, "cancelled-select").await;
 }
 
-async fn a_cancelled_wait_behind_a_held_lock(db: Database) {
+async fn cancelled_wait_leaves_no_entry(db: Database) {
     let mut peer = holder(&db, "cancelled-wait").await;
     peer.expect_line("dropped", SOON);
     wait::until(SOON, "the queue is empty", async || {
@@ -136,28 +136,28 @@ async fn a_cancelled_wait_behind_a_held_lock(db: Database) {
     assert_empty(&db, "the end").await;
 }
 
-async fn together_with_its_manager(db: Database) {
+async fn drop_of_guard_and_manager_flushes(db: Database) {
     flushes(&db, "with-manager").await;
 }
 
-async fn together_with_its_manager_in_a_runtime(db: Database) {
+async fn drop_of_guard_and_manager_in_a_runtime_flushes(db: Database) {
     flushes(&db, "with-manager-in-runtime").await;
 }
 
-async fn two_thousand_acquires_dropped(db: Database) {
-    quits(&db, "acquire").await;
+async fn dropped_acquires_leave_no_entry(db: Database) {
+    assert_dropped_requests_leave_nothing(&db, "acquire").await;
 }
 
-async fn two_thousand_waits_dropped(db: Database) {
-    quits(&db, "wait").await;
+async fn dropped_waits_leave_no_entry(db: Database) {
+    assert_dropped_requests_leave_nothing(&db, "wait").await;
 }
 
-async fn quits(db: &Database, how: &str) {
+async fn assert_dropped_requests_leave_nothing(db: &Database, how: &str) {
     // The number of dropped requests. Some other requests are answered first.
     const DROPPED: u32 = 2000;
     let limit = Duration::from_mins(1);
-    let mut peer = peer!("quit", db.url(), how, DROPPED.to_string());
-    let counts = peer.expect_line("quit", limit);
+    let mut peer = peer!("request-dropper", db.url(), how, DROPPED.to_string());
+    let counts = peer.expect_line("counts", limit);
     let counts: Vec<u32> = counts
         .split(' ')
         .map(|count| count.parse().expect("a number"))

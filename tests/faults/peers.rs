@@ -7,7 +7,7 @@ use locks_tests::{oracle::Oracle, peer, process::Peer};
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
-fn a_peer_is_spoken_to_in_lines() {
+fn peer_answers_line_by_line() {
     let mut peer = peer!("echo");
     peer.expect_line("ready", SOON);
     peer.send("noise");
@@ -18,7 +18,7 @@ fn a_peer_is_spoken_to_in_lines() {
 }
 
 #[test]
-fn a_stopped_peer_is_silent_until_it_goes_on() {
+fn stopped_peer_is_silent_until_it_continues() {
     let mut peer = peer!("echo");
     peer.expect_line("ready", SOON);
     peer.stop();
@@ -29,7 +29,7 @@ fn a_stopped_peer_is_silent_until_it_goes_on() {
 }
 
 #[test]
-fn a_killed_peer_is_gone_and_an_unreaped_one_a_zombie() {
+fn killed_peer_is_gone_or_a_zombie() {
     let mut peer = peer!("echo");
     peer.expect_line("ready", SOON);
     peer.kill();
@@ -45,7 +45,7 @@ fn a_killed_peer_is_gone_and_an_unreaped_one_a_zombie() {
 
 #[test]
 #[should_panic(expected = "unexpected argument")]
-fn the_last_words_of_one_that_failed_are_shown() {
+fn errors_of_a_failed_peer_are_shown() {
     peer!("echo", "--nonsense").finish_well(SOON);
 }
 
@@ -76,14 +76,14 @@ fn eight_judged(unlocked: bool) -> (u64, usize) {
 }
 
 #[test]
-fn the_oracle_has_no_false_alarm_among_eight() {
+fn oracle_has_no_false_alarm_among_eight_processes() {
     let (grants, violations) = eight_judged(false);
     assert!(grants > 100, "{grants}");
     assert_eq!(violations, 0);
 }
 
 #[test]
-fn the_oracle_sees_that_eight_exclude_each_other_not_at_all() {
+fn oracle_detects_missing_exclusion_among_eight_processes() {
     let (grants, violations) = eight_judged(true);
     assert!(violations > 10, "{violations} of {grants}");
 }

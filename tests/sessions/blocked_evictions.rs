@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use locks_core::{Expiry, LockManager};
 use locks_tests::{
-    backends::RowLock,
     engine::{Database, note},
     journal::{Journal, Tx},
+    lock_waits::RowLock,
     on_engine, on_every_engine, peer,
     row::{LocksRow, wait_until_queued},
     sessions::Session,
@@ -24,8 +24,8 @@ const PER_JOURNAL: usize = 4;
 
 on_every_engine!(
     servers:
-    async eight_open_fenced_transactions_do_not_hold_up_an_eviction,
-    async thirty_stuck_evictions_do_not_hold_up_one_of_another_namespace,
+    async eight_open_fenced_transactions_do_not_delay_an_eviction,
+    async thirty_blocked_evictions_do_not_delay_one_of_another_namespace,
 );
 
 async fn connect(db: &Database, task: &str) -> LockManager {
@@ -35,8 +35,8 @@ async fn connect(db: &Database, task: &str) -> LockManager {
     builder.connect(db.url()).await.expect("it connects")
 }
 
-fn stuck(n: usize) -> String {
-    format!("stuck-{n}")
+fn blocked(n: usize) -> String {
+    format!("blocked-{n}")
 }
 
 /// Waits until every eviction has begun: the beat rows are deleted, and the fence rows cannot be.
@@ -45,7 +45,7 @@ async fn wait_until_evicting(db: &Database) {
         let sessions = Session::all(db).await;
         !sessions
             .iter()
-            .any(|session| session.task.starts_with("stuck-"))
+            .any(|session| session.task.starts_with("blocked-"))
     })
     .await;
 }
@@ -76,31 +76,31 @@ async fn kill_a_holder(db: &Database, observer: &LockManager) -> Duration {
 }
 
 /// A supervisor releases tasks that are about to commit.
-async fn eight_open_fenced_transactions_do_not_hold_up_an_eviction(db: Database) {
-    const STUCK: usize = 8;
+async fn eight_open_fenced_transactions_do_not_delay_an_eviction(db: Database) {
+    const BLOCKED: usize = 8;
     let holders = connect(&db, "holders").await;
     let mut journals = Vec::new();
-    for _ in 0..STUCK / PER_JOURNAL {
+    for _ in 0..BLOCKED / PER_JOURNAL {
         journals.push(Journal::open(db.url()).await);
     }
     let mut open = Vec::new();
-    for n in 0..STUCK {
-        let task = holders.with_task_id(&stuck(n)).expect("an id");
-        let guard = task.acquire(stuck(n)).await.expect("it is free");
+    for n in 0..BLOCKED {
+        let task = holders.with_task_id(&blocked(n)).expect("an id");
+        let guard = task.acquire(blocked(n)).await.expect("it is free");
         let journal = &journals[n / PER_JOURNAL];
-        let mut tx = journal.begin_entry(&stuck(n)).await.expect("it begins");
+        let mut tx = journal.begin_entry(&blocked(n)).await.expect("it begins");
         on_engine!(Tx, &mut tx, tx => guard.fence(tx).await).expect("it is held");
         open.push((guard, tx));
     }
     let observer = connect(&db, "observer").await;
     let mut supervised = JoinSet::new();
-    for n in 0..STUCK {
-        supervised.spawn(observer.release_task(stuck(n)));
+    for n in 0..BLOCKED {
+        supervised.spawn(observer.release_task(blocked(n)));
     }
     wait_until_evicting(&db).await;
     let took = kill_a_holder(&db, &observer).await;
     note(&format!(
-        "{}: a killed process was evicted after {took:?}, during {STUCK} blocked evictions",
+        "{}: a killed process was evicted after {took:?}, during {BLOCKED} blocked evictions",
         db.engine()
     ));
     for (guard, tx) in open {
@@ -116,37 +116,37 @@ async fn eight_open_fenced_transactions_do_not_hold_up_an_eviction(db: Database)
 }
 
 /// Processes are killed, and a foreign connection keeps their fence rows locked.
-async fn thirty_stuck_evictions_do_not_hold_up_one_of_another_namespace(db: Database) {
-    const STUCK: usize = 30;
+async fn thirty_blocked_evictions_do_not_delay_one_of_another_namespace(db: Database) {
+    const BLOCKED: usize = 30;
     let observer = connect(&db, "observer").await;
     let other = observer.with_namespace("other").expect("a namespace");
-    let peers: Vec<_> = (0..STUCK)
-        .map(|n| peer!("worker", db.url(), stuck(n)))
+    let peers: Vec<_> = (0..BLOCKED)
+        .map(|n| peer!("worker", db.url(), blocked(n)))
         .collect();
     let mut workers: Vec<_> = peers.into_iter().map(Worker::of).collect();
     for (n, worker) in workers.iter_mut().enumerate() {
-        worker.acquire(&stuck(n));
+        worker.acquire(&blocked(n));
     }
     let sessions = Session::all(&db).await.into_iter();
-    let sessions = sessions.filter(|session| session.task.starts_with("stuck-"));
+    let sessions = sessions.filter(|session| session.task.starts_with("blocked-"));
     let sessions: Vec<_> = sessions
         .map(|session| format!("'{}'", session.id))
         .collect();
-    assert_eq!(sessions.len(), STUCK);
+    assert_eq!(sessions.len(), BLOCKED);
     let condition = format!("session IN ({})", sessions.join(", "));
     let fences = RowLock::take(&db, "lock_fences", &condition).await;
     let mut requests = JoinSet::new();
-    for n in 0..STUCK {
-        requests.spawn(observer.wait(stuck(n)).timeout(4 * SOON));
+    for n in 0..BLOCKED {
+        requests.spawn(observer.wait(blocked(n)).timeout(4 * SOON));
     }
-    wait_until_queued(&db, "platform", STUCK).await;
+    wait_until_queued(&db, "platform", BLOCKED).await;
     for worker in &mut workers {
         worker.kill();
     }
     wait_until_evicting(&db).await;
     let took = kill_a_holder(&db, &other).await;
     note(&format!(
-        "{}: a killed process was evicted after {took:?}, during {STUCK} blocked evictions",
+        "{}: a killed process was evicted after {took:?}, during {BLOCKED} blocked evictions",
         db.engine()
     ));
     fences.end().await;

@@ -21,18 +21,18 @@ use crate::{say, settings::Settings};
 const LONGEST: u64 = 3_000;
 
 /// One run of a program.
-struct Performance<'a> {
+struct Execution<'a> {
     locks: &'a LockManager,
     oracle: &'a Mutex<Oracle>,
-    who: &'a str,
+    owner: &'a str,
 }
 
-type Performing<'a> = Pin<Box<dyn Future<Output = Result<(), LockError>> + Send + 'a>>;
+type Executing<'a> = Pin<Box<dyn Future<Output = Result<(), LockError>> + Send + 'a>>;
 
 /// Runs the programs of its input concurrently. A line is a namespace, the oracle's directory,
 /// `scoped` or `guards`, and a program. Answers `done NAMESPACE` or `failed NAMESPACE ERROR`.
 pub(crate) fn on_demand(settings: &Settings) {
-    let (lines, mut told) = mpsc::unbounded_channel();
+    let (lines, mut reported) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if lines.send(line).is_err() {
@@ -43,19 +43,19 @@ pub(crate) fn on_demand(settings: &Settings) {
     runtime().block_on(async {
         let locks = settings.connect().await;
         say("ready");
-        while let Some(line) = told.recv().await {
+        while let Some(line) = reported.recv().await {
             let mut words = line.splitn(4, ' ').map(str::to_owned);
             let mut word = || words.next().expect("four words");
             let (namespace, directory, how, program) = (word(), word(), word(), word());
             let program: Program = program.parse().expect("any text is one");
             let locks = locks.with_namespace(&namespace).expect("a namespace");
-            let who = settings.task().to_owned();
+            let owner = settings.task().to_owned();
             tokio::spawn(async move {
                 let oracle = Mutex::new(Oracle::open(directory));
-                let performance = Performance {
+                let performance = Execution {
                     locks: &locks,
                     oracle: &oracle,
-                    who: &who,
+                    owner: &owner,
                 };
                 let performed = match &*how {
                     "scoped" => performance.scoped(&program.requests).await,
@@ -80,13 +80,13 @@ pub(crate) fn at_random(settings: &Settings, directory: PathBuf, time: Duration,
         let directory: Arc<Path> = directory.into();
         let job = |number| {
             let (locks, directory) = (locks.clone(), Arc::clone(&directory));
-            let who = format!("{}.{number}", settings.task());
+            let owner = format!("{}.{number}", settings.task());
             tokio::spawn(async move {
                 let oracle = Mutex::new(Oracle::open(&directory));
-                let performance = Performance {
+                let performance = Execution {
                     locks: &locks,
                     oracle: &oracle,
-                    who: &who,
+                    owner: &owner,
                 };
                 let mut performed = 0;
                 while start.elapsed() < time {
@@ -115,9 +115,9 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("a runtime")
 }
 
-impl Performance<'_> {
+impl Execution<'_> {
     /// Each request by a call inside the previous one.
-    fn scoped<'a>(&'a self, requests: &'a [Vec<String>]) -> Performing<'a> {
+    fn scoped<'a>(&'a self, requests: &'a [Vec<String>]) -> Executing<'a> {
         Box::pin(async move {
             match requests {
                 [] => Ok(()),
@@ -155,7 +155,7 @@ impl Performance<'_> {
     /// What follows a grant.
     async fn enter(&self, names: &[&str], guard: &LockGuard, asked: Moment) {
         let mut oracle = self.oracle.lock().await;
-        let entered = oracle.enter(names, self.who, Some(guard.token()), asked);
+        let entered = oracle.enter(names, self.owner, Some(guard.token()), asked);
         drop(oracle);
         if let Err(violation) = entered {
             say(&format!("failed {violation}"));
@@ -164,14 +164,14 @@ impl Performance<'_> {
     }
 
     async fn leave(&self, names: &[&str]) {
-        if let Err(violation) = self.oracle.lock().await.leave(names, self.who) {
+        if let Err(violation) = self.oracle.lock().await.leave(names, self.owner) {
             say(&format!("failed {violation}"));
         }
     }
 }
 
 /// The run, the time of its request, and the requests that remain after the grant.
-type Inside<'a> = (&'a Performance<'a>, Moment, &'a [Vec<String>]);
+type Inside<'a> = (&'a Execution<'a>, Moment, &'a [Vec<String>]);
 
 async fn inside(guard: &LockGuard, inside: Inside<'_>) -> Result<(), LockError> {
     let (performance, asked, requests) = inside;

@@ -8,8 +8,8 @@ use std::{
 use locks_core::LockManager;
 use locks_tests::{
     conflict_table::NAMES,
-    deeds::{Deeds, Tally},
     engine::{Database, Engine, note},
+    fenced_writes::{EventCounts, FencedWrites},
     on_every_engine,
     oracle::Oracle,
     process::Peer,
@@ -26,7 +26,7 @@ const MARGIN: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_secs(30);
 
-on_every_engine!(async killed_stopped_and_cut_off);
+on_every_engine!(async killed_stopped_and_disconnected_processes_never_overlap);
 
 /// Runs one process after the other, under one task id.
 struct Slot {
@@ -40,7 +40,7 @@ struct Slot {
 
 /// The faults that were injected.
 #[derive(Debug, Default)]
-struct Blows {
+struct Faults {
     kills: usize,
     stops: usize,
     cuts: usize,
@@ -87,7 +87,7 @@ fn start(
     let directory = directory.to_str().expect("text");
     let task = format!("task_{number}_{generation}");
     let ttl = TTL.as_millis().to_string();
-    let mut args = vec!["mortal", &*url, directory, &*task, &*ttl];
+    let mut args = vec!["fenced-writer", &*url, directory, &*task, &*ttl];
     // Half of the processes use time evidence only.
     if number.is_multiple_of(2) {
         args.push("--by-time");
@@ -95,26 +95,26 @@ fn start(
     Peer::spawn(env!("CARGO_BIN_EXE_peer"), args)
 }
 
-async fn killed_stopped_and_cut_off(db: Database) {
+async fn killed_stopped_and_disconnected_processes_never_overlap(db: Database) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
-    Deeds::create(&db).await;
+    FencedWrites::create(&db).await;
     // The tables are created before a process can be killed while it creates them.
     let first = LockManager::connect(db.url()).await.expect("it connects");
     first.close().await.expect("it closes");
     let mut slots: Vec<_> = (0..PROCESSES)
         .map(|number| Slot::fill(&db, path, number))
         .collect();
-    let blows = strike(&db, path, &mut slots).await;
+    let faults = inject_faults(&db, path, &mut slots).await;
 
     // Killed at any point of their work, so they cannot clean up.
     for slot in &mut slots {
         slot.peer.kill();
     }
     let killed = Instant::now();
-    let heir = LockManager::builder().task_id("heir");
-    let heir = heir.connect(db.url()).await.expect("it connects");
-    let all = heir
+    let successor = LockManager::builder().task_id("successor");
+    let successor = successor.connect(db.url()).await.expect("it connects");
+    let all = successor
         .wait(NAMES)
         .timeout(SOON)
         .await
@@ -122,32 +122,32 @@ async fn killed_stopped_and_cut_off(db: Database) {
     let freed = killed.elapsed();
     all.release().await.expect("it is ours");
     wait_until_empty(&db, "platform", TTL + MARGIN + LATE).await;
-    wait_until_only(&db, &["heir"], TTL + MARGIN + LATE).await;
+    wait_until_only(&db, &["successor"], TTL + MARGIN + LATE).await;
 
-    let deeds = Deeds::judge(&db).await;
-    let tally = Tally::read(path);
+    let writes = FencedWrites::judge(&db).await;
+    let counts = EventCounts::read(path);
     let grants = Oracle::open(path).grants();
-    let count = |what: &str| tally.get(what).copied().unwrap_or_default();
+    let count = |what: &str| counts.get(what).copied().unwrap_or_default();
     note(&format!(
-        "{}: {grants} grants, {deeds} fenced writes under {blows:?}; {tally:?}; \
+        "{}: {grants} grants, {writes} fenced writes under {faults:?}; {counts:?}; \
          everything was free {freed:?} after the last kill",
         db.engine(),
     ));
     assert!(freed < TTL + MARGIN + LATE, "{freed:?}");
     assert!(grants > 50, "too little happened");
-    assert!(deeds >= count("committed"), "a commit is not there");
-    assert!(deeds <= count("committed") + count("unknown") + blows.kills + PROCESSES);
+    assert!(writes >= count("committed"), "a commit is not there");
+    assert!(writes <= count("committed") + count("unknown") + faults.kills + PROCESSES);
     let too_late = count("refused") + count("found lost at the release");
     assert!(too_late > 0, "the fence was not needed");
 }
 
 /// Kills, stops and disconnects processes at random until the time is up. Lets all of them continue
 /// at the end.
-async fn strike(db: &Database, path: &Path, slots: &mut [Slot]) -> Blows {
-    let mut blows = Blows::default();
+async fn inject_faults(db: &Database, path: &Path, slots: &mut [Slot]) -> Faults {
+    let mut faults = Faults::default();
     let start = Instant::now();
     // Chance decides whether a process is stopped for long between its work and its fence.
-    let refused = || Tally::read(path).contains_key("refused");
+    let refused = || EventCounts::read(path).contains_key("refused");
     while start.elapsed() < RUN || (start.elapsed() < 4 * RUN && !refused()) {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(10..80))).await;
         for slot in slots.iter_mut() {
@@ -167,7 +167,7 @@ async fn strike(db: &Database, path: &Path, slots: &mut [Slot]) -> Blows {
         match (fastrand::u32(..10), &slot.relay) {
             (0, _) => {
                 slot.kill(db, path);
-                blows.kills += 1;
+                faults.kills += 1;
             }
             (1..5, _) if slot.stopped.is_none() && still < 2 => {
                 // Often shorter than the ttl, sometimes longer.
@@ -175,11 +175,11 @@ async fn strike(db: &Database, path: &Path, slots: &mut [Slot]) -> Blows {
                 let time = Duration::from_millis(fastrand::u64(50..longest));
                 slot.peer.stop();
                 slot.stopped = Some(Instant::now() + time);
-                blows.stops += 1;
+                faults.stops += 1;
             }
             (8.., Some(relay)) => {
                 relay.cut_all();
-                blows.cuts += 1;
+                faults.cuts += 1;
             }
             _ => {}
         }
@@ -187,5 +187,5 @@ async fn strike(db: &Database, path: &Path, slots: &mut [Slot]) -> Blows {
     for slot in slots.iter_mut().filter(|slot| slot.stopped.is_some()) {
         slot.peer.cont();
     }
-    blows
+    faults
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use locks_core::LockManager;
 use locks_tests::{
-    backends::{RowLock, most_waiting, wait_until_waiting},
     engine::{Database, note},
+    lock_waits::{RowLock, most_waiting, wait_until_waiting},
     on_every_engine,
     row::wait_until_queued,
     sessions::Session,
@@ -20,14 +20,14 @@ const ROW_LOCKED: Duration = Duration::from_secs(25);
 /// How long a fence row is locked: longer than a client waits for an eviction.
 const FENCE_LOCKED: Duration = Duration::from_secs(65);
 /// The time-out of a request.
-const PATIENT: Duration = Duration::from_mins(2);
+const TIME_OUT: Duration = Duration::from_mins(2);
 /// One statement that writes, one that renews or reads, and one that is ending.
 const MOST: u64 = 3;
 
 on_every_engine!(
     servers:
-    async a_locked_row_keeps_three_backends_waiting_at_most,
-    async a_locked_fence_keeps_one_backend_waiting_at_most,
+    async at_most_three_backends_wait_for_a_locked_row,
+    async at_most_one_backend_waits_for_a_locked_fence,
 );
 
 async fn connect(db: &Database, task: &str) -> LockManager {
@@ -35,14 +35,14 @@ async fn connect(db: &Database, task: &str) -> LockManager {
     builder.connect(db.url()).await.expect("it connects")
 }
 
-async fn a_locked_row_keeps_three_backends_waiting_at_most(db: Database) {
+async fn at_most_three_backends_wait_for_a_locked_row(db: Database) {
     let locks = connect(&db, "main").await;
     let held = locks.acquire("held").await.expect("it is free");
     let row = RowLock::take(&db, "locks", "id = 'platform'").await;
     let mut requests = JoinSet::new();
     for n in 0..6 {
         let task = locks.with_task_id(&format!("task-{n}")).expect("an id");
-        let request = task.wait(format!("name-{n}")).timeout(PATIENT);
+        let request = task.wait(format!("name-{n}")).timeout(TIME_OUT);
         requests.spawn(async move { request.await.map(drop) });
     }
     drop(held);
@@ -61,13 +61,13 @@ async fn a_locked_row_keeps_three_backends_waiting_at_most(db: Database) {
     assert!(most <= MOST, "{most} backends waited for the row");
 }
 
-async fn a_locked_fence_keeps_one_backend_waiting_at_most(db: Database) {
+async fn at_most_one_backend_waits_for_a_locked_fence(db: Database) {
     let observer = connect(&db, "observer").await;
     let mut holder = worker!(db.url(), "holder");
     holder.acquire("x");
     let session = Session::of(&db, "holder").await.expect("it holds").id;
     let fence = RowLock::take(&db, "lock_fences", &format!("session = '{session}'")).await;
-    let request = observer.wait("x").timeout(PATIENT);
+    let request = observer.wait("x").timeout(TIME_OUT);
     let waiting = tokio::spawn(async move { request.await.map(drop) });
     wait_until_queued(&db, "platform", 1).await;
     holder.kill();

@@ -21,15 +21,15 @@ const SOON: Duration = Duration::from_secs(10);
 
 on_every_engine!(
     async the_body_runs_under_the_lock_and_the_caller_after_it,
-    async a_synchronous_body_too,
+    async synchronous_body_runs_under_the_lock,
     async callers_take_turns,
     async several_names_are_one_grant,
     async acquire_refuses_without_running,
-    async busy_skips_and_nothing_else,
-    async a_time_out_is_told_or_skipped,
+    async only_busy_is_skipped,
+    async time_out_is_reported_or_skipped,
     async names_are_computed_once_and_before_the_body,
     async empty_and_impossible_values_are_refused,
-    async the_guard_fences,
+    async guard_fences_in_the_body,
     async errors_are_mapped,
     async another_matrix_is_refused,
 );
@@ -111,7 +111,7 @@ async fn the_body_runs_under_the_lock_and_the_caller_after_it(db: Database) {
     }
 }
 
-async fn a_synchronous_body_too(db: Database) {
+async fn synchronous_body_runs_under_the_lock(db: Database) {
     let locks = connect(&db).await;
     let mut watcher = Watcher::of(&db);
     let run = move || {
@@ -228,7 +228,7 @@ fn skipping_blocking(locks: &LockManager, id: String) -> Result<Outcome> {
     Ok(Outcome::Done(id))
 }
 
-async fn busy_skips_and_nothing_else(db: Database) {
+async fn only_busy_is_skipped(db: Database) {
     let locks = connect(&db).await;
     let blocking = |id: &str| {
         let (locks, id) = (locks.clone(), id.to_owned());
@@ -261,7 +261,7 @@ async fn at_most_or_skip(locks: &LockManager) -> Result<bool> {
     Ok(true)
 }
 
-async fn a_time_out_is_told_or_skipped(db: Database) {
+async fn time_out_is_reported_or_skipped(db: Database) {
     let locks = connect(&db).await;
     let held = locks.acquire("app_task_1").await.unwrap();
     let start = Instant::now();
@@ -355,7 +355,7 @@ where
     guard.commit(tx).await
 }
 
-async fn the_guard_fences(db: Database) {
+async fn guard_fences_in_the_body(db: Database) {
     let locks = connect(&db).await;
     let first = guarded(&locks, false, db.url()).await.unwrap();
     let second = guarded(&locks, false, db.url()).await.unwrap();

@@ -8,7 +8,7 @@ use crate::say;
 
 /// Connects to each URL of its input, acquires and releases a lock of its own and one that all
 /// processes request, and prints the result.
-pub(crate) fn arrive() {
+pub(crate) fn connect_each() {
     say("ready");
     for url in std::io::stdin().lock().lines() {
         match settle(&url.expect("text")) {

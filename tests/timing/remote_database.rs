@@ -150,8 +150,8 @@ async fn evicted_while_others_write(db: &Database, death: Death) {
     assert!(took <= TTL.mul_f64(1.25), "{took:?}");
     if matches!(death, Death::Stop) {
         holder.cont();
-        let told = holder.ask("told");
-        assert!(told.starts_with("told "), "{told}");
+        let reported = holder.ask("loss");
+        assert!(reported.starts_with("loss: "), "{reported}");
     }
 }
 

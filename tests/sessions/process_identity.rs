@@ -184,7 +184,7 @@ fn main_thread_ends() -> Option<(tempfile::TempDir, String)> {
 }
 
 /// A worker whose main thread has ended.
-fn headless(preload: &str, db: &Database, task: &str) -> Worker {
+fn without_main_thread(preload: &str, db: &Database, task: &str) -> Worker {
     let worker = worker_by(&["env", preload], db, task);
     let stat = format!("/proc/{}/stat", worker.pid());
     let stat = fs::read_to_string(stat).expect("it runs");
@@ -194,14 +194,14 @@ fn headless(preload: &str, db: &Database, task: &str) -> Worker {
 
 fn a_holder_whose_main_thread_has_ended_keeps_its_lock(db: Database) {
     if let Some((_directory, preload)) = main_thread_ends() {
-        let mut holder = headless(&preload, &db, "holder");
+        let mut holder = without_main_thread(&preload, &db, "holder");
         assert_kept(&mut holder, &mut ordinary(&db, "observer"));
     }
 }
 
 fn an_observer_whose_main_thread_has_ended_evicts_no_live_holder(db: Database) {
     if let Some((_directory, preload)) = main_thread_ends() {
-        let mut observer = headless(&preload, &db, "observer");
+        let mut observer = without_main_thread(&preload, &db, "observer");
         assert_kept(&mut ordinary(&db, "holder"), &mut observer);
     }
 }
@@ -209,7 +209,7 @@ fn an_observer_whose_main_thread_has_ended_evicts_no_live_holder(db: Database) {
 /// All threads have ended. The process is a zombie until its parent reaps it.
 fn a_killed_holder_whose_main_thread_had_ended_is_evicted(db: Database) {
     if let Some((_directory, preload)) = main_thread_ends() {
-        let mut holder = headless(&preload, &db, "holder");
+        let mut holder = without_main_thread(&preload, &db, "holder");
         let mut observer = ordinary(&db, "observer");
         holder.acquire("x");
         holder.kill_unreaped();

@@ -23,11 +23,11 @@ use crate::{
 };
 
 /// How long a worker waits for a connection.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(3);
 
 /// One write under one grant, in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deed {
+pub struct FencedWrite {
     names: Vec<String>,
     token: i64,
     /// Distinguishes the writes of one grant.
@@ -36,13 +36,13 @@ pub struct Deed {
 
 /// A worker's access to the table.
 #[derive(Debug)]
-pub struct Deeds(Journal);
+pub struct FencedWrites(Journal);
 
 /// Counts events of all workers, including those that are killed later.
 #[derive(Debug)]
-pub struct Tally(File);
+pub struct EventCounts(File);
 
-impl Deed {
+impl FencedWrite {
     /// A new write.
     pub fn new(names: &[&str], token: i64) -> Self {
         let names = names.iter().map(ToString::to_string).collect();
@@ -80,11 +80,13 @@ impl Deed {
     }
 }
 
-impl Deeds {
+impl FencedWrites {
     /// Creates the table.
     pub async fn create(db: &Database) {
-        db.execute("CREATE TABLE deeds (deed VARCHAR(120) NOT NULL, seen INTEGER NOT NULL)")
-            .await;
+        db.execute(
+            "CREATE TABLE fenced_writes (entry VARCHAR(120) NOT NULL, seen INTEGER NOT NULL)",
+        )
+        .await;
     }
 
     /// Opens no connection: the pool opens them when they are needed.
@@ -94,40 +96,41 @@ impl Deeds {
             Engine::Sqlite => {
                 let pool = SqlitePoolOptions::new().max_connections(SIZE);
                 let pool: sqlx::Result<SqlitePool> =
-                    pool.acquire_timeout(PATIENCE).connect_lazy(url);
+                    pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy(url);
                 Journal::Sqlite(pool.expect("a URL"))
             }
             Engine::MySql => {
                 let pool = MySqlPoolOptions::new().max_connections(SIZE);
                 let pool: sqlx::Result<MySqlPool> =
-                    pool.acquire_timeout(PATIENCE).connect_lazy(url);
+                    pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy(url);
                 Journal::MySql(pool.expect("a URL"))
             }
             Engine::Postgres => {
                 let pool = PgPoolOptions::new().max_connections(SIZE);
-                let pool: sqlx::Result<PgPool> = pool.acquire_timeout(PATIENCE).connect_lazy(url);
+                let pool: sqlx::Result<PgPool> =
+                    pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy(url);
                 Journal::Postgres(pool.expect("a URL"))
             }
         })
     }
 
     /// Begins a transaction, inserts the write, and records the earlier writes that it saw.
-    pub async fn begin(&self, deed: &Deed) -> sqlx::Result<Tx> {
+    pub async fn begin(&self, write: &FencedWrite) -> sqlx::Result<Tx> {
         let mut tx = self.0.begin().await?;
-        let earlier = tx.texts("SELECT deed FROM deeds").await?;
-        let earlier = earlier.iter().map(|text| Deed::parse(text));
+        let earlier = tx.texts("SELECT entry FROM fenced_writes").await?;
+        let earlier = earlier.iter().map(|text| FencedWrite::parse(text));
         let (mut seen, mut later) = (0, Vec::new());
         for other in earlier {
-            seen += u32::from(other.precedes(deed));
-            if deed.precedes(&other) {
+            seen += u32::from(other.precedes(write));
+            if write.precedes(&other) {
                 later.push(other);
             }
         }
         // A former holder, which the fence must stop.
-        let text = deed.text();
+        let text = write.text();
         let late = if later.is_empty() { "" } else { " late" };
         tx.execute(&format!(
-            "INSERT INTO deeds VALUES ('{text}{late}', {seen})"
+            "INSERT INTO fenced_writes VALUES ('{text}{late}', {seen})"
         ))
         .await?;
         Ok(tx)
@@ -137,37 +140,37 @@ impl Deeds {
     pub async fn judge(db: &Database) -> usize {
         let mut conn = db.connect().await;
         let rows = conn
-            .rows("SELECT deed, seen FROM deeds")
+            .rows("SELECT entry, seen FROM fenced_writes")
             .await
             .expect("it is there");
-        let deeds: Vec<(Deed, usize)> = rows
+        let writes: Vec<(FencedWrite, usize)> = rows
             .iter()
             .map(|row| {
-                let text = row.get("deed").expect("not NULL");
+                let text = row.get("entry").expect("not NULL");
                 assert!(
                     !text.ends_with(" late"),
                     "done although a later one was seen: {text}"
                 );
                 let seen = row.get("seen").and_then(|seen| seen.parse().ok());
-                (Deed::parse(text), seen.expect("a number"))
+                (FencedWrite::parse(text), seen.expect("a number"))
             })
             .collect();
-        for (deed, seen) in &deeds {
-            let before: Vec<_> = deeds
+        for (write, seen) in &writes {
+            let before: Vec<_> = writes
                 .iter()
-                .filter(|(other, _)| other.precedes(deed))
+                .filter(|(other, _)| other.precedes(write))
                 .collect();
             assert_eq!(
                 before.len(),
                 *seen,
-                "the earlier writes that {deed:?} saw; all earlier writes: {before:#?}"
+                "the earlier writes that {write:?} saw; all earlier writes: {before:#?}"
             );
         }
-        deeds.len()
+        writes.len()
     }
 }
 
-impl Tally {
+impl EventCounts {
     /// The counts of this directory.
     pub fn open(directory: &Path) -> Self {
         let file = OpenOptions::new()
@@ -196,7 +199,7 @@ impl Tally {
     }
 
     fn path(directory: &Path) -> std::path::PathBuf {
-        directory.join("tally")
+        directory.join("counts")
     }
 }
 
@@ -204,22 +207,22 @@ impl Tally {
 mod tests {
     use super::*;
 
-    crate::on_every_engine!(async a_deed_that_comes_too_late_is_seen);
+    crate::on_every_engine!(async late_write_is_detected);
 
-    async fn commit(deeds: &Deeds, deed: &Deed) {
-        deeds.begin(deed).await.unwrap().commit().await.unwrap();
+    async fn commit(writes: &FencedWrites, write: &FencedWrite) {
+        writes.begin(write).await.unwrap().commit().await.unwrap();
     }
 
-    async fn a_deed_that_comes_too_late_is_seen(db: Database) {
-        Deeds::create(&db).await;
-        let deeds = Deeds::open(db.url());
-        commit(&deeds, &Deed::new(&["box_update"], 5)).await;
-        commit(&deeds, &Deed::new(&["app_task_1", "x"], 7)).await;
+    async fn late_write_is_detected(db: Database) {
+        FencedWrites::create(&db).await;
+        let writes = FencedWrites::open(db.url());
+        commit(&writes, &FencedWrite::new(&["box_update"], 5)).await;
+        commit(&writes, &FencedWrite::new(&["app_task_1", "x"], 7)).await;
         // It may coexist with an update of an earlier token.
-        commit(&deeds, &Deed::new(&["app_backup_1"], 6)).await;
-        commit(&deeds, &Deed::new(&["box_update"], 5)).await;
+        commit(&writes, &FencedWrite::new(&["app_backup_1"], 6)).await;
+        commit(&writes, &FencedWrite::new(&["box_update"], 5)).await;
         let judged = tokio::spawn(async move {
-            Deeds::judge(&db).await;
+            FencedWrites::judge(&db).await;
         });
         judged
             .await
@@ -227,16 +230,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_in_order_is_allowed() {
+    async fn ordered_writes_are_allowed() {
         let db = Database::create(Engine::Sqlite);
-        Deeds::create(&db).await;
-        let deeds = Deeds::open(db.url());
+        FencedWrites::create(&db).await;
+        let writes = FencedWrites::open(db.url());
         for (name, token) in [("app_task_1", 1), ("app_task_2", 1), ("app_task_1", 1)] {
-            commit(&deeds, &Deed::new(&[name], token)).await;
+            commit(&writes, &FencedWrite::new(&[name], token)).await;
         }
-        commit(&deeds, &Deed::new(&["box_update"], 2)).await;
-        commit(&deeds, &Deed::new(&["app_backup_1"], 3)).await;
-        commit(&deeds, &Deed::new(&["box_update"], 2)).await;
-        assert_eq!(Deeds::judge(&db).await, 6);
+        commit(&writes, &FencedWrite::new(&["box_update"], 2)).await;
+        commit(&writes, &FencedWrite::new(&["app_backup_1"], 3)).await;
+        commit(&writes, &FencedWrite::new(&["box_update"], 2)).await;
+        assert_eq!(FencedWrites::judge(&db).await, 6);
     }
 }

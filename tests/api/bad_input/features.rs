@@ -50,7 +50,7 @@ fn run(feature: &str, urls: &[&str]) -> Output {
 
 // One engine is built, the fastest. All engines report the error by one function.
 #[test]
-fn its_url_names_its_feature() {
+fn error_names_the_feature_of_the_url() {
     let expected = [
         ("sqlite://locks.db", "`sqlite`"),
         ("sqlite::memory:", "`sqlite`"),

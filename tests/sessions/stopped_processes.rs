@@ -21,15 +21,15 @@ const MARGIN: Duration = Duration::from_millis(300);
 const LATE: Duration = Duration::from_secs(2);
 
 on_every_engine!(
-    async a_stopped_holders_lock_passes_on,
-    async one_that_goes_on_in_time_keeps_its_lock,
-    async a_stopped_waiter_is_passed_over_and_waits_again,
-    async one_that_never_expires_keeps_its_lock,
+    async lock_of_a_stopped_holder_passes_on,
+    async holder_that_continues_in_time_keeps_its_lock,
+    async stopped_waiter_is_passed_and_waits_again,
+    async stopped_holder_without_expiry_keeps_its_lock,
 );
-on_every_engine!(servers: async a_transaction_from_before_the_stop_is_refused);
+on_every_engine!(servers: async transaction_begun_before_the_stop_is_refused);
 
-async fn heir(db: &Database) -> LockManager {
-    let builder = LockManager::builder().task_id("heir");
+async fn successor(db: &Database) -> LockManager {
+    let builder = LockManager::builder().task_id("successor");
     builder.connect(db.url()).await.expect("it connects")
 }
 
@@ -37,9 +37,9 @@ fn holder(db: &Database) -> Worker {
     worker!(db.url(), "holder", "--ttl", TTL.as_millis().to_string())
 }
 
-async fn a_stopped_holders_lock_passes_on(db: Database) {
+async fn lock_of_a_stopped_holder_passes_on(db: Database) {
     let journal = Journal::open(db.url()).await;
-    let locks = heir(&db).await;
+    let locks = successor(&db).await;
     let mut holder = holder(&db);
     let old = holder.acquire("x");
     let (before, _) = Session::next_beat(&db, "holder", SOON).await;
@@ -54,8 +54,11 @@ async fn a_stopped_holders_lock_passes_on(db: Database) {
     holder.cont();
     // The first thing that the process does.
     assert_eq!(holder.ask("lost"), "true");
-    let told = holder.ask("told");
-    assert!(told.starts_with("told lost x: its session was "), "{told}");
+    let reported = holder.ask("loss");
+    assert!(
+        reported.starts_with("loss: lost x: its session was "),
+        "{reported}"
+    );
     assert_eq!(holder.ask("begin late"), "begun");
     let refused = holder.ask("commit");
     assert!(refused.starts_with("refused: lost x: "), "{refused}");
@@ -65,7 +68,7 @@ async fn a_stopped_holders_lock_passes_on(db: Database) {
 
     assert!(!guard.is_lost());
     let row = LocksRow::read(&db, "platform").await.expect("it is there");
-    assert_eq!(row.held()["x"], "heir");
+    assert_eq!(row.held()["x"], "successor");
     let tx = journal.begin_entry("in time").await.expect("it begins");
     locks_tests::on_engine!(Tx, tx, tx => guard.commit(tx).await).expect("it is held");
     guard.release().await.expect("it is ours");
@@ -75,7 +78,7 @@ async fn a_stopped_holders_lock_passes_on(db: Database) {
     assert!(holder.acquire("x") > old);
     assert_eq!(holder.ask("lost"), "false");
     assert_eq!(holder.ask("release"), "released");
-    wait_until_only(&db, &["holder", "heir"], SOON).await;
+    wait_until_only(&db, &["holder", "successor"], SOON).await;
     note(&format!(
         "{}: from SIGSTOP to the next grant, with a ttl of {TTL:?}: {:?}",
         db.engine(),
@@ -85,14 +88,14 @@ async fn a_stopped_holders_lock_passes_on(db: Database) {
 
 /// The transaction was begun and written to while the lock was held, on a connection that nothing
 /// ends.
-async fn a_transaction_from_before_the_stop_is_refused(db: Database) {
+async fn transaction_begun_before_the_stop_is_refused(db: Database) {
     assert_ne!(
         db.engine(),
         Engine::Sqlite,
         "there it would block every writer"
     );
     let journal = Journal::open(db.url()).await;
-    let locks = heir(&db).await;
+    let locks = successor(&db).await;
     let mut holder = holder(&db);
     holder.acquire("x");
     assert_eq!(holder.ask("begin old"), "begun");
@@ -105,9 +108,9 @@ async fn a_transaction_from_before_the_stop_is_refused(db: Database) {
     assert!(!guard.is_lost());
 }
 
-async fn one_that_goes_on_in_time_keeps_its_lock(db: Database) {
+async fn holder_that_continues_in_time_keeps_its_lock(db: Database) {
     let journal = Journal::open(db.url()).await;
-    let locks = heir(&db).await;
+    let locks = successor(&db).await;
     let mut holder = holder(&db);
     holder.acquire("x");
     let waiting = tokio::spawn(async move { locks.wait("x").timeout(SOON).await });
@@ -130,8 +133,8 @@ async fn one_that_goes_on_in_time_keeps_its_lock(db: Database) {
     drop(guard.expect("it passes on"));
 }
 
-async fn a_stopped_waiter_is_passed_over_and_waits_again(db: Database) {
-    let locks = heir(&db).await;
+async fn stopped_waiter_is_passed_and_waits_again(db: Database) {
+    let locks = successor(&db).await;
     let guard = locks.acquire("x").await.expect("it is free");
     let mut waiter = holder(&db);
     waiter.send("wait x");
@@ -153,8 +156,8 @@ async fn a_stopped_waiter_is_passed_over_and_waits_again(db: Database) {
     waiter.granted();
 }
 
-async fn one_that_never_expires_keeps_its_lock(db: Database) {
-    let locks = heir(&db).await;
+async fn stopped_holder_without_expiry_keeps_its_lock(db: Database) {
+    let locks = successor(&db).await;
     let mut holder = worker!(db.url(), "holder", "--never");
     holder.acquire("x");
     holder.stop();

@@ -25,7 +25,7 @@ const PROGRAMS: usize = 500;
 const NAMESPACES: usize = 10;
 const PROCESSES: usize = 4;
 
-on_every_engine!(sync five_hundred_random_programs_all_finish);
+on_every_engine!(sync random_programs_all_finish);
 
 /// A namespace and the programs that run in it.
 struct Stage {
@@ -72,8 +72,8 @@ impl Stage {
     }
 }
 
-fn five_hundred_random_programs_all_finish(db: Database) {
-    let start = |n: usize| peer!("performer", db.url(), format!("t{n}"));
+fn random_programs_all_finish(db: Database) {
+    let start = |n: usize| peer!("programs", db.url(), format!("t{n}"));
     let mut peers: Vec<Peer> = (0..PROCESSES).map(start).collect();
     for peer in &mut peers {
         peer.expect_line("ready", SOON);

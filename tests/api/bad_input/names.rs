@@ -8,14 +8,14 @@ use locks_tests::{engine::Database, on_every_engine, row::LocksRow};
 use super::error_of;
 
 on_every_engine!(
-    async names_that_cannot_be,
-    async no_names_at_all,
-    async namespaces_that_cannot_be,
-    async task_ids_that_cannot_be,
-    async a_release_of_what_nobody_holds,
-    async a_release_of_what_another_holds,
+    async invalid_names_are_refused,
+    async requests_without_names_are_refused,
+    async invalid_namespaces_are_refused,
+    async invalid_task_ids_are_refused,
+    async release_of_a_free_lock_is_refused,
+    async release_of_another_tasks_lock_is_refused,
 );
-fn names_of_no_lock() -> Vec<String> {
+fn invalid_names() -> Vec<String> {
     let names = [
         "",
         " ",
@@ -50,9 +50,9 @@ async fn used(db: &Database) -> (LockManager, LocksRow) {
     (locks, row)
 }
 
-async fn names_that_cannot_be(db: Database) {
+async fn invalid_names_are_refused(db: Database) {
     let (locks, row) = used(&db).await;
-    for bad in names_of_no_lock() {
+    for bad in invalid_names() {
         let errors = [
             LockName::new(&bad).expect_err("this cannot be"),
             error_of(locks.acquire(&bad)).await,
@@ -81,7 +81,7 @@ async fn names_that_cannot_be(db: Database) {
     }
 }
 
-async fn no_names_at_all(db: Database) {
+async fn requests_without_names_are_refused(db: Database) {
     let (locks, row) = used(&db).await;
     let errors = [
         error_of(locks.acquire([] as [&str; 0])).await,
@@ -94,7 +94,7 @@ async fn no_names_at_all(db: Database) {
     assert_eq!(LocksRow::read(&db, "platform").await, Some(row));
 }
 
-async fn namespaces_that_cannot_be(db: Database) {
+async fn invalid_namespaces_are_refused(db: Database) {
     let (locks, row) = used(&db).await;
     let long = "x".repeat(65);
     let bad = [
@@ -139,10 +139,10 @@ async fn namespaces_that_cannot_be(db: Database) {
     assert_eq!(LocksRow::read(&db, "platform").await, Some(row));
 }
 
-async fn task_ids_that_cannot_be(db: Database) {
+async fn invalid_task_ids_are_refused(db: Database) {
     let (locks, row) = used(&db).await;
     let other = Database::create(db.engine());
-    for id in names_of_no_lock() {
+    for id in invalid_names() {
         let errors = [
             locks.with_task_id(&id).expect_err("this cannot be"),
             error_of(LockManager::builder().task_id(&id).connect(other.url())).await,
@@ -167,12 +167,12 @@ async fn task_ids_that_cannot_be(db: Database) {
     assert_eq!(LocksRow::read(&db, "platform").await, Some(row));
 }
 
-async fn a_release_of_what_nobody_holds(db: Database) {
+async fn release_of_a_free_lock_is_refused(db: Database) {
     let (locks, row) = used(&db).await;
     for name in ["x", "used"] {
         let error = error_of(locks.release(name)).await;
         assert!(
-            matches!(&error, LockError::NotHeld { name: told, .. } if *told == name),
+            matches!(&error, LockError::NotHeld { name: reported, .. } if *reported == name),
             "{error:?}"
         );
         assert!(error.to_string().contains(name), "{error}");
@@ -180,36 +180,39 @@ async fn a_release_of_what_nobody_holds(db: Database) {
     assert_eq!(LocksRow::read(&db, "platform").await, Some(row));
 }
 
-async fn a_release_of_what_another_holds(db: Database) {
+async fn release_of_another_tasks_lock_is_refused(db: Database) {
     let (locks, _) = used(&db).await;
     let other = locks.with_task_id("other").unwrap();
-    let stranger = LockManager::builder().task_id("stranger");
-    let stranger = stranger.connect(db.url()).await.unwrap();
-    let guard = stranger.acquire("guarded").await.unwrap();
+    let foreign = LockManager::builder().task_id("foreign");
+    let foreign = foreign.connect(db.url()).await.unwrap();
+    let guard = foreign.acquire("guarded").await.unwrap();
     let token = guard.token();
-    stranger.acquire("detached").await.unwrap().detach();
+    foreign.acquire("detached").await.unwrap().detach();
     other.acquire("neighbours").await.unwrap().detach();
     let row = LocksRow::read(&db, "platform").await;
     for (name, holder) in [
-        ("guarded", "stranger"),
-        ("detached", "stranger"),
+        ("guarded", "foreign"),
+        ("detached", "foreign"),
         ("neighbours", "other"),
     ] {
         let error = error_of(locks.release(name)).await;
         let text = error.to_string();
         assert!(text.contains(name) && text.contains(holder), "{text}");
-        let LockError::HeldByOther { holder: told, .. } = error else {
+        let LockError::HeldByOther {
+            holder: reported, ..
+        } = error
+        else {
             panic!("{error:?}");
         };
-        assert_eq!((told.name.as_str(), &*told.task_id), (name, holder));
-        assert!(told.token >= Some(token), "{told:?}");
+        assert_eq!((reported.name.as_str(), &*reported.task_id), (name, holder));
+        assert!(reported.token >= Some(token), "{reported:?}");
     }
     assert_eq!(LocksRow::read(&db, "platform").await, row);
     assert!(!guard.is_lost());
 }
 
 #[test]
-fn bad_input_costs_no_connection() {
+fn invalid_input_opens_no_connection() {
     // The checks come first: the server does not listen, and no connection is attempted.
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     port.set_nonblocking(true).unwrap();

@@ -30,18 +30,20 @@ const MARGIN: Duration = Duration::from_millis(200);
 const LATE: Duration = Duration::from_secs(2);
 
 on_every_engine!(
-    async a_killed_holders_lock_is_had_at_once,
-    async a_zombie_is_gone,
-    async a_reused_process_id_is_not_alive,
-    async a_process_that_cannot_be_looked_at_is_not_gone,
-    async without_evidence_a_killed_holders_lock_is_had_by_time,
-    async a_killed_waiter_is_passed_over,
-    async what_never_expires_outlives_its_process,
-    async what_a_killed_process_left_is_swept,
+    async lock_of_a_killed_holder_is_granted_at_once,
+    async zombie_counts_as_dead,
+    async reused_process_id_counts_as_dead,
+    async process_without_evidence_is_not_evicted,
+    async without_evidence_a_killed_holder_expires,
+    async killed_waiter_is_passed,
+    async lock_without_expiry_outlives_its_process,
+    async sessions_of_a_killed_process_are_removed,
 );
 
 async fn connect(db: &Database, evidence: Evidence) -> LockManager {
-    let builder = LockManager::builder().task_id("heir").evidence(evidence);
+    let builder = LockManager::builder()
+        .task_id("successor")
+        .evidence(evidence);
     builder.connect(db.url()).await.expect("it connects")
 }
 
@@ -76,7 +78,7 @@ fn median(mut times: Vec<Duration>) -> (Duration, Duration) {
     (times[times.len() / 2], times[times.len() - 1])
 }
 
-async fn a_killed_holders_lock_is_had_at_once(db: Database) {
+async fn lock_of_a_killed_holder_is_granted_at_once(db: Database) {
     let locks = connect(&db, Evidence::Process).await;
     let mut times = Vec::new();
     for _ in 0..KILLS {
@@ -95,7 +97,7 @@ async fn a_killed_holders_lock_is_had_at_once(db: Database) {
     assert!(longest < AT_ONCE, "{longest:?}");
 }
 
-async fn a_zombie_is_gone(db: Database) {
+async fn zombie_counts_as_dead(db: Database) {
     let locks = connect(&db, Evidence::Process).await;
     let mut holder = worker!(db.url(), "holder");
     holder.acquire("x");
@@ -111,7 +113,7 @@ async fn a_zombie_is_gone(db: Database) {
 
 /// The process identity in the dead holder's row is changed: the id of a live process, with the
 /// start time of the dead one.
-async fn a_reused_process_id_is_not_alive(db: Database) {
+async fn reused_process_id_counts_as_dead(db: Database) {
     let locks = connect(&db, Evidence::Process).await;
     let mut holder = worker!(db.url(), "holder");
     holder.acquire("x");
@@ -124,19 +126,19 @@ async fn a_reused_process_id_is_not_alive(db: Database) {
     let sql = format!("UPDATE lock_sessions SET process = '{reused}' WHERE taskId = 'holder'");
     db.execute(&sql).await;
     let asked = Instant::now();
-    granted(queue_or_have(&locks, "x")).await;
+    granted(request(&locks, "x")).await;
     assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
 }
 
 /// Requests the lock without a look at the queue, in which the request may never appear.
-fn queue_or_have(locks: &LockManager, name: &'static str) -> JoinHandle<LockGuard> {
+fn request(locks: &LockManager, name: &'static str) -> JoinHandle<LockGuard> {
     let waiting = locks.wait(name).timeout(SOON);
     tokio::spawn(async move { waiting.await.expect("it is granted in time") })
 }
 
 /// To the next holder, the lock holder's directory in `/proc` is empty. The lock holder is stopped
 /// for less than its ttl, then continues.
-async fn a_process_that_cannot_be_looked_at_is_not_gone(db: Database) {
+async fn process_without_evidence_is_not_evicted(db: Database) {
     let mut holder = worker!(db.url(), "holder");
     holder.acquire("x");
     let empty = tempfile::tempdir().expect("a directory");
@@ -157,21 +159,21 @@ async fn a_process_that_cannot_be_looked_at_is_not_gone(db: Database) {
         assert!(!all_engines_wanted() || !is_root(), "mounts must work");
         return note("left out: a process hidden in /proc, which only root can do");
     }
-    let command = script(&[env!("CARGO_BIN_EXE_peer"), "worker", db.url(), "heir"]);
-    let mut heir = Worker::of(locks_tests::process::Peer::start(command));
-    heir.send("wait x");
-    heir.expect_silence(TTL);
+    let command = script(&[env!("CARGO_BIN_EXE_peer"), "worker", db.url(), "successor"]);
+    let mut successor = Worker::of(locks_tests::process::Peer::start(command));
+    successor.send("wait x");
+    successor.expect_silence(TTL);
     assert_eq!(holder.ask("lost"), "false");
     // It sees all other processes as usual.
     holder.kill();
-    heir.granted();
+    successor.granted();
 }
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-async fn without_evidence_a_killed_holders_lock_is_had_by_time(db: Database) {
+async fn without_evidence_a_killed_holder_expires(db: Database) {
     let locks = connect(&db, Evidence::Time).await;
     let ttl = TTL.as_millis().to_string();
     let mut times = Vec::new();
@@ -196,7 +198,7 @@ async fn without_evidence_a_killed_holders_lock_is_had_by_time(db: Database) {
     assert!(longest <= TTL + MARGIN + LATE, "{longest:?}");
 }
 
-async fn a_killed_waiter_is_passed_over(db: Database) {
+async fn killed_waiter_is_passed(db: Database) {
     let locks = connect(&db, Evidence::Process).await;
     let mut holder = worker!(db.url(), "holder");
     holder.acquire("app_task_1");
@@ -219,7 +221,7 @@ async fn a_killed_waiter_is_passed_over(db: Database) {
     assert_eq!(holder.ask("lost"), "false");
 }
 
-async fn what_never_expires_outlives_its_process(db: Database) {
+async fn lock_without_expiry_outlives_its_process(db: Database) {
     let locks = connect(&db, Evidence::Process).await;
     let mut holder = worker!(db.url(), "holder", "--never");
     let token = holder.acquire("x");
@@ -242,7 +244,7 @@ async fn what_never_expires_outlives_its_process(db: Database) {
 }
 
 /// Sessions that hold nothing block no request, so no refusal leads to a look at them.
-async fn what_a_killed_process_left_is_swept(db: Database) {
+async fn sessions_of_a_killed_process_are_removed(db: Database) {
     let mut holder = worker!(db.url(), "holder");
     holder.acquire("x");
     assert_eq!(holder.ask("release"), "released");
@@ -259,7 +261,7 @@ async fn what_a_killed_process_left_is_swept(db: Database) {
         .release()
         .await
         .expect("it is ours");
-    wait_until_only(&db, &["heir"], SOON).await;
+    wait_until_only(&db, &["successor"], SOON).await;
     locks.close().await.expect("it closes");
     wait_until_only(&db, &[], SOON).await;
 }

@@ -13,11 +13,11 @@ use locks_tests::{
 const SOON: Duration = Duration::from_secs(20);
 
 on_every_engine!(
-    async a_killed_waiter_holds_up_nobody,
-    async nor_does_one_that_is_known_to_be_dead_only_by_its_silence,
-    async one_whose_session_is_lost_keeps_its_place,
-    async one_that_was_stopped_lets_others_pass_and_comes_back,
-    async a_supervisor_ends_the_waiting_of_a_task,
+    async killed_waiters_are_removed_from_the_queue,
+    async silent_waiter_is_removed_from_the_queue,
+    async waiter_with_an_evicted_session_keeps_its_place,
+    async stopped_waiter_is_passed_and_queues_again,
+    async release_task_removes_waiters_of_a_dead_task,
 );
 
 async fn manager(db: &Database, task: &str) -> LockManager {
@@ -25,7 +25,7 @@ async fn manager(db: &Database, task: &str) -> LockManager {
     builder.connect(db.url()).await.expect("it is there")
 }
 
-async fn a_killed_waiter_holds_up_nobody(db: Database) {
+async fn killed_waiters_are_removed_from_the_queue(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let (mut killed, mut next) = (waiter!(db.url(), "killed"), waiter!(db.url(), "next"));
@@ -51,7 +51,7 @@ async fn a_killed_waiter_holds_up_nobody(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn nor_does_one_that_is_known_to_be_dead_only_by_its_silence(db: Database) {
+async fn silent_waiter_is_removed_from_the_queue(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let mut killed = waiter!(db.url(), "killed", "--expiry", "1000");
@@ -73,7 +73,7 @@ async fn nor_does_one_that_is_known_to_be_dead_only_by_its_silence(db: Database)
     guard.release().await.expect("it is held");
 }
 
-async fn one_whose_session_is_lost_keeps_its_place(db: Database) {
+async fn waiter_with_an_evicted_session_keeps_its_place(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let mut first = waiter!(db.url(), "first", "--expiry", "2000");
@@ -123,7 +123,7 @@ async fn one_whose_session_is_lost_keeps_its_place(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn one_that_was_stopped_lets_others_pass_and_comes_back(db: Database) {
+async fn stopped_waiter_is_passed_and_queues_again(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let mut first = waiter!(db.url(), "first", "--expiry", "1000");
@@ -146,7 +146,7 @@ async fn one_that_was_stopped_lets_others_pass_and_comes_back(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn a_supervisor_ends_the_waiting_of_a_task(db: Database) {
+async fn release_task_removes_waiters_of_a_dead_task(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let mut dead = waiter!(db.url(), "dead", "--expiry", "0");

@@ -14,11 +14,11 @@ use tokio::task::JoinSet;
 const SOON: Duration = Duration::from_secs(30);
 
 on_every_engine!(
-    async one_more_than_the_queue_may_hold_is_told,
-    async ten_thousand_may_wait_unless_said_otherwise,
+    async request_beyond_the_queue_limit_is_refused,
+    async default_queue_limit_is_ten_thousand,
 );
 
-async fn one_more_than_the_queue_may_hold_is_told(db: Database) {
+async fn request_beyond_the_queue_limit_is_refused(db: Database) {
     let builder = LockManager::builder().task_id("holder").queue_limit(3);
     let holder = builder.connect(db.url()).await.expect("it is there");
     let guard = holder.acquire("x").await.expect("it is free");
@@ -59,7 +59,7 @@ async fn one_more_than_the_queue_may_hold_is_told(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn ten_thousand_may_wait_unless_said_otherwise(db: Database) {
+async fn default_queue_limit_is_ten_thousand(db: Database) {
     const LIMIT: usize = 10_000;
     let holder = LockManager::builder()
         .task_id("holder")

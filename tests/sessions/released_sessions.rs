@@ -8,9 +8,9 @@ use locks_tests::{engine::Database, on_every_engine, row::wait_until_empty};
 const SOON: Duration = Duration::from_secs(10);
 
 on_every_engine!(
-    async granted_after_the_task_was_released,
-    async granted_after_everything_was_released,
-    async waiting_when_the_task_is_released,
+    async task_holds_a_grant_after_release_task,
+    async task_holds_a_grant_after_release_all,
+    async waiting_task_holds_its_grant_after_release_task,
 );
 
 async fn connect(db: &Database, task: &str) -> LockManager {
@@ -43,14 +43,14 @@ async fn holds_what_it_is_granted(db: &Database, task: &LockManager, other: &Loc
     wait_until_empty(db, "platform", SOON).await;
 }
 
-async fn granted_after_the_task_was_released(db: Database) {
+async fn task_holds_a_grant_after_release_task(db: Database) {
     let (task, supervisor) = two(&db).await;
     let forgotten = supervisor.release_task("task").await;
     assert_eq!(forgotten.expect("it is done"), []);
     holds_what_it_is_granted(&db, &task, &supervisor).await;
 }
 
-async fn granted_after_everything_was_released(db: Database) {
+async fn task_holds_a_grant_after_release_all(db: Database) {
     let (task, supervisor) = two(&db).await;
     let forgotten = supervisor.release_all().await;
     assert_eq!(forgotten.expect("it is done"), []);
@@ -58,7 +58,7 @@ async fn granted_after_everything_was_released(db: Database) {
 }
 
 /// The request continues to wait, under a new session, and its grant is valid.
-async fn waiting_when_the_task_is_released(db: Database) {
+async fn waiting_task_holds_its_grant_after_release_task(db: Database) {
     let (task, supervisor) = two(&db).await;
     let first = supervisor.acquire("app_task_1").await.expect("it is free");
     let waiting = tokio::spawn(task.wait("app_task_1").timeout(SOON));
