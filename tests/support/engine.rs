@@ -17,6 +17,8 @@ use url::Url;
 
 use crate::{hostile, plain::Plain, wait};
 
+mod reuse;
+
 /// The limit for a test; a longer one hangs.
 const TEST_LIMIT: Duration = Duration::from_mins(3);
 
@@ -144,14 +146,11 @@ impl Database {
 
     /// A new, empty database on the server at this URL, whose account may create databases.
     pub fn create_on(admin: &str) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let engine = Engine::of_url(admin);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let name = format!(
-            "locks_{}_{number}_{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        );
+        if let Some(name) = reuse::take(admin) {
+            return Self::named(admin, name);
+        }
+        let name = new_name();
         let sql = match engine {
             Engine::Sqlite => panic!("SQLite has no server"),
             Engine::MySql => format!("CREATE DATABASE {name}"),
@@ -165,10 +164,14 @@ impl Database {
             conn.execute(&sql).await.expect("databases may be created");
             let _ = conn.close().await;
         });
+        Self::named(admin, name)
+    }
+
+    fn named(admin: &str, name: String) -> Self {
         let mut url = Url::parse(admin).expect("a URL");
         url.set_path(&name);
         Self {
-            engine,
+            engine: Engine::of_url(admin),
             url: url.into(),
             home: Home::Server {
                 admin: admin.to_owned(),
@@ -240,6 +243,9 @@ impl Drop for Database {
         let Home::Server { admin, name } = &self.home else {
             return;
         };
+        if reuse::give_back(admin, &self.url, name) {
+            return;
+        }
         let sql = match self.engine {
             // What a failed test left open must not block this.
             Engine::MySql => format!("SET lock_wait_timeout = 5; DROP DATABASE IF EXISTS {name}"),
@@ -257,6 +263,12 @@ impl Drop for Database {
             });
         }));
     }
+}
+
+fn new_name() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Relaxed));
+    format!("locks_{process}_{number}_{:08x}", fastrand::u32(..))
 }
 
 /// Runs an asynchronous test, if its engine is available; for
