@@ -8,6 +8,7 @@ use locks_tests::{
     hostile::{own_settings, pool_options},
     journal::{Journal, Tx},
     on_engine, on_every_engine,
+    race::Race,
 };
 use sqlx::{
     Connection as _, MySql, MySqlConnection, PgConnection, Pool, Postgres, Sqlite, SqliteConnection,
@@ -16,7 +17,7 @@ use sqlx::{
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 /// The number of races between a commit and an eviction, and the number of lanes they run in.
-const RACES: usize = 500;
+const RACES: usize = 200;
 const LANES: usize = 5;
 
 on_every_engine!(
@@ -152,9 +153,7 @@ struct Lane {
     supervisor: LockManager,
     journal: Journal,
     number: usize,
-    /// The delay from the commit to the eviction, in microseconds. It adapts to the results,
-    /// because otherwise one side would always win.
-    lead: i64,
+    race: Race,
     committed: usize,
     refused: usize,
 }
@@ -173,7 +172,7 @@ async fn commit_never_succeeds_after_an_eviction(db: Database) {
             supervisor: connect("supervisor").await,
             journal: journal.clone(),
             number,
-            lead: 0,
+            race: Race::default(),
             committed: 0,
             refused: 0,
         };
@@ -200,13 +199,7 @@ impl Lane {
     async fn race(&mut self, race: usize) {
         let entry = format!("{}_{race}", self.number);
         let guard = self.holder.acquire("x").await.expect("it is free");
-        let lead = self.lead + fastrand::i64(-1_000..1_000);
-        let pause = async |micros: i64| {
-            let micros = u64::try_from(micros).unwrap_or_default();
-            tokio::time::sleep(Duration::from_micros(micros)).await;
-        };
         let evicting = async {
-            pause(lead).await;
             let taken = self
                 .supervisor
                 .release_task("holder")
@@ -218,17 +211,16 @@ impl Lane {
             (self.journal.has(&entry).await, next)
         };
         let committing = async {
-            pause(-lead).await;
             let tx = self.journal.begin_entry(&entry).await.expect("it begins");
             commit(&guard, tx).await
         };
-        let ((there, next), committed) = tokio::join!(evicting, committing);
+        let (committed, (there, next)) = self.race.run(committing, evicting).await;
+        self.race.note(committed.is_ok());
         match &committed {
             Ok(()) => self.committed += 1,
             Err(error) if error.is_lost() => self.refused += 1,
             Err(error) => panic!("{error}"),
         }
-        self.lead += if committed.is_ok() { -500 } else { 500 };
         assert_eq!(committed.is_ok(), self.journal.has(&entry).await);
         assert_eq!(committed.is_ok(), there, "committed after the eviction");
         assert!(guard.release().await.expect_err("it was taken").is_lost());

@@ -208,7 +208,7 @@ fn sorted_requests_never_deadlock(db: Database) {
     let path: &Path = directory.path();
     let start = |n: usize| {
         let (task, path) = (format!("t{n}"), path.to_str().expect("text"));
-        let args = ["traffic", db.url(), &task, path, "4", "30000"];
+        let args = ["traffic", db.url(), &task, path, "4", "10000"];
         Peer::spawn(env!("CARGO_BIN_EXE_peer"), args)
     };
     let mut peers: Vec<_> = (0..3).map(start).collect();
@@ -225,9 +225,9 @@ fn sorted_requests_never_deadlock(db: Database) {
         peer.finish_well(SOON);
     }
     note(&format!(
-        "{performed} programs in 30 s on {} without a deadlock",
+        "{performed} programs in 10 s on {} without a deadlock",
         db.engine()
     ));
-    assert!(performed > 200, "{performed}");
+    assert!(performed > 60, "{performed}");
     Oracle::open(path).assert_clean();
 }

@@ -14,7 +14,7 @@ use locks_tests::{
 use sqlx::migrate::Migrator;
 
 const SOON: Duration = Duration::from_secs(30);
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 6;
 const TABLES: [&str; 3] = ["lock_fences", "lock_sessions", "locks"];
 
 on_every_engine!(

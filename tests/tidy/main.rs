@@ -314,6 +314,20 @@ fn every_file_belongs_to_a_target_and_every_target_has_its_file() {
 }
 
 #[test]
+fn every_test_binary_is_run() {
+    let script = read("tests/run");
+    let words: Vec<_> = script.split_whitespace().collect();
+    let targets = PACKAGES.values().flat_map(|package| {
+        let targets = package["targets"].as_array().expect("targets");
+        targets.iter().filter(|target| target["kind"][0] == "test")
+    });
+    let names = targets.map(|target| text(&target["name"]));
+    let missing = names.filter(|name| !words.windows(2).any(|pair| pair == ["--test", name]));
+    let missing: Vec<_> = missing.map(str::to_owned).collect();
+    assert_none(&missing, "not run by tests/run");
+}
+
+#[test]
 fn files_under_src_are_short() {
     let mut wrong = Vec::new();
     for file in files_on_disk() {

@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 const TTL: Duration = Duration::from_secs(12);
 /// The number of ttls for which the locks are watched once all are held.
-const WATCHED: u32 = 3;
+const WATCHED: u32 = 2;
 /// The number of requests that are pending at one time.
 const PENDING: usize = 1_000;
 /// The limit for the acquisition of all locks.

@@ -28,7 +28,7 @@ fn release_wakes_a_waiter_of_another_process(db: Database) {
         let lengths = [
             (Duration::from_millis(50), 1, 30),
             (Duration::from_secs(1), 3, 5),
-            (Duration::from_secs(20), 5, 1),
+            (Duration::from_secs(8), 5, 1),
         ];
         let db = &db;
         let started = lengths.map(|(length, waiters, rounds)| {
@@ -79,7 +79,7 @@ fn release_in_one_process_is_known_at_once(db: Database) {
         let waiting = other.wait("x");
         let waiting = thread::spawn(move || (waiting.blocking(), Instant::now()));
         block_on(wait_until_queued(&db, "platform", 1));
-        thread::sleep(Duration::from_secs(2));
+        thread::sleep(Duration::from_secs(1));
         let released = Instant::now();
         drop(guard);
         let (granted, at) = waiting.join().expect("no panic");

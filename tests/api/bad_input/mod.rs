@@ -1,7 +1,6 @@
 //! Invalid input: each gives a clear error and changes nothing.
 
 mod addresses;
-mod features;
 mod names;
 mod rights;
 mod rows;

@@ -16,7 +16,7 @@ use locks_tests::{
 use super::{SETTLED, behind_relay, direct, holder_of, wait_until_free};
 
 /// The number of closed connections in a run, over all four workers.
-const CUTS: u64 = 200;
+const CUTS: u64 = 100;
 
 on_every_engine!(
     servers:

@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use locks_core::{LockError, LockManager};
-use locks_tests::{cluster::NODES, engine::note};
+use locks_tests::{cluster::NODES, engine::note, race::Race};
 use sqlx::MySqlPool;
 
 use super::scene::{CAUSAL, PLAIN, Scene, has, insert, on_cluster};
 
 /// The most races between a commit and an eviction, their duration, and the number of lanes.
 const RACES: usize = 500;
-const RACING: Duration = Duration::from_secs(40);
-const ENOUGH_RACES: usize = 100;
+const RACING: Duration = Duration::from_secs(15);
+const ENOUGH_RACES: usize = 50;
 const LANES: usize = 5;
 
 /// A holder and a supervisor on different nodes, in a namespace of their own. In every second lane
@@ -22,9 +22,7 @@ struct Lane {
     supervisor: LockManager,
     /// The connections of the holder's application and of the next holder's.
     pools: [MySqlPool; 2],
-    /// How much later than the commit the eviction begins, in microseconds. It adapts to the
-    /// results, because otherwise one side would always win.
-    lead: i64,
+    race: Race,
     committed: usize,
     lost: usize,
     /// Commits that were refused with another error than `Lost`.
@@ -52,7 +50,7 @@ async fn races(scene: Scene) {
             holder: scene.connect(node, &namespace, "holder").await,
             supervisor: scene.connect(next, &namespace, "supervisor").await,
             pools: [application, scene.pool(next, PLAIN).await],
-            lead: 0,
+            race: Race::default(),
             committed: 0,
             lost: 0,
             misreported: Vec::new(),
@@ -86,13 +84,7 @@ impl Lane {
     async fn race(&mut self, race: usize) {
         let entry = format!("{}_{race}", self.number);
         let guard = self.holder.acquire("x").await.expect("it is free");
-        let lead = self.lead + fastrand::i64(-1_000..1_000);
-        let pause = async |micros: i64| {
-            let micros = u64::try_from(micros).unwrap_or_default();
-            tokio::time::sleep(Duration::from_micros(micros)).await;
-        };
         let evict = async {
-            pause(lead).await;
             let taken = self.supervisor.release_task("holder").await;
             assert_eq!(taken.expect("the node answers").len(), 1);
             let next = self.supervisor.acquire("x").await.expect("it is free");
@@ -101,12 +93,11 @@ impl Lane {
             (has(&self.pools[1], &entry).await, next)
         };
         let commit = async {
-            pause(-lead).await;
             let tx = insert(&self.pools[0], &entry).await;
             guard.commit(tx.expect("no other task has it")).await
         };
-        let ((seen, next), committed) = tokio::join!(evict, commit);
-        self.lead += if committed.is_ok() { -500 } else { 500 };
+        let (committed, (seen, next)) = self.race.run(commit, evict).await;
+        self.race.note(committed.is_ok());
         assert_eq!(
             committed.is_ok(),
             seen,

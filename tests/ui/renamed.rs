@@ -1,5 +1,7 @@
 //! The library under another name, while its own name is another crate's.
 #![deny(warnings)]
+// `core` takes the name without being used.
+#![allow(unused_extern_crates, unreachable_pub)]
 
 extern crate core as locks_core;
 pub extern crate locks_core as renamed_locks;
@@ -22,6 +24,7 @@ fn reexported(id: u8) -> Result<u8, LockError> {
     Ok(id)
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (renamed(1), reexported);
 }

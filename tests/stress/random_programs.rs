@@ -20,7 +20,7 @@ use locks_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(30);
-const PROGRAMS: usize = 500;
+const PROGRAMS: usize = 200;
 /// How many run at one time, each in a namespace of its own.
 const NAMESPACES: usize = 10;
 const PROCESSES: usize = 4;

@@ -15,8 +15,8 @@ use locks_tests::{
 use tempfile::TempDir;
 
 const PROCESSES: u32 = 8;
-const RUN: Duration = Duration::from_secs(10);
-const ENOUGH: u64 = 1000;
+const RUN: Duration = Duration::from_secs(5);
+const ENOUGH: u64 = 500;
 /// The limit for the end of an idle process, also on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 /// The limit for a run on a busy machine, which may take longer to reach enough grants.
@@ -73,11 +73,11 @@ async fn assert_empty(db: &Database) {
 }
 
 async fn no_forbidden_pair_overlaps(db: Database) {
-    let contention = Contest::start(|directory, task| peer!("contend", db.url(), directory, task));
+    let contest = Contest::start(|directory, task| peer!("contend", db.url(), directory, task));
     thread::sleep(RUN);
-    let mut oracle = contention.oracle();
-    wait::until_blocking(LATE, "a thousand grants", || oracle.grants() >= ENOUGH);
-    contention.finish();
+    let mut oracle = contest.oracle();
+    wait::until_blocking(LATE, "enough grants", || oracle.grants() >= ENOUGH);
+    contest.finish();
     assert_empty(&db).await;
 }
 
@@ -87,9 +87,9 @@ fn a_server_comes_back(engine: Engine) {
         return;
     };
     let db = Database::create_on(server.url());
-    let contention =
+    let contest =
         Contest::start(|directory, task| peer!("contend", db.url(), directory, task, "--patient"));
-    let mut oracle = contention.oracle();
+    let mut oracle = contest.oracle();
     wait::until_blocking(SOON, "work", || oracle.grants() > 100);
     for end in [Server::stop, Server::kill] {
         end(&server);
@@ -97,7 +97,7 @@ fn a_server_comes_back(engine: Engine) {
         server.start_again();
         wait::until_blocking(SOON, "work again", || oracle.grants() > before + 100);
     }
-    contention.finish();
+    contest.finish();
     wait::block_on_thread(assert_empty(&db));
 }
 

@@ -19,7 +19,7 @@ use locks_tests::{
 };
 
 const PROCESSES: usize = 8;
-const RUN: Duration = Duration::from_secs(30);
+const RUN: Duration = Duration::from_secs(12);
 const TTL: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(100);
 /// What a busy machine may add.
