@@ -154,7 +154,7 @@ async fn dropped_waits_leave_no_entry(db: Database) {
 
 async fn assert_dropped_requests_leave_nothing(db: &Database, how: &str) {
     // The number of dropped requests. Some other requests are answered first.
-    const DROPPED: u32 = 500;
+    const DROPPED: u32 = 480;
     let limit = Duration::from_mins(1);
     let mut peer = peer!("request-dropper", db.url(), how, DROPPED.to_string());
     let counts = peer.expect_line("counts", limit);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use locks_core::{Evidence, Expiry, LockGuard, LockManager};
 use locks_tests::{
     engine::{Database, Engine, run_async},
-    events::Events,
+    events::{Events, HEARTBEAT_EXPIRED},
     journal::{Journal, Tx},
     on_engine, on_every_engine,
     relay::Relay,
@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(40);
 const TTL: Duration = Duration::from_millis(1_200);
+/// A part of the reason of a loss.
+const NOT_RENEWED: &str = "not renewed in time";
 /// The ttl of sessions that survive an outage which is too long for the others.
 const LONG: Duration = Duration::from_secs(9);
 
@@ -81,7 +83,7 @@ impl Scene {
         let events = Events::keep().with("namespace", &self.namespace);
         let evicted = events.iter().filter(|event| {
             let cause = event.get("cause").unwrap_or_default();
-            cause.contains("Stopped")
+            cause.contains(HEARTBEAT_EXPIRED)
         });
         evicted.count()
     }
@@ -136,7 +138,7 @@ async fn long_outage_reports_losses_and_evicts_no_session(db: Database) {
     // The loss is reported while the database is unavailable, by the holder's own clock.
     for number in [0, 2] {
         let reported = scene.holders[number].ask("loss");
-        assert!(reported.contains("not renewed in time"), "{reported}");
+        assert!(reported.contains(NOT_RENEWED), "{reported}");
     }
     assert!(
         away.elapsed() < TTL + Duration::from_secs(1),
@@ -188,7 +190,7 @@ fn a_server_that_crashes_and_comes_back(engine: Engine) {
     long.acquire("y");
     server.kill();
     let reported = short.ask("loss");
-    assert!(reported.contains("not renewed in time"), "{reported}");
+    assert!(reported.contains(NOT_RENEWED), "{reported}");
     server.start_again();
     let successor = LockManager::builder()
         .task_id("successor")
@@ -246,7 +248,7 @@ fn sqlite_locked_for_longer_than_the_ttl_reports_losses() {
         Session::next_beat(&db, "long", SOON).await;
         let tx = journal.begin_entry("slow").await.expect("it begins");
         let reported = short.ask("loss");
-        assert!(reported.contains("not renewed in time"), "{reported}");
+        assert!(reported.contains(NOT_RENEWED), "{reported}");
         tokio::time::sleep(2 * TTL).await;
         assert!(!waiting.is_finished());
         assert_eq!(long.ask("lost"), "false");

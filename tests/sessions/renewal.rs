@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use locks_core::{Evidence, Expiry, LockGuard, LockManager};
 use locks_tests::{
     engine::{Database, note},
-    events::Events,
+    events::{Events, RENEWAL_FAILS},
     journal::{Journal, Tx},
     on_engine, on_every_engine,
     relay::{How, Relay, When},
@@ -283,7 +283,7 @@ async fn at_half_the_ttl_a_warning_is_logged(db: Database) {
             event.level == tracing::Level::WARN
                 && event
                     .get("message")
-                    .is_some_and(|text| text.contains("cannot be renewed"))
+                    .is_some_and(|text| text.contains(RENEWAL_FAILS))
         })
     };
     wait::until(ttl, "a warning", async || warned()).await;

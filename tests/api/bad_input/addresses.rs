@@ -146,7 +146,7 @@ async fn silent_server_is_reported(db: Database) {
 }
 
 async fn missing_database_is_reported(db: Database) {
-    let url = db.url_with(|url| url.set_path("locks_of_nobody"));
+    let url = db.url_with(|url| url.set_path("locks_missing"));
     let error = error_of(LockManager::connect(&url)).await;
     assert!(
         matches!(
@@ -158,7 +158,7 @@ async fn missing_database_is_reported(db: Database) {
         ),
         "{error:?}"
     );
-    assert!(error.to_string().contains("locks_of_nobody"), "{error}");
+    assert!(error.to_string().contains("locks_missing"), "{error}");
     Plain::connect(&url)
         .await
         .expect_err("it is still not there");

@@ -3,7 +3,7 @@
 use locks_core::LockError;
 use locks_tests::{
     engine::Database,
-    events::Events,
+    events::{Events, FORGOTTEN},
     on_every_engine,
     row::{LocksRow, wait_until_empty},
     wait, worker,
@@ -158,7 +158,7 @@ fn is_forgotten(event: &locks_tests::events::Event, name: &str) -> bool {
     event.get("lock") == Some(name)
         && event
             .get("message")
-            .is_some_and(|text| text.contains("forg"))
+            .is_some_and(|text| text.contains(FORGOTTEN))
 }
 
 async fn release_task_without_locks_writes_nothing(db: Database) {

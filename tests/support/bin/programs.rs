@@ -52,17 +52,17 @@ pub(crate) fn on_demand(settings: &Settings) {
             let owner = settings.task().to_owned();
             tokio::spawn(async move {
                 let oracle = Mutex::new(Oracle::open(directory));
-                let performance = Execution {
+                let execution = Execution {
                     locks: &locks,
                     oracle: &oracle,
                     owner: &owner,
                 };
-                let performed = match &*how {
-                    "scoped" => performance.scoped(&program.requests).await,
-                    "guards" => performance.by_guards(&program.requests).await,
+                let finished = match &*how {
+                    "scoped" => execution.scoped(&program.requests).await,
+                    "guards" => execution.by_guards(&program.requests).await,
                     _ => panic!("how is {how}?"),
                 };
-                match performed {
+                match finished {
                     Ok(()) => say(&format!("done {namespace}")),
                     Err(error) => say(&format!("failed {namespace} {error}")),
                 }
@@ -71,7 +71,7 @@ pub(crate) fn on_demand(settings: &Settings) {
     });
 }
 
-/// Runs random programs for some time, several concurrently. Prints `performed` and their number,
+/// Runs random programs for some time, several concurrently. Prints `finished` and their number,
 /// and `failed` with each error.
 pub(crate) fn at_random(settings: &Settings, directory: PathBuf, time: Duration, jobs: usize) {
     let start = Instant::now();
@@ -83,28 +83,28 @@ pub(crate) fn at_random(settings: &Settings, directory: PathBuf, time: Duration,
             let owner = format!("{}.{number}", settings.task());
             tokio::spawn(async move {
                 let oracle = Mutex::new(Oracle::open(&directory));
-                let performance = Execution {
+                let execution = Execution {
                     locks: &locks,
                     oracle: &oracle,
                     owner: &owner,
                 };
-                let mut performed = 0;
+                let mut finished = 0;
                 while start.elapsed() < time {
                     let program = Program::random();
-                    if let Err(error) = performance.scoped(&program.requests).await {
+                    if let Err(error) = execution.scoped(&program.requests).await {
                         say(&format!("failed {program}: {error}"));
                     }
-                    performed += 1;
+                    finished += 1;
                 }
-                performed
+                finished
             })
         };
         let running: Vec<_> = (0..jobs).map(job).collect();
-        let mut performed = 0;
+        let mut finished = 0;
         for job in running {
-            performed += job.await.expect("it does not panic");
+            finished += job.await.expect("it does not panic");
         }
-        say(&format!("performed {performed}"));
+        say(&format!("finished {finished}"));
     });
 }
 
@@ -174,12 +174,12 @@ impl Execution<'_> {
 type Inside<'a> = (&'a Execution<'a>, Moment, &'a [Vec<String>]);
 
 async fn inside(guard: &LockGuard, inside: Inside<'_>) -> Result<(), LockError> {
-    let (performance, asked, requests) = inside;
+    let (execution, asked, requests) = inside;
     let names: Vec<_> = guard.names().iter().map(LockName::as_str).collect();
-    performance.enter(&names, guard, asked).await;
-    let performed = performance.scoped(requests).await;
-    performance.leave(&names).await;
-    performed
+    execution.enter(&names, guard, asked).await;
+    let finished = execution.scoped(requests).await;
+    execution.leave(&names).await;
+    finished
 }
 
 #[with_lock("<a>", locks = locks, guard = guard)]

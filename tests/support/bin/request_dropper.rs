@@ -14,7 +14,7 @@ const NAMES: [&str; 3] = ["box_update", "app_task_1", "app_backup_1"];
 /// The number of concurrent tasks, of two managers.
 const JOBS: u32 = 8;
 /// One request of this many is awaited to its end, so that the others conflict with a holder.
-const TIME_OUT: u32 = 10;
+const AWAITED: u32 = 10;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RequestDropper {
@@ -87,7 +87,7 @@ async fn ask(locks: LockManager, how: How, number: u32, typical: Duration) -> Co
     let mut counts = Counts::default();
     while counts.dropped < number {
         let name = NAMES[fastrand::usize(..NAMES.len())];
-        let limit = if fastrand::u32(..TIME_OUT) == 0 {
+        let limit = if fastrand::u32(..AWAITED) == 0 {
             Duration::MAX
         } else {
             typical.mul_f64(fastrand::f64() * 4.0)
