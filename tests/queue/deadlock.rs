@@ -3,17 +3,12 @@
 // A test takes its database by value, and drops it at its end.
 #![allow(clippy::needless_pass_by_value)]
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use locks_core::LockManager;
 use locks_tests::{
-    engine::{Database, note},
+    engine::Database,
     on_every_engine,
-    oracle::Oracle,
-    process::Peer,
     row::{wait_until_empty, wait_until_queued},
     waiter,
     waiter::Waiter,
@@ -28,7 +23,6 @@ on_every_engine!(
     async call_that_waits_for_its_caller_is_refused_at_once,
     async siblings_and_guards_without_a_scope_wait,
     async task_passes_an_update_that_waits_for_it,
-    sync sorted_requests_never_deadlock,
 );
 
 fn processes(db: &Database, number: usize) -> Vec<Waiter> {
@@ -201,33 +195,4 @@ async fn task_passes_an_update_that_waits_for_it(db: Database) {
         let guard = guard.expect("no panic").expect("it is granted");
         guard.release().await.expect("it is held");
     }
-}
-
-fn sorted_requests_never_deadlock(db: Database) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path: &Path = directory.path();
-    let start = |n: usize| {
-        let (task, path) = (format!("t{n}"), path.to_str().expect("text"));
-        let args = ["traffic", db.url(), &task, path, "4", "10000"];
-        Peer::spawn(env!("CARGO_BIN_EXE_peer"), args)
-    };
-    let mut peers: Vec<_> = (0..3).map(start).collect();
-    let mut finished = 0;
-    for peer in &mut peers {
-        while let Some(line) = peer.next_line(Duration::from_secs(90)) {
-            match line.split_once(' ') {
-                Some(("finished", number)) => {
-                    finished += number.parse::<u32>().expect("a number");
-                }
-                _ => panic!("{line}"),
-            }
-        }
-        peer.finish_well(SOON);
-    }
-    note(&format!(
-        "{finished} programs in 10 s on {} without a deadlock",
-        db.engine()
-    ));
-    assert!(finished > 60, "{finished}");
-    Oracle::open(path).assert_clean();
 }

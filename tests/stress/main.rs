@@ -5,6 +5,11 @@
 mod contention;
 mod exclusion;
 mod galera;
+mod many_sessions;
+mod queue_limit;
 mod random_faults;
 mod random_programs;
+mod remote_database;
+mod session_counts;
+mod sorted_requests;
 mod starvation;

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
         mpsc::{self, RecvTimeoutError},
     },
@@ -325,8 +326,15 @@ pub fn run_sync(engine: Engine, test: impl FnOnce(Database) + Send + 'static) {
     }
 }
 
+/// Keeps other tests of this process that call it from running until the value is dropped.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes a `#[test]` on every engine, in the modules `sqlite`, `mysql` and `postgres`, of each
-/// named function from a [`Database`]. With `servers:`, SQLite is left out.
+/// named function from a [`Database`]. With `servers:`, SQLite is left
+/// out. Tests that are `async_alone` or `sync_alone` hold [`alone`].
 ///
 /// ```text
 /// on_every_engine!(async a_held_lock_is_busy, sync the_last_drop_flushes);
@@ -359,6 +367,14 @@ macro_rules! on_every_engine {
     (@run async $engine:ident $name:ident) => {
         $crate::engine::run_async($crate::engine::Engine::$engine, super::$name)
     };
+    (@run async_alone $engine:ident $name:ident) => {{
+        let _alone = $crate::engine::alone();
+        $crate::engine::run_async($crate::engine::Engine::$engine, super::$name)
+    }};
+    (@run sync_alone $engine:ident $name:ident) => {{
+        let _alone = $crate::engine::alone();
+        $crate::engine::run_sync($crate::engine::Engine::$engine, super::$name)
+    }};
     (@run sync $engine:ident $name:ident) => {
         $crate::engine::run_sync($crate::engine::Engine::$engine, super::$name)
     };

@@ -12,7 +12,7 @@ use allocation_counter::measure;
 use locks_core::{LockManager, Result, with_lock};
 use locks_tests::{engine::Database, on_every_engine, row::WriteCount};
 
-on_every_engine!(async it_polls_without_allocating, async it_writes_as_often_as_by_hand);
+on_every_engine!(async_alone it_polls_without_allocating, async_alone it_writes_as_often_as_by_hand);
 
 /// A body that never completes, and counts its polls.
 async fn endless(asked: &Cell<usize>) -> Result<u32> {

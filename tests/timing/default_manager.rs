@@ -3,7 +3,7 @@
 
 use locks_core::{LockError, LockManager, Result, with_lock};
 use locks_tests::{
-    engine::{Database, Engine},
+    engine::{Database, Engine, alone},
     wait,
 };
 
@@ -22,8 +22,11 @@ async fn connect(db: &Database, task: &str) -> LockManager {
     locks.await.unwrap()
 }
 
+// The guard keeps other tests out, and this task is the only one of its runtime that needs it.
+#[allow(clippy::await_holding_lock)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_default_is_the_scoped_or_the_installed_one() {
+    let _alone = alone();
     let db = Database::create(Engine::Sqlite);
     let (one, two) = (connect(&db, "one").await, connect(&db, "two").await);
 

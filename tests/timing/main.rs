@@ -5,9 +5,6 @@
 mod attribute_cost;
 mod default_manager;
 mod finished_tasks;
-mod many_sessions;
 mod polling;
-mod remote_database;
-mod session_costs;
-mod session_counts;
+mod time_outs;
 mod wake_up;

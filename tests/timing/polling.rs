@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 const SOON: Duration = Duration::from_secs(20);
 
 on_every_engine!(
-    servers: async a_thousand_waiters_cost_as_much_as_one,
-    async idle_process_sends_no_requests,
-    async a_missing_row_is_looked_for_every_50_ms,
+    servers: async_alone a_thousand_waiters_cost_as_much_as_one,
+    async_alone idle_process_sends_no_requests,
+    async_alone a_missing_row_is_looked_for_every_50_ms,
 );
 
 async fn manager(url: &str, task: &str) -> LockManager {

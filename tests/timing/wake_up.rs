@@ -21,7 +21,7 @@ use locks_tests::{
 
 const SOON: Duration = Duration::from_secs(20);
 
-on_every_engine!(sync release_wakes_a_waiter_of_another_process, sync release_in_one_process_is_known_at_once);
+on_every_engine!(sync_alone release_wakes_a_waiter_of_another_process, sync_alone release_in_one_process_is_known_at_once);
 
 fn release_wakes_a_waiter_of_another_process(db: Database) {
     let measured = thread::scope(|scope| {
