@@ -21,16 +21,17 @@ const SOON: Duration = Duration::from_secs(20);
 const TTL: Duration = Duration::from_secs(1);
 /// During a test nothing is renewed, and no session is idle for long enough to end.
 const LONG: Duration = Duration::from_mins(10);
-const SESSIONS: usize = 6_000;
-/// The latency from the process to the server, one way, while six thousand sessions are closed.
-const LATENCY: Duration = Duration::from_millis(1);
+const SESSIONS: usize = 2_000;
+/// The latency from the process to the server, one way, while the sessions are closed. One
+/// statement per session would take longer than `close` may.
+const LATENCY: Duration = Duration::from_millis(3);
 
 on_every_engine!(
     async close_reports_a_lock_that_an_open_fenced_transaction_keeps,
-    async close_deletes_six_thousand_sessions_or_reports_an_error,
-    async a_driver_whose_detached_lock_was_released_ends,
-    async a_driver_whose_detached_lock_was_taken_away_ends,
-    async a_driver_whose_detached_lock_was_taken_away_before_the_drop_ends,
+    async close_deletes_two_thousand_sessions_or_reports_an_error,
+    async driver_ends_after_its_detached_lock_was_released,
+    async driver_ends_after_its_detached_lock_was_taken_away,
+    async driver_ends_if_its_detached_lock_was_taken_away_before_the_drop,
 );
 
 async fn connect(url: &str, task: &str, ttl: Duration) -> LockManager {
@@ -66,7 +67,7 @@ async fn close_reports_a_lock_that_an_open_fenced_transaction_keeps(db: Database
     drop(next.expect("the lock is free once the transaction has ended"));
 }
 
-async fn close_deletes_six_thousand_sessions_or_reports_an_error(db: Database) {
+async fn close_deletes_two_thousand_sessions_or_reports_an_error(db: Database) {
     let (connections, url) = Connections::of(&db);
     let locks = connect(&url, "main", LONG).await;
     let start = Instant::now();
@@ -160,7 +161,7 @@ async fn take_all_away(db: &Database) {
 }
 
 /// The simple case. It also shows that the test counts the connections of a driver.
-async fn a_driver_whose_detached_lock_was_released_ends(db: Database) {
+async fn driver_ends_after_its_detached_lock_was_released(db: Database) {
     let (locks, connections) = detached(&db).await;
     locks.release("x").await.expect("it is detached");
     assert!(connections.open() > 0);
@@ -168,7 +169,7 @@ async fn a_driver_whose_detached_lock_was_released_ends(db: Database) {
     connections.wait_until_gone().await;
 }
 
-async fn a_driver_whose_detached_lock_was_taken_away_ends(db: Database) {
+async fn driver_ends_after_its_detached_lock_was_taken_away(db: Database) {
     let (locks, connections) = detached(&db).await;
     drop(locks);
     // The lock is held until its process ends.
@@ -179,7 +180,7 @@ async fn a_driver_whose_detached_lock_was_taken_away_ends(db: Database) {
     connections.wait_until_gone().await;
 }
 
-async fn a_driver_whose_detached_lock_was_taken_away_before_the_drop_ends(db: Database) {
+async fn driver_ends_if_its_detached_lock_was_taken_away_before_the_drop(db: Database) {
     let (locks, connections) = detached(&db).await;
     take_all_away(&db).await;
     drop(locks);

@@ -21,13 +21,13 @@ use tokio::{task::JoinSet, time::sleep};
 const SOON: Duration = Duration::from_secs(10);
 
 on_every_engine!(
-    async every_ordered_pair,
-    async every_ordered_pair_within_one_task,
-    async every_pair_in_one_request,
+    async every_ordered_pair_conflicts_as_the_table_says,
+    async locks_of_one_task_conflict_as_the_table_says,
+    async names_of_one_request_do_not_conflict,
     async one_refused_name_refuses_the_whole_request,
-    async another_matrix_is_refused_whatever_it_asks_for,
-    async a_waiter_of_another_matrix_gets_its_turn,
-    async two_matrices_never_hold_at_once,
+    async request_with_another_matrix_is_refused_for_any_name,
+    async waiter_with_another_matrix_is_granted_later,
+    async two_matrices_never_hold_locks_at_one_time,
 );
 
 async fn connect(db: &Database, task: &str, matrix: ConflictMatrix) -> LockManager {
@@ -62,9 +62,9 @@ fn assert_refused_by(error: &LockError, asked: &str, guard: &LockGuard, task: &s
     assert_eq!(&*holder.task_id, task, "{error}");
     assert_eq!(holder.token, Some(guard.token()), "{error}");
     assert!(holder.since.is_some(), "{error}");
-    let told = error.to_string();
+    let reported = error.to_string();
     for part in [asked, holder.name.as_str(), task] {
-        assert!(told.contains(part), "{part} is not in {told:?}");
+        assert!(reported.contains(part), "{part} is not in {reported:?}");
     }
 }
 
@@ -92,7 +92,7 @@ async fn judge_all_pairs(holding: &LockManager, asking: &LockManager) {
     }
 }
 
-async fn every_ordered_pair(db: Database) {
+async fn every_ordered_pair_conflicts_as_the_table_says(db: Database) {
     let a = connect(&db, "a", ConflictMatrix::platform()).await;
     let b = connect(&db, "b", ConflictMatrix::platform()).await;
     judge_all_pairs(&a, &b).await;
@@ -100,14 +100,14 @@ async fn every_ordered_pair(db: Database) {
 }
 
 /// A task conflicts with its own locks. The platform's matrix is the default.
-async fn every_ordered_pair_within_one_task(db: Database) {
+async fn locks_of_one_task_conflict_as_the_table_says(db: Database) {
     let a = LockManager::connect(db.url()).await.expect("it connects");
     judge_all_pairs(&a, &a.clone()).await;
     wait_until_empty(&db, "platform", SOON).await;
 }
 
 /// Names of one request do not conflict with each other. Each of them conflicts with other locks.
-async fn every_pair_in_one_request(db: Database) {
+async fn names_of_one_request_do_not_conflict(db: Database) {
     let a = connect(&db, "a", ConflictMatrix::platform()).await;
     let b = connect(&db, "b", ConflictMatrix::platform()).await;
     for (one, other) in pairs() {
@@ -133,15 +133,15 @@ async fn one_refused_name_refuses_the_whole_request(db: Database) {
     let held = a.acquire("box_update").await.expect("nothing is held");
     for names in [["app_task_1", "other"], ["other", "app_task_1"]] {
         let LockError::Busy {
-            names: mut told,
+            names: mut reported,
             blocked_by,
             ..
         } = b.acquire(names).await.expect_err("it is refused")
         else {
             panic!("it is busy");
         };
-        told.sort();
-        assert_eq!(told[..], ["app_task_1", "other"]);
+        reported.sort();
+        assert_eq!(reported[..], ["app_task_1", "other"]);
         assert!(matches!(&blocked_by[..], [Blocker::Holder(h)] if h.name == "box_update"));
         let holders = b.held().await.expect("it is readable");
         assert_eq!(holders.len(), 1, "{holders:?}");
@@ -164,7 +164,7 @@ fn assert_other_matrix(blocked_by: &[Blocker], task: &str) {
 }
 
 /// Names that conflict in neither of the two matrices.
-async fn another_matrix_is_refused_whatever_it_asks_for(db: Database) {
+async fn request_with_another_matrix_is_refused_for_any_name(db: Database) {
     let a = connect(&db, "a", ConflictMatrix::platform()).await;
     let b = connect(&db, "b", ConflictMatrix::exclusive()).await;
     for (holding, asking) in [(&a, &b), (&b, &a)] {
@@ -191,7 +191,7 @@ async fn another_matrix_is_refused_whatever_it_asks_for(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn a_waiter_of_another_matrix_gets_its_turn(db: Database) {
+async fn waiter_with_another_matrix_is_granted_later(db: Database) {
     let a = connect(&db, "a", ConflictMatrix::platform()).await;
     let b = connect(&db, "b", ConflictMatrix::exclusive()).await;
     for (holding, asking) in [(&a, &b), (&b, &a)] {
@@ -216,7 +216,7 @@ struct Sides {
     grants: [AtomicU32; 2],
 }
 
-async fn two_matrices_never_hold_at_once(db: Database) {
+async fn two_matrices_never_hold_locks_at_one_time(db: Database) {
     const ENOUGH: u32 = 50;
     let sides = Arc::new(Sides::default());
     let mut jobs = JoinSet::new();

@@ -8,6 +8,7 @@ use locks_tests::{
     hostile::{own_settings, pool_options},
     journal::{Journal, Tx},
     on_engine, on_every_engine,
+    race::Race,
 };
 use sqlx::{
     Connection as _, MySql, MySqlConnection, PgConnection, Pool, Postgres, Sqlite, SqliteConnection,
@@ -16,17 +17,17 @@ use sqlx::{
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 /// The number of races between a commit and an eviction, and the number of lanes they run in.
-const RACES: usize = 500;
+const RACES: usize = 200;
 const LANES: usize = 5;
 
 on_every_engine!(
-    async it_takes_whatever_can_be_fenced,
-    async commit_refuses_and_rolls_back_what_is_lost,
+    async fence_and_commit_accept_every_connection_type,
+    async commit_under_a_lost_lock_is_refused_and_rolled_back,
     async commit_and_fence_may_be_repeated,
-    async commit_and_eviction_never_both,
-    async a_failed_transaction_is_no_loss,
-    async other_requests_do_not_hold_up_a_commit,
-    async what_a_loss_says,
+    async commit_never_succeeds_after_an_eviction,
+    async failed_transaction_is_not_reported_as_a_loss,
+    async other_requests_do_not_delay_a_commit,
+    async loss_names_the_locks_and_the_reason,
 );
 on_every_engine!(servers: async a_release_waits_for_the_transaction_around_a_nested_one);
 
@@ -94,7 +95,7 @@ macro_rules! takes {
     }};
 }
 
-async fn it_takes_whatever_can_be_fenced(db: Database) {
+async fn fence_and_commit_accept_every_connection_type(db: Database) {
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
     match db.engine() {
@@ -105,7 +106,7 @@ async fn it_takes_whatever_can_be_fenced(db: Database) {
     guard.release().await.expect("it is ours");
 }
 
-async fn commit_refuses_and_rolls_back_what_is_lost(db: Database) {
+async fn commit_under_a_lost_lock_is_refused_and_rolled_back(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -152,14 +153,12 @@ struct Lane {
     supervisor: LockManager,
     journal: Journal,
     number: usize,
-    /// The delay from the commit to the eviction, in microseconds. It adapts to the results,
-    /// because otherwise one side would always win.
-    lead: i64,
+    race: Race,
     committed: usize,
     refused: usize,
 }
 
-async fn commit_and_eviction_never_both(db: Database) {
+async fn commit_never_succeeds_after_an_eviction(db: Database) {
     let journal = Journal::open(db.url()).await;
     let lane = async |number: usize| {
         let namespace = format!("lane_{number}");
@@ -173,7 +172,7 @@ async fn commit_and_eviction_never_both(db: Database) {
             supervisor: connect("supervisor").await,
             journal: journal.clone(),
             number,
-            lead: 0,
+            race: Race::default(),
             committed: 0,
             refused: 0,
         };
@@ -200,13 +199,7 @@ impl Lane {
     async fn race(&mut self, race: usize) {
         let entry = format!("{}_{race}", self.number);
         let guard = self.holder.acquire("x").await.expect("it is free");
-        let lead = self.lead + fastrand::i64(-1_000..1_000);
-        let pause = async |micros: i64| {
-            let micros = u64::try_from(micros).unwrap_or_default();
-            tokio::time::sleep(Duration::from_micros(micros)).await;
-        };
         let evicting = async {
-            pause(lead).await;
             let taken = self
                 .supervisor
                 .release_task("holder")
@@ -218,17 +211,16 @@ impl Lane {
             (self.journal.has(&entry).await, next)
         };
         let committing = async {
-            pause(-lead).await;
             let tx = self.journal.begin_entry(&entry).await.expect("it begins");
             commit(&guard, tx).await
         };
-        let ((there, next), committed) = tokio::join!(evicting, committing);
+        let (committed, (there, next)) = self.race.run(committing, evicting).await;
+        self.race.note(committed.is_ok());
         match &committed {
             Ok(()) => self.committed += 1,
             Err(error) if error.is_lost() => self.refused += 1,
             Err(error) => panic!("{error}"),
         }
-        self.lead += if committed.is_ok() { -500 } else { 500 };
         assert_eq!(committed.is_ok(), self.journal.has(&entry).await);
         assert_eq!(committed.is_ok(), there, "committed after the eviction");
         assert!(guard.release().await.expect_err("it was taken").is_lost());
@@ -237,7 +229,7 @@ impl Lane {
 }
 
 /// A transaction that cannot be committed, for a reason that has nothing to do with the lock.
-async fn a_failed_transaction_is_no_loss(db: Database) {
+async fn failed_transaction_is_not_reported_as_a_loss(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -261,7 +253,7 @@ async fn a_failed_transaction_is_no_loss(db: Database) {
 }
 
 /// On SQLite the open transaction blocks every write, and therefore these requests too.
-async fn other_requests_do_not_hold_up_a_commit(db: Database) {
+async fn other_requests_do_not_delay_a_commit(db: Database) {
     let journal = Journal::open(db.url()).await;
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -283,10 +275,10 @@ async fn other_requests_do_not_hold_up_a_commit(db: Database) {
     guard.release().await.expect("it is ours");
 }
 
-async fn what_a_loss_says(db: Database) {
+async fn loss_names_the_locks_and_the_reason(db: Database) {
     let locks = connect(&db, "a").await;
     let guard = locks.acquire(["x", "y"]).await.expect("they are free");
-    let told = guard.lost();
+    let reported = guard.lost();
     let before = std::time::SystemTime::now();
     let other = connect(&db, "b").await;
     other.release_task("a").await.expect("it can");
@@ -304,10 +296,10 @@ async fn what_a_loss_says(db: Database) {
     assert_eq!(names, ["x", "y"]);
     assert!(lost.since >= before && lost.since <= std::time::SystemTime::now());
     assert!(lost.reason.contains("evicted"), "{}", lost.reason);
-    let told = tokio::time::timeout(SOON, told)
+    let reported = tokio::time::timeout(SOON, reported)
         .await
         .expect("the loss is reported");
-    assert_eq!((told.since, told.reason), (lost.since, lost.reason));
+    assert_eq!((reported.since, reported.reason), (lost.since, lost.reason));
     let text = LockError::Lost(lost).to_string();
     assert!(text.starts_with("lost x, y: "), "{text}");
     drop(next);

@@ -4,7 +4,7 @@ mod bad_input;
 mod closing;
 mod conflict_table;
 mod conformance;
+mod dropped_guards;
 mod fence;
-mod leaks;
 mod shared_fence;
 mod supervisor;

@@ -18,17 +18,17 @@ const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 
 on_every_engine!(
-    async what_a_task_forgot_is_taken_and_told,
-    async a_task_that_holds_nothing_costs_no_write,
-    async only_that_task_is_released,
-    async whoever_lost_its_lock_is_told,
-    async a_task_goes_on_after_it_was_released,
-    async what_an_idle_task_is_granted_later_is_safe,
-    async its_waiters_wait_on,
-    async everything_is_taken,
-    async versions_and_tokens_go_on_growing,
+    async release_task_releases_and_reports_forgotten_locks,
+    async release_of_a_task_without_locks_writes_nothing,
+    async release_task_releases_only_this_task,
+    async former_holder_learns_of_the_release,
+    async released_task_can_acquire_again,
+    async grant_to_a_released_idle_task_is_valid,
+    async waiters_of_a_released_task_keep_waiting,
+    async release_all_releases_every_task,
+    async release_all_keeps_versions_and_tokens_growing,
 );
-on_every_engine!(servers: async an_open_fenced_transaction_comes_first);
+on_every_engine!(servers: async release_waits_for_an_open_fenced_transaction);
 
 async fn connect(db: &Database, task: &str) -> LockManager {
     let builder = LockManager::builder()
@@ -37,7 +37,7 @@ async fn connect(db: &Database, task: &str) -> LockManager {
     builder.connect(db.url()).await.expect("it connects")
 }
 
-async fn what_a_task_forgot_is_taken_and_told(db: Database) {
+async fn release_task_releases_and_reports_forgotten_locks(db: Database) {
     let supervisor = connect(&db, "supervisor").await;
     for never in [false, true] {
         let more: &[&str] = if never { &["--never"] } else { &[] };
@@ -52,17 +52,17 @@ async fn what_a_task_forgot_is_taken_and_told(db: Database) {
         assert_eq!(worker.ask("release"), "released");
         worker.kill();
         let forgotten = supervisor.release_task("worker").await.expect("it can");
-        let mut told: Vec<_> = forgotten
+        let mut reported: Vec<_> = forgotten
             .iter()
             .map(|h| (h.name.as_str(), &*h.task_id, h.token))
             .collect();
-        told.sort_unstable();
+        reported.sort_unstable();
         let expected = [
             ("app_backup_1", "worker", Some(both)),
             ("app_task_1", "worker", Some(both)),
             ("mail_restart", "worker", Some(one)),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
         assert!(forgotten.iter().all(|holder| holder.since.is_some()));
         wait_until_only(&db, &[], SOON).await;
         let row = LocksRow::read(&db, "platform").await.expect("it is there");
@@ -70,7 +70,7 @@ async fn what_a_task_forgot_is_taken_and_told(db: Database) {
     }
 }
 
-async fn a_task_that_holds_nothing_costs_no_write(db: Database) {
+async fn release_of_a_task_without_locks_writes_nothing(db: Database) {
     let supervisor = connect(&db, "supervisor").await;
     let locks = connect(&db, "worker").await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -85,7 +85,7 @@ async fn a_task_that_holds_nothing_costs_no_write(db: Database) {
     );
     assert!(
         supervisor
-            .release_task("nobody")
+            .release_task("absent")
             .await
             .expect("it can")
             .is_empty()
@@ -93,7 +93,7 @@ async fn a_task_that_holds_nothing_costs_no_write(db: Database) {
     assert_eq!(LocksRow::read(&db, "platform").await, before);
 }
 
-async fn only_that_task_is_released(db: Database) {
+async fn release_task_releases_only_this_task(db: Database) {
     let locks = connect(&db, "a").await;
     let (b, other) = (
         locks.with_task_id("b").expect("an id"),
@@ -115,15 +115,15 @@ async fn only_that_task_is_released(db: Database) {
 }
 
 /// The lock is released by another process. The holder's process learns of it at its next renewal.
-async fn whoever_lost_its_lock_is_told(db: Database) {
+async fn former_holder_learns_of_the_release(db: Database) {
     let supervisor = connect(&db, "supervisor").await;
     let journal = Journal::open(db.url()).await;
     let mut worker = worker!(db.url(), "worker", "--ttl", "1500");
     worker.acquire("x");
     let forgotten = supervisor.release_task("worker").await.expect("it can");
     assert_eq!(forgotten.len(), 1);
-    let told = worker.ask("told");
-    assert!(told.starts_with("told lost x: "), "{told}");
+    let reported = worker.ask("loss");
+    assert!(reported.starts_with("loss: lost x: "), "{reported}");
     assert_eq!(worker.ask("lost"), "true");
     assert_eq!(worker.ask("begin late"), "begun");
     let refused = worker.ask("commit");
@@ -132,7 +132,7 @@ async fn whoever_lost_its_lock_is_told(db: Database) {
     assert_eq!(journal.entries().await, [""; 0]);
 }
 
-async fn a_task_goes_on_after_it_was_released(db: Database) {
+async fn released_task_can_acquire_again(db: Database) {
     let locks = connect(&db, "worker").await;
     let old = locks.acquire("x").await.expect("it is free");
     let session = Session::of(&db, "worker").await.expect("it holds").id;
@@ -149,7 +149,7 @@ async fn a_task_goes_on_after_it_was_released(db: Database) {
 }
 
 /// The session held nothing when it was ended, so its driver does not learn of it.
-async fn what_an_idle_task_is_granted_later_is_safe(db: Database) {
+async fn grant_to_a_released_idle_task_is_valid(db: Database) {
     let supervisor = connect(&db, "supervisor").await;
     let locks = connect(&db, "worker").await;
     for all in [false, true] {
@@ -174,7 +174,7 @@ async fn what_an_idle_task_is_granted_later_is_safe(db: Database) {
     }
 }
 
-async fn its_waiters_wait_on(db: Database) {
+async fn waiters_of_a_released_task_keep_waiting(db: Database) {
     let supervisor = connect(&db, "supervisor").await;
     let holder = supervisor.acquire("x").await.expect("it is free");
     let locks = connect(&db, "worker").await;
@@ -189,7 +189,7 @@ async fn its_waiters_wait_on(db: Database) {
     guard.release().await.expect("it is ours");
 }
 
-async fn everything_is_taken(db: Database) {
+async fn release_all_releases_every_task(db: Database) {
     let locks = connect(&db, "a").await;
     let b = connect(&db, "b").await;
     let never = LockManager::builder().task_id("c").expiry(Expiry::Never);
@@ -215,7 +215,7 @@ async fn everything_is_taken(db: Database) {
     assert!(locks.held().await.expect("it answers").is_empty());
 }
 
-async fn versions_and_tokens_go_on_growing(db: Database) {
+async fn release_all_keeps_versions_and_tokens_growing(db: Database) {
     let locks = connect(&db, "a").await;
     let guard = locks.acquire("x").await.expect("it is free");
     let version = async || {
@@ -231,7 +231,7 @@ async fn versions_and_tokens_go_on_growing(db: Database) {
 }
 
 /// The transaction is fenced and not committed. The next holder is granted after its end.
-async fn an_open_fenced_transaction_comes_first(db: Database) {
+async fn release_waits_for_an_open_fenced_transaction(db: Database) {
     let journal = Journal::open(db.url()).await;
     let supervisor = connect(&db, "supervisor").await;
     let locks = connect(&db, "worker").await;

@@ -1,4 +1,4 @@
 //! Functions with `#[with_lock]` under real locks.
 
-mod with_lock;
-mod with_lock_ends;
+mod calls;
+mod endings;

@@ -152,7 +152,7 @@ fn the_quickstart_needs_nothing() {
 
 on_every_engine!(
     sync the_quickstart_leaves_nothing_in_a_given_database,
-    sync the_supervisor_tells_what_was_forgotten,
+    sync the_supervisor_reports_forgotten_locks,
     sync the_workers_do_all_jobs_and_wait_where_they_must,
 );
 
@@ -173,7 +173,7 @@ fn assert_nothing_is_left(db: &Database) {
 }
 
 #[test]
-fn the_quickstart_tells_what_is_wrong_with_a_url() {
+fn the_quickstart_explains_an_invalid_url() {
     for (url, wrong) in [
         ("nonsense", "it must start with sqlite:"),
         ("postgres://us:secret@[::1/locks", "invalid database URL"),
@@ -233,7 +233,7 @@ fn the_workers_of_a_killed_quickstart_end() {
 }
 
 #[test]
-fn setting_up_by_hand_goes_as_it_says() {
+fn setup_by_hand_works_as_documented() {
     let lines = output("setup", []);
     let mut rest = lines.iter();
     for said in [
@@ -263,7 +263,7 @@ fn setting_up_by_hand_goes_as_it_says() {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
-fn the_supervisor_tells_what_was_forgotten(db: Database) {
+fn the_supervisor_reports_forgotten_locks(db: Database) {
     let lines = output("supervisor", [db.url()]);
     let mut rest = lines.iter();
     for said in [

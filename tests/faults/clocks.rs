@@ -26,8 +26,8 @@ const LATE: Duration = Duration::from_secs(2);
 const HOUR: i64 = 3_600;
 
 on_every_engine!(
-    async times_in_the_row_evict_nobody,
-    async times_in_the_row_save_nobody,
+    async times_in_the_row_evict_no_live_session,
+    async times_in_the_row_keep_no_dead_session,
 );
 
 /// The database, the lock's holder and the next holder, each with a wall clock of its own.
@@ -35,7 +35,7 @@ struct Scene {
     db: Database,
     server: Option<Server>,
     holder: Worker,
-    heir: Worker,
+    successor: Worker,
     clocks: [WallClock; 2],
 }
 
@@ -58,12 +58,12 @@ impl Scene {
             Worker::of(Peer::start(command))
         };
         let holder = worker("holder", &clocks[0]);
-        let heir = worker("heir", &clocks[1]);
+        let successor = worker("successor", &clocks[1]);
         Some(Self {
             db,
             server,
             holder,
-            heir,
+            successor,
             clocks,
         })
     }
@@ -82,7 +82,7 @@ impl Scene {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = i64::try_from(now.expect("after 1970").as_secs()).expect("soon");
         let wrong = |clock: i64| (clock - now - seconds).abs() < 300;
-        for worker in [&mut self.holder, &mut self.heir] {
+        for worker in [&mut self.holder, &mut self.successor] {
             let clock = worker.ask("clock").parse().expect("a number");
             assert!(wrong(clock), "{clock} at {now}");
         }
@@ -100,40 +100,40 @@ impl Scene {
     }
 }
 
-fn they_evict_nobody(engine: Engine) {
+fn evict_no_live_session(engine: Engine) {
     let Some(mut scene) = Scene::set(engine) else {
         return;
     };
     scene.holder.acquire("x");
-    scene.heir.send("wait x");
+    scene.successor.send("wait x");
     // Each clock alone, then all together; each for a while, with renewals in it.
     for seconds in [HOUR, -HOUR] {
         for number in 0..scene.clocks().count() {
             scene.clocks().nth(number).expect("counted").set(seconds);
-            scene.heir.expect_silence(TTL / 2);
+            scene.successor.expect_silence(TTL / 2);
             assert_eq!(scene.holder.ask("lost"), "false");
         }
     }
     for seconds in [HOUR, 0, -HOUR, HOUR] {
         scene.set_all(seconds);
-        scene.heir.expect_silence(TTL);
+        scene.successor.expect_silence(TTL);
         assert_eq!(scene.holder.ask("lost"), "false");
     }
     assert_eq!(scene.holder.ask("release"), "released");
-    scene.heir.granted();
+    scene.successor.granted();
     scene.assert_wrong(HOUR);
     scene.set_all(-HOUR);
     scene.assert_wrong(-HOUR);
 }
 
-fn they_save_nobody(engine: Engine) {
+fn keep_no_dead_session(engine: Engine) {
     let Some(mut scene) = Scene::set(engine) else {
         return;
     };
     for seconds in [-HOUR, HOUR] {
         scene.set_all(0);
         scene.holder.acquire("x");
-        scene.heir.send("wait x");
+        scene.successor.send("wait x");
         let beat = Session::next_beat(&scene.db, "holder", SOON);
         let (before, _) = block_on_thread(beat);
         let stopped = Instant::now();
@@ -141,7 +141,7 @@ fn they_save_nobody(engine: Engine) {
         // While the session's time is running.
         std::thread::sleep(TTL / 3);
         scene.set_all(seconds);
-        scene.heir.granted();
+        scene.successor.granted();
         assert!(before.elapsed() >= TTL + MARGIN, "{:?}", before.elapsed());
         assert!(
             stopped.elapsed() < TTL + MARGIN + LATE,
@@ -151,40 +151,40 @@ fn they_save_nobody(engine: Engine) {
         scene.holder.cont();
         assert_eq!(scene.holder.ask("lost"), "true");
         assert!(scene.holder.ask("release").starts_with("refused: lost x: "));
-        assert_eq!(scene.heir.ask("lost"), "false");
-        assert_eq!(scene.heir.ask("release"), "released");
+        assert_eq!(scene.successor.ask("lost"), "false");
+        assert_eq!(scene.successor.ask("release"), "released");
         scene.assert_wrong(seconds);
     }
 }
 
 #[test]
-fn wrong_clocks_evict_nobody_on_sqlite() {
-    they_evict_nobody(Engine::Sqlite);
+fn wrong_clocks_evict_no_live_session_on_sqlite() {
+    evict_no_live_session(Engine::Sqlite);
 }
 
 #[test]
-fn wrong_clocks_evict_nobody_on_mariadb() {
-    they_evict_nobody(Engine::MySql);
+fn wrong_clocks_evict_no_live_session_on_mariadb() {
+    evict_no_live_session(Engine::MySql);
 }
 
 #[test]
-fn wrong_clocks_evict_nobody_on_postgres() {
-    they_evict_nobody(Engine::Postgres);
+fn wrong_clocks_evict_no_live_session_on_postgres() {
+    evict_no_live_session(Engine::Postgres);
 }
 
 #[test]
-fn wrong_clocks_save_nobody_on_sqlite() {
-    they_save_nobody(Engine::Sqlite);
+fn wrong_clocks_keep_no_dead_session_on_sqlite() {
+    keep_no_dead_session(Engine::Sqlite);
 }
 
 #[test]
-fn wrong_clocks_save_nobody_on_mariadb() {
-    they_save_nobody(Engine::MySql);
+fn wrong_clocks_keep_no_dead_session_on_mariadb() {
+    keep_no_dead_session(Engine::MySql);
 }
 
 #[test]
-fn wrong_clocks_save_nobody_on_postgres() {
-    they_save_nobody(Engine::Postgres);
+fn wrong_clocks_keep_no_dead_session_on_postgres() {
+    keep_no_dead_session(Engine::Postgres);
 }
 
 /// Repeatedly writes a time into the row that is an hour too early or too late.
@@ -212,20 +212,20 @@ async fn tamper(db: &Database) {
     }
 }
 
-async fn heir(db: &Database) -> LockManager {
+async fn successor(db: &Database) -> LockManager {
     let builder = LockManager::builder()
-        .task_id("heir")
+        .task_id("successor")
         .evidence(Evidence::Time);
     let builder = builder.expiry(Expiry::After(TTL));
     builder.connect(db.url()).await.expect("it connects")
 }
 
-async fn times_in_the_row_evict_nobody(db: Database) {
+async fn times_in_the_row_evict_no_live_session(db: Database) {
     let mut holder = worker!(db.url(), "holder", "--ttl", TTL.as_millis().to_string());
     holder.acquire("x");
-    let heir = heir(&db).await;
+    let successor = successor(&db).await;
     tokio::select! {
-        waited = heir.wait("x").timeout(3 * TTL) => {
+        waited = successor.wait("x").timeout(3 * TTL) => {
             assert!(waited.expect_err("it is held").is_timeout());
         }
         () = tamper(&db) => {}
@@ -233,15 +233,15 @@ async fn times_in_the_row_evict_nobody(db: Database) {
     assert_eq!(holder.ask("lost"), "false");
 }
 
-async fn times_in_the_row_save_nobody(db: Database) {
+async fn times_in_the_row_keep_no_dead_session(db: Database) {
     let mut holder = worker!(db.url(), "holder", "--ttl", TTL.as_millis().to_string());
     holder.acquire("x");
-    let heir = heir(&db).await;
+    let successor = successor(&db).await;
     let (before, _) = Session::next_beat(&db, "holder", SOON).await;
     holder.stop();
     let stopped = Instant::now();
     let guard = tokio::select! {
-        granted = heir.wait("x").timeout(SOON) => granted.expect("it passes on"),
+        granted = successor.wait("x").timeout(SOON) => granted.expect("it passes on"),
         () = tamper(&db) => panic!("it goes on for ever"),
     };
     assert!(before.elapsed() >= TTL + MARGIN, "{:?}", before.elapsed());

@@ -14,7 +14,7 @@ use locks_tests::{
 
 const SOON: Duration = Duration::from_secs(20);
 /// The limit for a grant without a notification: a second between two looks, and the statements.
-const UNTOLD: Duration = Duration::from_millis(1_500);
+const UNNOTIFIED: Duration = Duration::from_millis(1_500);
 
 /// The number of connections that listen, or try to.
 async fn listening(db: &Database) -> usize {
@@ -60,7 +60,7 @@ fn delay(waiter: &mut Waiter, from: u64) -> Duration {
 }
 
 #[test]
-fn one_that_is_lost_on_its_way() {
+fn lost_notification_only_delays_the_grant() {
     run_async(Engine::Postgres, async |db| {
         let relay = Relay::start(db.server_address());
         let guard = held(&db.url_via(relay.address())).await;
@@ -70,13 +70,13 @@ fn one_that_is_lost_on_its_way() {
         guard.release().await.expect("it is held");
         let delay = delay(&mut waiter, from);
         note(&format!("a grant without its notification: {delay:?}"));
-        assert!(delay < UNTOLD, "{delay:?}");
+        assert!(delay < UNNOTIFIED, "{delay:?}");
         assert_eq!(relay.counters().cut_before, 1);
     });
 }
 
 #[test]
-fn one_that_is_late() {
+fn late_notification_is_harmless() {
     run_async(Engine::Postgres, async |db| {
         let relay = Relay::start(db.server_address());
         let guard = held(&db.url_via(relay.address())).await;
@@ -86,7 +86,7 @@ fn one_that_is_late() {
         let from = micros();
         guard.release().await.expect("it is held");
         let delay = delay(&mut waiter, from);
-        assert!(delay < UNTOLD, "{delay:?}");
+        assert!(delay < UNNOTIFIED, "{delay:?}");
         // When the delayed notification arrives, it tells nothing new.
         let delayed = |counters: &locks_tests::relay::Counters| counters.delayed == 1;
         relay.wait_for(SOON, "the notification", delayed).await;
@@ -98,7 +98,7 @@ fn one_that_is_late() {
 }
 
 #[test]
-fn a_pooler_that_lets_nobody_listen() {
+fn requests_are_granted_without_listen() {
     run_async(Engine::Postgres, async |db| {
         let guard = held(db.url()).await;
         let relay = Relay::start(db.server_address());
@@ -123,7 +123,7 @@ fn a_pooler_that_lets_nobody_listen() {
 }
 
 #[test]
-fn a_change_that_nobody_tells_of() {
+fn change_without_notification_is_found() {
     run_async(Engine::Postgres, async |db| {
         let holder = LockManager::builder()
             .task_id("holder")
@@ -143,13 +143,13 @@ fn a_change_that_nobody_tells_of() {
         let from = micros();
         db.execute(&write(r#"{"other":"holder"}"#)).await;
         let delay = delay(&mut waiter, from);
-        assert!(delay < UNTOLD, "{delay:?}");
+        assert!(delay < UNNOTIFIED, "{delay:?}");
         other.release().await.expect("it is held");
     });
 }
 
 #[test]
-fn a_listener_that_is_cut_off_listens_again() {
+fn disconnected_listener_listens_again() {
     run_async(Engine::Postgres, async |db| {
         let guard = held(db.url()).await;
         let mut waiter = listener(&db).await;
@@ -176,7 +176,7 @@ fn a_listener_that_is_cut_off_listens_again() {
 }
 
 #[test]
-fn nobody_listens_when_nobody_waits() {
+fn connection_listens_only_while_requests_wait() {
     run_async(Engine::Postgres, async |db| {
         let guard = held(db.url()).await;
         assert_eq!(listening(&db).await, 0);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use locks_core::{Evidence, Expiry, LockGuard, LockManager};
 use locks_tests::{
     engine::{Database, Engine, run_async},
-    events::Events,
+    events::{Events, HEARTBEAT_EXPIRED},
     journal::{Journal, Tx},
     on_engine, on_every_engine,
     relay::Relay,
@@ -19,14 +19,16 @@ use tokio::task::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(40);
 const TTL: Duration = Duration::from_millis(1_200);
+/// A part of the reason of a loss.
+const NOT_RENEWED: &str = "not renewed in time";
 /// The ttl of sessions that survive an outage which is too long for the others.
 const LONG: Duration = Duration::from_secs(9);
 
 on_every_engine!(
     servers:
-    async away_for_less_nobody_loses_anything,
-    async silent_for_less_nobody_loses_anything,
-    async away_for_longer_whoever_lost_is_told_and_nobody_is_evicted,
+    async short_outage_loses_no_lock,
+    async short_silence_loses_no_lock,
+    async long_outage_reports_losses_and_evicts_no_session,
 );
 
 /// Several holders, and a task that waits for all of their locks, all behind one relay.
@@ -81,13 +83,13 @@ impl Scene {
         let events = Events::keep().with("namespace", &self.namespace);
         let evicted = events.iter().filter(|event| {
             let cause = event.get("cause").unwrap_or_default();
-            cause.contains("Stopped")
+            cause.contains(HEARTBEAT_EXPIRED)
         });
         evicted.count()
     }
 }
 
-async fn away_for_less_nobody_loses_anything(db: Database) {
+async fn short_outage_loses_no_lock(db: Database) {
     short_outage(db, |relay| {
         relay.refuse();
         relay.cut_all();
@@ -95,7 +97,7 @@ async fn away_for_less_nobody_loses_anything(db: Database) {
     .await;
 }
 
-async fn silent_for_less_nobody_loses_anything(db: Database) {
+async fn short_silence_loses_no_lock(db: Database) {
     short_outage(db, Relay::stall).await;
 }
 
@@ -124,7 +126,7 @@ async fn short_outage(db: Database, begin: impl FnOnce(&Relay)) {
     scene.rival.close().await.expect("it closes");
 }
 
-async fn away_for_longer_whoever_lost_is_told_and_nobody_is_evicted(db: Database) {
+async fn long_outage_reports_losses_and_evicts_no_session(db: Database) {
     Events::keep();
     let journal = Journal::open(db.url()).await;
     let mut scene = Scene::set(&db, &[TTL, LONG, TTL, LONG]).await;
@@ -135,8 +137,8 @@ async fn away_for_longer_whoever_lost_is_told_and_nobody_is_evicted(db: Database
     scene.relay.cut_all();
     // The loss is reported while the database is unavailable, by the holder's own clock.
     for number in [0, 2] {
-        let told = scene.holders[number].ask("told");
-        assert!(told.contains("not renewed in time"), "{told}");
+        let reported = scene.holders[number].ask("loss");
+        assert!(reported.contains(NOT_RENEWED), "{reported}");
     }
     assert!(
         away.elapsed() < TTL + Duration::from_secs(1),
@@ -187,20 +189,21 @@ fn a_server_that_crashes_and_comes_back(engine: Engine) {
     short.acquire("x");
     long.acquire("y");
     server.kill();
-    let told = short.ask("told");
-    assert!(told.contains("not renewed in time"), "{told}");
+    let reported = short.ask("loss");
+    assert!(reported.contains(NOT_RENEWED), "{reported}");
     server.start_again();
-    let heir = LockManager::builder()
-        .task_id("heir")
+    let successor = LockManager::builder()
+        .task_id("successor")
         .evidence(Evidence::Time);
-    let heir = heir.connect(db.url()).blocking().expect("it is back");
-    let guard = heir
+    let successor = successor.connect(db.url()).blocking().expect("it is back");
+    let guard = successor
         .wait("x")
         .timeout(SOON)
         .blocking()
         .expect("it was lost");
     assert!(
-        heir.acquire("y")
+        successor
+            .acquire("y")
             .blocking()
             .expect_err("it is held")
             .is_busy()
@@ -210,7 +213,7 @@ fn a_server_that_crashes_and_comes_back(engine: Engine) {
     assert_eq!(long.ask("lost"), "false");
     assert_eq!(long.ask("release"), "released");
     guard.release().blocking().expect("it is ours");
-    heir.close().blocking().expect("it closes");
+    successor.close().blocking().expect("it closes");
     drop((short, long));
     drop(db);
 }
@@ -227,25 +230,25 @@ fn postgres_crashes_and_comes_back() {
 
 /// On SQLite, a long write transaction blocks every other writer.
 #[test]
-fn sqlite_is_busy_for_longer_than_the_ttl() {
+fn sqlite_locked_for_longer_than_the_ttl_reports_losses() {
     run_async(Engine::Sqlite, async |db| {
         let journal = Journal::open(db.url()).await;
         let mut short = worker!(db.url(), "short", "--ttl", TTL.as_millis().to_string());
         let mut long = worker!(db.url(), "long", "--ttl", LONG.as_millis().to_string());
         short.acquire("x");
         long.acquire("y");
-        let heir = LockManager::builder()
-            .task_id("heir")
+        let successor = LockManager::builder()
+            .task_id("successor")
             .evidence(Evidence::Time);
-        let heir = heir.connect(db.url()).await.expect("it connects");
-        let waiting = heir.wait("x");
+        let successor = successor.connect(db.url()).await.expect("it connects");
+        let waiting = successor.wait("x");
         let waiting = tokio::spawn(async move { waiting.await.expect("it waits on") });
-        let queued = async || heir.waiting().await.expect("it answers").len() == 1;
+        let queued = async || successor.waiting().await.expect("it answers").len() == 1;
         wait::until(SOON, "the next holder waits", queued).await;
         Session::next_beat(&db, "long", SOON).await;
         let tx = journal.begin_entry("slow").await.expect("it begins");
-        let told = short.ask("told");
-        assert!(told.contains("not renewed in time"), "{told}");
+        let reported = short.ask("loss");
+        assert!(reported.contains(NOT_RENEWED), "{reported}");
         tokio::time::sleep(2 * TTL).await;
         assert!(!waiting.is_finished());
         assert_eq!(long.ask("lost"), "false");

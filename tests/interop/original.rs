@@ -107,15 +107,15 @@ async fn contend(
     grants: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
 ) {
-    let who = original.task_id().to_owned();
+    let owner = original.task_id().to_owned();
     while !over.load(Relaxed) {
         let name = NAMES[fastrand::usize(..NAMES.len())];
         let asked = oracle.asking();
         match original.acquire(name).await {
             Ok(()) => {
-                let entered = oracle.enter(&[name], &who, None, asked);
+                let entered = oracle.enter(&[name], &owner, None, asked);
                 sleep(Duration::from_micros(fastrand::u64(..2000))).await;
-                let left = oracle.leave(&[name], &who);
+                let left = oracle.leave(&[name], &owner);
                 entered.and(left).expect("nothing is violated");
                 original.release(name).await.expect("it holds it");
                 grants.fetch_add(1, Relaxed);
@@ -174,7 +174,7 @@ fn four_of_each_exclude_each_other() {
 }
 
 #[test]
-fn a_hand_over_to_us_is_not_the_originals_ten_seconds() {
+fn handover_from_the_original_takes_less_than_its_pause() {
     run_async(Engine::MySql, async |db| {
         let mut theirs = original(&db, "foreign").await;
         let locks = ours(&db, "ours").await;
@@ -297,7 +297,7 @@ fn a_foreign_lock_is_never_evicted() {
 }
 
 #[test]
-fn a_foreign_lock_is_released_by_nobody_else() {
+fn foreign_lock_cannot_be_released_by_name() {
     run_async(Engine::MySql, async |db| {
         let mut theirs = original(&db, "foreign").await;
         theirs.acquire("app_task_1").await.expect("nothing is held");
@@ -311,10 +311,10 @@ fn a_foreign_lock_is_released_by_nobody_else() {
             panic!("{error}");
         };
         assert_foreign(holder, "app_task_1", "foreign");
-        let told = error.to_string();
+        let reported = error.to_string();
         assert!(
-            told.contains("foreign") && told.contains("app_task_1"),
-            "{told}"
+            reported.contains("foreign") && reported.contains("app_task_1"),
+            "{reported}"
         );
         let error = locks
             .release("app_task_2")
@@ -326,7 +326,7 @@ fn a_foreign_lock_is_released_by_nobody_else() {
 }
 
 #[test]
-fn a_supervisor_of_ours_removes_what_a_foreign_task_forgot() {
+fn release_task_releases_locks_of_a_foreign_task() {
     run_async(Engine::MySql, async |db| {
         let mut theirs = original(&db, "foreign").await;
         let mut others = connect_original(&db, "foreign-2").await;
@@ -395,7 +395,7 @@ fn a_foreign_lock_has_the_platforms_matrix() {
 
 /// The original's supervisor releases the lock of a task of this library; the task learns of it.
 #[test]
-fn a_foreign_supervisor_takes_our_lock_away() {
+fn foreign_supervisor_takes_a_lock_away() {
     run_async(Engine::MySql, async |db| {
         let mut theirs = original(&db, "foreign").await;
         let locks = ours(&db, "ours").await;

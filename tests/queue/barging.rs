@@ -14,9 +14,9 @@ use locks_tests::{
 const SOON: Duration = Duration::from_secs(20);
 
 on_every_engine!(
-    async whoever_barges_passes_those_who_wait,
-    async whoever_barges_stands_in_no_queue_and_is_woken_all_the_same,
-    async those_who_barge_exclude_each_other,
+    async barging_request_passes_waiters,
+    async barging_waiter_is_not_queued_and_still_woken,
+    async barging_requests_exclude_each_other,
 );
 
 async fn manager(db: &Database, task: &str, fairness: Fairness) -> LockManager {
@@ -24,7 +24,7 @@ async fn manager(db: &Database, task: &str, fairness: Fairness) -> LockManager {
     builder.connect(db.url()).await.expect("it is there")
 }
 
-async fn whoever_barges_passes_those_who_wait(db: Database) {
+async fn barging_request_passes_waiters(db: Database) {
     let in_turn = manager(&db, "in-turn", Fairness::InTurn).await;
     let barges = manager(&db, "barges", Fairness::Barging).await;
     let task = in_turn.acquire("app_task_1").await.expect("it is free");
@@ -52,7 +52,7 @@ async fn whoever_barges_passes_those_who_wait(db: Database) {
     assert!(error.is_busy(), "{error}");
 }
 
-async fn whoever_barges_stands_in_no_queue_and_is_woken_all_the_same(db: Database) {
+async fn barging_waiter_is_not_queued_and_still_woken(db: Database) {
     let holder = manager(&db, "holder", Fairness::InTurn).await;
     let mut barges = waiter!(db.url(), "barges", "--barging");
     let guard = holder.acquire("x").await.expect("it is free");
@@ -69,7 +69,7 @@ async fn whoever_barges_stands_in_no_queue_and_is_woken_all_the_same(db: Databas
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn those_who_barge_exclude_each_other(db: Database) {
+async fn barging_requests_exclude_each_other(db: Database) {
     let mut processes: Vec<_> = (0..4)
         .map(|n| waiter!(db.url(), format!("t{n}"), "--barging"))
         .collect();
@@ -86,7 +86,7 @@ async fn those_who_barge_exclude_each_other(db: Database) {
 }
 
 /// A manager of this library on a row that the original created.
-async fn beside_the_original(db: &Database) -> (Original, LockManager) {
+async fn with_the_original(db: &Database) -> (Original, LockManager) {
     let original = Original::connect(db.url(), "original").await;
     let mut original = original.expect("it is there");
     original.create_table().await.expect("it may");
@@ -94,9 +94,9 @@ async fn beside_the_original(db: &Database) -> (Original, LockManager) {
 }
 
 #[test]
-fn the_original_barges_past_our_queue_and_ours_still_exclude_it() {
+fn original_bypasses_the_queue_and_its_locks_are_respected() {
     run_async(Engine::MySql, async |db| {
-        let (mut original, ours) = beside_the_original(&db).await;
+        let (mut original, ours) = with_the_original(&db).await;
         original.acquire("app_task_1").await.expect("it is free");
         let mut update = waiter!(db.url(), "update");
         update.tell("wait job box_update");
@@ -140,9 +140,9 @@ fn the_original_barges_past_our_queue_and_ours_still_exclude_it() {
 }
 
 #[test]
-fn both_wait_for_each_other_s_locks_and_both_get_them() {
+fn original_and_library_wait_for_each_others_locks() {
     run_async(Engine::MySql, async |db| {
-        let (original, ours) = beside_the_original(&db).await;
+        let (original, ours) = with_the_original(&db).await;
         let pause = Duration::from_millis(5);
         let mut original = original.with_pauses(pause, pause);
         let theirs = tokio::spawn(async move {

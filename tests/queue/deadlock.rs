@@ -3,17 +3,12 @@
 // A test takes its database by value, and drops it at its end.
 #![allow(clippy::needless_pass_by_value)]
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use locks_core::LockManager;
 use locks_tests::{
-    engine::{Database, note},
+    engine::Database,
     on_every_engine,
-    oracle::Oracle,
-    process::Peer,
     row::{wait_until_empty, wait_until_queued},
     waiter,
     waiter::Waiter,
@@ -22,13 +17,12 @@ use locks_tests::{
 const SOON: Duration = Duration::from_secs(20);
 
 on_every_engine!(
-    async of_two_that_wait_for_each_other_one_is_told,
-    async of_two_that_close_the_circle_at_once_one_is_told,
-    async a_circle_of_five_is_broken_where_it_is_closed,
-    async a_call_that_waits_for_its_caller_is_told_at_once,
-    async siblings_and_guards_outside_any_scope_just_wait,
-    async a_task_passes_an_update_that_waits_for_it,
-    sync thirty_seconds_of_sorted_traffic_have_no_deadlock,
+    async one_of_two_deadlocked_jobs_is_refused,
+    async one_of_two_jobs_that_deadlock_concurrently_is_refused,
+    async deadlock_of_five_is_refused_at_the_last_request,
+    async call_that_waits_for_its_caller_is_refused_at_once,
+    async siblings_and_guards_without_a_scope_wait,
+    async task_passes_an_update_that_waits_for_it,
 );
 
 fn processes(db: &Database, number: usize) -> Vec<Waiter> {
@@ -36,7 +30,7 @@ fn processes(db: &Database, number: usize) -> Vec<Waiter> {
     (0..number).map(start).collect()
 }
 
-async fn of_two_that_wait_for_each_other_one_is_told(db: Database) {
+async fn one_of_two_deadlocked_jobs_is_refused(db: Database) {
     let mut two = processes(&db, 2);
     let [a, b] = &mut two[..] else { unreachable!() };
     a.tell("enter job x");
@@ -68,7 +62,7 @@ async fn of_two_that_wait_for_each_other_one_is_told(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn of_two_that_close_the_circle_at_once_one_is_told(db: Database) {
+async fn one_of_two_jobs_that_deadlock_concurrently_is_refused(db: Database) {
     let mut two = processes(&db, 2);
     for round in 0..5 {
         let job = format!("job{round}");
@@ -83,8 +77,9 @@ async fn of_two_that_close_the_circle_at_once_one_is_told(db: Database) {
         let start = Instant::now();
         let refused = loop {
             assert!(start.elapsed() < SOON, "no deadlock is reported");
-            let told = |process: &mut Waiter| !process.is_silent_about(&format!("refused {job}"));
-            if let Some(refused) = two.iter_mut().position(told) {
+            let reported =
+                |process: &mut Waiter| !process.is_silent_about(&format!("refused {job}"));
+            if let Some(refused) = two.iter_mut().position(reported) {
                 break refused;
             }
         };
@@ -102,7 +97,7 @@ async fn of_two_that_close_the_circle_at_once_one_is_told(db: Database) {
     }
 }
 
-async fn a_circle_of_five_is_broken_where_it_is_closed(db: Database) {
+async fn deadlock_of_five_is_refused_at_the_last_request(db: Database) {
     let mut five = processes(&db, 5);
     for (n, process) in five.iter_mut().enumerate() {
         process.tell(&format!("enter job l{n}"));
@@ -128,7 +123,7 @@ async fn a_circle_of_five_is_broken_where_it_is_closed(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn a_call_that_waits_for_its_caller_is_told_at_once(db: Database) {
+async fn call_that_waits_for_its_caller_is_refused_at_once(db: Database) {
     let mut process = waiter!(db.url(), "t");
     process.tell("enter job app_task_1");
     process.granted("job", SOON);
@@ -141,7 +136,7 @@ async fn a_call_that_waits_for_its_caller_is_told_at_once(db: Database) {
     assert_eq!(process.refused("job", SOON).kind, "deadlock");
 }
 
-async fn siblings_and_guards_outside_any_scope_just_wait(db: Database) {
+async fn siblings_and_guards_without_a_scope_wait(db: Database) {
     let mut two = processes(&db, 2);
     let [a, b] = &mut two[..] else { unreachable!() };
     // Two jobs of one process: one waits for what the other will release.
@@ -168,7 +163,7 @@ async fn siblings_and_guards_outside_any_scope_just_wait(db: Database) {
     assert_eq!((&*first.kind, &*second.kind), ("timeout", "timeout"));
 }
 
-async fn a_task_passes_an_update_that_waits_for_it(db: Database) {
+async fn task_passes_an_update_that_waits_for_it(db: Database) {
     let update = LockManager::builder().task_id("update");
     let update = update.connect(db.url()).await.expect("it is there");
     let mut task = waiter!(db.url(), "task");
@@ -200,33 +195,4 @@ async fn a_task_passes_an_update_that_waits_for_it(db: Database) {
         let guard = guard.expect("no panic").expect("it is granted");
         guard.release().await.expect("it is held");
     }
-}
-
-fn thirty_seconds_of_sorted_traffic_have_no_deadlock(db: Database) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path: &Path = directory.path();
-    let start = |n: usize| {
-        let (task, path) = (format!("t{n}"), path.to_str().expect("text"));
-        let args = ["traffic", db.url(), &task, path, "4", "30000"];
-        Peer::spawn(env!("CARGO_BIN_EXE_peer"), args)
-    };
-    let mut peers: Vec<_> = (0..3).map(start).collect();
-    let mut performed = 0;
-    for peer in &mut peers {
-        while let Some(line) = peer.next_line(Duration::from_secs(90)) {
-            match line.split_once(' ') {
-                Some(("performed", number)) => {
-                    performed += number.parse::<u32>().expect("a number");
-                }
-                _ => panic!("{line}"),
-            }
-        }
-        peer.finish_well(SOON);
-    }
-    note(&format!(
-        "{performed} programs in 30 s on {} without a deadlock",
-        db.engine()
-    ));
-    assert!(performed > 200, "{performed}");
-    Oracle::open(path).assert_clean();
 }

@@ -1,11 +1,8 @@
 //! Requests that wait: their order, their bound, their time-outs and deadlocks.
 
 mod barging;
-mod contention;
 mod deadlock;
+mod independent_requests;
 mod order;
-mod parallelism;
-mod queue_bound;
-mod queue_programs;
-mod starvation;
+mod queue_limit;
 mod time_outs;

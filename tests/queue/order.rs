@@ -14,10 +14,10 @@ use locks_tests::{
 const SOON: Duration = Duration::from_secs(30);
 
 on_every_engine!(
-    async fifty_waiters_of_five_processes_are_served_as_they_came,
-    async so_are_those_who_come_at_the_same_time,
-    async whoever_asks_at_once_does_not_overtake_who_waits,
-    async several_names_wait_for_all_that_came_before_any_of_them,
+    async fifty_waiters_of_five_processes_are_granted_in_order,
+    async concurrent_waiters_are_granted_in_queue_order,
+    async acquire_does_not_overtake_waiters,
+    async request_for_several_names_waits_for_earlier_requests_of_any,
 );
 
 async fn manager(db: &Database, task: &str) -> LockManager {
@@ -30,7 +30,7 @@ fn processes(db: &Database, number: usize) -> Vec<Waiter> {
     (0..number).map(start).collect()
 }
 
-async fn fifty_waiters_of_five_processes_are_served_as_they_came(db: Database) {
+async fn fifty_waiters_of_five_processes_are_granted_in_order(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let mut processes = processes(&db, 5);
@@ -53,7 +53,7 @@ async fn fifty_waiters_of_five_processes_are_served_as_they_came(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn so_are_those_who_come_at_the_same_time(db: Database) {
+async fn concurrent_waiters_are_granted_in_queue_order(db: Database) {
     let holder = manager(&db, "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let mut processes = processes(&db, 5);
@@ -87,7 +87,7 @@ async fn so_are_those_who_come_at_the_same_time(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn whoever_asks_at_once_does_not_overtake_who_waits(db: Database) {
+async fn acquire_does_not_overtake_waiters(db: Database) {
     let (holder, other) = (manager(&db, "holder").await, manager(&db, "other").await);
     let mut waiting = waiter!(db.url(), "waiting");
     let guard = holder.acquire("x").await.expect("it is free");
@@ -112,7 +112,7 @@ async fn whoever_asks_at_once_does_not_overtake_who_waits(db: Database) {
         .expect("it is held");
 }
 
-async fn several_names_wait_for_all_that_came_before_any_of_them(db: Database) {
+async fn request_for_several_names_waits_for_earlier_requests_of_any(db: Database) {
     let holder = manager(&db, "holder").await;
     let (x, y) = (holder.acquire("x").await, holder.acquire("y").await);
     let mut processes = processes(&db, 3);

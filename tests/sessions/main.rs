@@ -1,11 +1,13 @@
 //! Sessions of processes that die, pause or are not seen: renewal, eviction and its cost.
 
-mod crashed;
+mod blocked_evictions;
 mod dead_sessions;
-mod ghosts;
-mod identity;
-mod paused;
+mod dead_waiters;
+mod killed_holders;
+mod locked_rows;
+mod process_identity;
+mod released_sessions;
 mod renewal;
+mod session_costs;
 mod session_traces;
-mod stuck;
-mod stuck_evictions;
+mod stopped_processes;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use locks_core::{Evidence, Expiry, LockGuard, LockManager};
 use locks_tests::{
     engine::{Database, note},
-    events::Events,
+    events::{Events, RENEWAL_FAILS},
     journal::{Journal, Tx},
     on_engine, on_every_engine,
     relay::{How, Relay, When},
@@ -20,14 +20,14 @@ const TTL: Duration = Duration::from_millis(1500);
 const MANY: usize = 10_000;
 
 on_every_engine!(
-    sync a_blocked_runtime_loses_nothing,
+    sync blocked_runtime_loses_no_lock,
     async ten_thousand_locks_are_kept,
-    async a_fenced_transaction_may_stay_open,
+    async locks_survive_an_open_fenced_transaction,
 );
 on_every_engine!(
     servers:
-    async a_blocked_write_holds_up_no_renewal,
-    async a_fenced_transaction_may_stay_open_at_every_isolation_level,
+    async blocked_write_delays_no_renewal,
+    async locks_survive_an_open_fenced_transaction_at_every_isolation_level,
     async a_silent_connection_is_replaced_in_time,
     async a_failed_renewal_is_repeated,
     async at_half_the_ttl_a_warning_is_logged,
@@ -54,7 +54,7 @@ async fn rival(db: &Database, name: &'static str) -> tokio::task::JoinHandle<Loc
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
-fn a_blocked_runtime_loses_nothing(db: Database) {
+fn blocked_runtime_loses_no_lock(db: Database) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -124,7 +124,7 @@ async fn ten_thousand_locks_are_kept(db: Database) {
 
 /// On SQLite the transaction blocks every write, and therefore renewals too. A third of the ttl is
 /// harmless.
-async fn a_fenced_transaction_may_stay_open(db: Database) {
+async fn locks_survive_an_open_fenced_transaction(db: Database) {
     let ttl = 3 * TTL;
     let locks = connect(db.url(), "holder", ttl).await;
     let guard = locks.acquire("x").await.expect("it is free");
@@ -141,7 +141,7 @@ async fn a_fenced_transaction_may_stay_open(db: Database) {
     assert!(journal.has("slow").await);
 }
 
-async fn a_fenced_transaction_may_stay_open_at_every_isolation_level(db: Database) {
+async fn locks_survive_an_open_fenced_transaction_at_every_isolation_level(db: Database) {
     let locks = connect(db.url(), "holder", TTL).await;
     let guard = locks.acquire("x").await.expect("it is free");
     let rival = rival(&db, "x").await;
@@ -189,7 +189,7 @@ async fn begin_at(journal: &Journal, level: &str) -> Tx {
 }
 
 /// A write waits for a foreign lock on the row, for longer than a ttl.
-async fn a_blocked_write_holds_up_no_renewal(db: Database) {
+async fn blocked_write_delays_no_renewal(db: Database) {
     let locks = connect(db.url(), "holder", TTL).await;
     let guard = locks.acquire("x").await.expect("it is free");
     let rival = rival(&db, "x").await;
@@ -283,7 +283,7 @@ async fn at_half_the_ttl_a_warning_is_logged(db: Database) {
             event.level == tracing::Level::WARN
                 && event
                     .get("message")
-                    .is_some_and(|text| text.contains("cannot be renewed"))
+                    .is_some_and(|text| text.contains(RENEWAL_FAILS))
         })
     };
     wait::until(ttl, "a warning", async || warned()).await;

@@ -32,17 +32,17 @@ on_every_engine!(
     async a_dropped_commit_comes_before_the_next_grant,
     async an_observer_with_a_shorter_ttl_waits_for_the_holders,
     async only_the_evicted_namespace_is_lost,
-    async one_that_only_acquires_gets_the_lock_of_a_dead_remote_holder,
-    async one_that_asked_once_gets_it_the_next_time,
+    async repeated_acquire_gets_the_lock_of_a_dead_remote_holder,
+    async second_acquire_gets_the_lock_of_a_dead_remote_holder,
     async sessions_that_come_and_go_are_never_taken_for_dead,
-    async killed_as_soon_as_its_grant_is_written,
+    async grant_of_a_process_killed_after_its_write_can_be_released,
 );
 on_every_engine!(
     servers:
     async a_commit_that_lands_late_comes_before_the_next_grant,
     async a_session_insert_that_lands_late_changes_nothing,
     async a_session_insert_without_an_answer_leaves_nothing,
-    async killed_between_the_grants_write_and_its_answer,
+    async grant_of_a_process_killed_before_its_answer_can_be_released,
     async a_session_that_begins_between_two_reads_is_not_dead,
 );
 
@@ -147,13 +147,13 @@ fn a_fence_after_the_originals_release_all_is_refused() {
 
 /// The fence succeeded, then the original took the lock away, and another task of this library
 /// requests it: the commit comes first.
-async fn robbed_while_fenced(db: Database, rob: impl AsyncFnOnce(&mut Original)) {
+async fn taken_away_while_fenced(db: Database, take_away: impl AsyncFnOnce(&mut Original)) {
     let locks = connect(db.url(), "a", LONG).await;
     let guard = locks.acquire("x").await.expect("it is free");
     let journal = Journal::open(db.url()).await;
     let mut tx = journal.begin_entry("fenced").await.expect("it begins");
     fence(&guard, &mut tx).await.expect("it is held");
-    rob(&mut original(&db).await).await;
+    take_away(&mut original(&db).await).await;
     let next = connect(db.url(), "b", LONG).await;
     let mut next = tokio::spawn(async move { next.wait("x").await });
     let early = tokio::time::timeout(A_WHILE, &mut next).await;
@@ -173,9 +173,9 @@ async fn robbed_while_fenced(db: Database, rob: impl AsyncFnOnce(&mut Original))
 }
 
 #[test]
-fn robbed_by_the_originals_release_by_task_id_while_fenced() {
+fn fenced_commit_precedes_the_grant_after_the_originals_release_by_task_id() {
     run_async(Engine::MySql, async |db| {
-        robbed_while_fenced(db, async |original| {
+        taken_away_while_fenced(db, async |original| {
             original.release_by_task_id("a").await.expect("it can");
         })
         .await;
@@ -183,9 +183,9 @@ fn robbed_by_the_originals_release_by_task_id_while_fenced() {
 }
 
 #[test]
-fn robbed_by_the_originals_release_all_while_fenced() {
+fn fenced_commit_precedes_the_grant_after_the_originals_release_all() {
     run_async(Engine::MySql, async |db| {
-        robbed_while_fenced(db, async |original| {
+        taken_away_while_fenced(db, async |original| {
             original.release_all().await.expect("it can");
         })
         .await;
@@ -350,10 +350,14 @@ async fn an_observer_with_a_shorter_ttl_waits_for_the_holders(db: Database) {
     let ttl = 3 * TTL;
     let mut holder = worker!(db.url(), "holder", "--ttl", ttl.as_millis().to_string());
     holder.acquire("x");
-    let heir = connect(db.url(), "heir", Duration::from_millis(200)).await;
+    let successor = connect(db.url(), "successor", Duration::from_millis(200)).await;
     let (before, _) = Session::next_beat(&db, "holder", SOON).await;
     holder.stop();
-    let guard = heir.wait("x").timeout(SOON).await.expect("it passes on");
+    let guard = successor
+        .wait("x")
+        .timeout(SOON)
+        .await
+        .expect("it passes on");
     assert!(before.elapsed() >= ttl, "after {:?}", before.elapsed());
     holder.cont();
     assert_eq!(holder.ask("lost"), "true");
@@ -400,7 +404,7 @@ async fn dead_remote_holder(db: &Database) {
     holder.kill();
 }
 
-async fn one_that_only_acquires_gets_the_lock_of_a_dead_remote_holder(db: Database) {
+async fn repeated_acquire_gets_the_lock_of_a_dead_remote_holder(db: Database) {
     let locks = connect(db.url(), "a", LONG).await;
     let second = connect(db.url(), "b", LONG).await;
     dead_remote_holder(&db).await;
@@ -423,7 +427,7 @@ async fn one_that_only_acquires_gets_the_lock_of_a_dead_remote_holder(db: Databa
 }
 
 /// The observation continues without a waiting request.
-async fn one_that_asked_once_gets_it_the_next_time(db: Database) {
+async fn second_acquire_gets_the_lock_of_a_dead_remote_holder(db: Database) {
     let locks = connect(db.url(), "a", LONG).await;
     dead_remote_holder(&db).await;
     assert!(locks.acquire("x").await.expect_err("it is held").is_busy());
@@ -503,16 +507,16 @@ async fn a_session_that_begins_between_two_reads_is_not_dead(db: Database) {
 
 /// The lock of a killed holder without expiry is held until a supervisor releases it.
 async fn supervisor_frees_it(db: &Database, name: &str) {
-    let heir = connect(db.url(), "heir", LONG).await;
-    let asked = heir.wait(name).timeout(A_WHILE).await;
+    let successor = connect(db.url(), "successor", LONG).await;
+    let asked = successor.wait(name).timeout(A_WHILE).await;
     assert!(asked.expect_err("it is held").is_timeout());
-    let forgotten = heir.release_task("holder").await.expect("it can");
+    let forgotten = successor.release_task("holder").await.expect("it can");
     assert_eq!(forgotten.len(), 1);
     assert_eq!(forgotten[0].name.as_str(), name);
-    let guard = heir.acquire(name).await.expect("it is free");
+    let guard = successor.acquire(name).await.expect("it is free");
     assert!(Some(guard.token()) > forgotten[0].token);
     guard.release().await.expect("it is ours");
-    wait_until_only(db, &["heir"], SOON).await;
+    wait_until_only(db, &["successor"], SOON).await;
 }
 
 async fn is_written(db: &Database, name: &str) {
@@ -523,7 +527,7 @@ async fn is_written(db: &Database, name: &str) {
     .await;
 }
 
-async fn killed_as_soon_as_its_grant_is_written(db: Database) {
+async fn grant_of_a_process_killed_after_its_write_can_be_released(db: Database) {
     let mut holder = worker!(db.url(), "holder", "--never");
     holder.send("acquire x");
     is_written(&db, "x").await;
@@ -531,7 +535,7 @@ async fn killed_as_soon_as_its_grant_is_written(db: Database) {
     supervisor_frees_it(&db, "x").await;
 }
 
-async fn killed_between_the_grants_write_and_its_answer(db: Database) {
+async fn grant_of_a_process_killed_before_its_answer_can_be_released(db: Database) {
     let relay = Relay::start(db.server_address());
     let mut holder = worker!(db.url_via(relay.address()), "holder", "--never");
     relay.arm(When::Containing(b"some_lock".to_vec()), How::StallAnswer);

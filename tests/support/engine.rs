@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
         mpsc::{self, RecvTimeoutError},
     },
@@ -16,6 +17,8 @@ use tempfile::TempDir;
 use url::Url;
 
 use crate::{hostile, plain::Plain, wait};
+
+mod reuse;
 
 /// The limit for a test; a longer one hangs.
 const TEST_LIMIT: Duration = Duration::from_mins(3);
@@ -72,7 +75,7 @@ impl Engine {
     /// Whether tests can run on this engine. If not, prints a note once, past libtest's capture, or
     /// panics if no engine may be left out (`LOCKS_TEST_ALL_ENGINES=1`).
     pub fn is_there(self) -> bool {
-        static TOLD: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+        static REPORTED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
         let Some(variable) = self.variable() else {
             return true;
         };
@@ -83,7 +86,7 @@ impl Engine {
             !all_engines_wanted(),
             "{variable} is not set, and no engine may be left out"
         );
-        if !TOLD[self as usize].swap(true, Relaxed) {
+        if !REPORTED[self as usize].swap(true, Relaxed) {
             note(&format!(
                 "left out: {self}. To include it, set {variable} to a server on which databases \
                  may be created, or run tests/run."
@@ -144,14 +147,11 @@ impl Database {
 
     /// A new, empty database on the server at this URL, whose account may create databases.
     pub fn create_on(admin: &str) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let engine = Engine::of_url(admin);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let name = format!(
-            "locks_{}_{number}_{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        );
+        if let Some(name) = reuse::take(admin) {
+            return Self::named(admin, name);
+        }
+        let name = new_name();
         let sql = match engine {
             Engine::Sqlite => panic!("SQLite has no server"),
             Engine::MySql => format!("CREATE DATABASE {name}"),
@@ -165,10 +165,14 @@ impl Database {
             conn.execute(&sql).await.expect("databases may be created");
             let _ = conn.close().await;
         });
+        Self::named(admin, name)
+    }
+
+    fn named(admin: &str, name: String) -> Self {
         let mut url = Url::parse(admin).expect("a URL");
         url.set_path(&name);
         Self {
-            engine,
+            engine: Engine::of_url(admin),
             url: url.into(),
             home: Home::Server {
                 admin: admin.to_owned(),
@@ -240,6 +244,9 @@ impl Drop for Database {
         let Home::Server { admin, name } = &self.home else {
             return;
         };
+        if reuse::give_back(admin, &self.url, name) {
+            return;
+        }
         let sql = match self.engine {
             // What a failed test left open must not block this.
             Engine::MySql => format!("SET lock_wait_timeout = 5; DROP DATABASE IF EXISTS {name}"),
@@ -257,6 +264,12 @@ impl Drop for Database {
             });
         }));
     }
+}
+
+fn new_name() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Relaxed));
+    format!("locks_{process}_{number}_{:08x}", fastrand::u32(..))
 }
 
 /// Runs an asynchronous test, if its engine is available; for
@@ -313,8 +326,15 @@ pub fn run_sync(engine: Engine, test: impl FnOnce(Database) + Send + 'static) {
     }
 }
 
+/// Keeps other tests of this process that call it from running until the value is dropped.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes a `#[test]` on every engine, in the modules `sqlite`, `mysql` and `postgres`, of each
-/// named function from a [`Database`]. With `servers:`, SQLite is left out.
+/// named function from a [`Database`]. With `servers:`, SQLite is left
+/// out. Tests that are `async_alone` or `sync_alone` hold [`alone`].
 ///
 /// ```text
 /// on_every_engine!(async a_held_lock_is_busy, sync the_last_drop_flushes);
@@ -347,6 +367,14 @@ macro_rules! on_every_engine {
     (@run async $engine:ident $name:ident) => {
         $crate::engine::run_async($crate::engine::Engine::$engine, super::$name)
     };
+    (@run async_alone $engine:ident $name:ident) => {{
+        let _alone = $crate::engine::alone();
+        $crate::engine::run_async($crate::engine::Engine::$engine, super::$name)
+    }};
+    (@run sync_alone $engine:ident $name:ident) => {{
+        let _alone = $crate::engine::alone();
+        $crate::engine::run_sync($crate::engine::Engine::$engine, super::$name)
+    }};
     (@run sync $engine:ident $name:ident) => {
         $crate::engine::run_sync($crate::engine::Engine::$engine, super::$name)
     };
@@ -356,10 +384,10 @@ macro_rules! on_every_engine {
 mod tests {
     use super::*;
 
-    crate::on_every_engine!(async two_databases_are_two, sync a_dropped_one_is_gone);
+    crate::on_every_engine!(async each_database_is_separate, sync dropped_database_is_deleted);
     crate::on_every_engine!(servers: async its_address_is_that_of_its_server);
 
-    async fn two_databases_are_two(db: Database) {
+    async fn each_database_is_separate(db: Database) {
         let other = Database::create(db.engine());
         for database in [&db, &other] {
             database
@@ -383,7 +411,7 @@ mod tests {
         );
     }
 
-    fn a_dropped_one_is_gone(db: Database) {
+    fn dropped_database_is_deleted(db: Database) {
         let url = db.url().replace("?mode=rwc", "");
         wait::block_on_thread(db.execute("CREATE TABLE t (n INTEGER)"));
         wait::block_on_thread(async { Plain::connect(&url).await.expect("it is there") });

@@ -16,6 +16,13 @@ use tracing::{
     span,
 };
 
+/// A part of the message about a lock that a task has not released.
+pub const FORGOTTEN: &str = "forg";
+/// A part of the message about a session whose renewals fail.
+pub const RENEWAL_FAILS: &str = "cannot be renewed";
+/// A part of the field `cause` of an eviction because of an expired heartbeat.
+pub const HEARTBEAT_EXPIRED: &str = "Stopped";
+
 /// An event, with the fields of the spans it happened in.
 #[derive(Debug, Clone)]
 pub struct Event {

@@ -10,20 +10,21 @@
     clippy::must_use_candidate
 )]
 
-pub mod backends;
 pub mod clock;
 pub mod cluster;
 pub mod conflict_table;
-pub mod deeds;
 pub mod engine;
 pub mod events;
+pub mod fenced_writes;
 pub mod hostile;
 pub mod journal;
+pub mod lock_waits;
 pub mod oracle;
 pub mod original;
 pub mod plain;
 pub mod process;
 pub mod program;
+pub mod race;
 pub mod relay;
 pub mod row;
 pub mod server;
@@ -33,3 +34,8 @@ pub mod wait;
 pub mod waiter;
 pub mod wall_clock;
 pub mod worker;
+
+// A documentation test, because `unsafe` is forbidden in this package.
+#[cfg(doctest)]
+#[doc = concat!("```\n", include_str!("../ui/unsafe_functions.rs"), "\n```")]
+struct UnsafeFunctions;

@@ -52,7 +52,7 @@ pub struct Violation(String);
 
 #[derive(Debug, Clone)]
 struct Entry {
-    who: String,
+    owner: String,
     token: Option<i64>,
     entered: Moment,
 }
@@ -68,16 +68,16 @@ struct Departure {
 enum Line {
     In {
         names: Vec<String>,
-        who: String,
+        owner: String,
         token: Option<i64>,
         asked: Moment,
     },
     Out {
         names: Vec<String>,
-        who: String,
+        owner: String,
     },
     Gone {
-        who: String,
+        owner: String,
     },
 }
 
@@ -113,7 +113,7 @@ impl Oracle {
     pub fn enter(
         &mut self,
         names: &[&str],
-        who: &str,
+        owner: &str,
         token: Option<i64>,
         asked: Moment,
     ) -> Result<(), Violation> {
@@ -121,16 +121,16 @@ impl Oracle {
             let mut found = Vec::new();
             for name in names {
                 for (held, entry) in &oracle.inside {
-                    found.extend(forbidden(name, who, token, asked, held, entry));
+                    found.extend(forbidden(name, owner, token, asked, held, entry));
                 }
                 for (before, departure) in &oracle.left {
-                    found.extend(backwards(name, who, token, asked, before, *departure));
+                    found.extend(backwards(name, owner, token, asked, before, *departure));
                 }
             }
             let names = names.iter().map(ToString::to_string).collect();
             oracle.append(&Line::In {
                 names,
-                who: who.to_owned(),
+                owner: owner.to_owned(),
                 token,
                 asked,
             });
@@ -139,12 +139,12 @@ impl Oracle {
     }
 
     /// To be called before the release.
-    pub fn leave(&mut self, names: &[&str], who: &str) -> Result<(), Violation> {
+    pub fn leave(&mut self, names: &[&str], owner: &str) -> Result<(), Violation> {
         self.locked(|oracle| {
-            let stranger = |name: &&&str| oracle.inside.get(**name).is_none_or(|e| e.who != who);
-            let found = names.iter().filter(stranger).map(|name| {
+            let foreign = |name: &&&str| oracle.inside.get(**name).is_none_or(|e| e.owner != owner);
+            let found = names.iter().filter(foreign).map(|name| {
                 format!(
-                    "{who} leaves {name}, in which is {:?}",
+                    "{owner} leaves {name}, in which is {:?}",
                     oracle.inside.get(*name)
                 )
             });
@@ -152,17 +152,17 @@ impl Oracle {
             let names = names.iter().map(ToString::to_string).collect();
             oracle.append(&Line::Out {
                 names,
-                who: who.to_owned(),
+                owner: owner.to_owned(),
             });
             oracle.report(&found)
         })
     }
 
     /// To be called for a killed process, once it is dead.
-    pub fn gone(&mut self, who: &str) {
+    pub fn gone(&mut self, owner: &str) {
         self.locked(|oracle| {
             oracle.append(&Line::Gone {
-                who: who.to_owned(),
+                owner: owner.to_owned(),
             });
         });
     }
@@ -178,7 +178,7 @@ impl Oracle {
             oracle
                 .inside
                 .iter()
-                .map(|(name, entry)| (name.clone(), entry.who.clone()))
+                .map(|(name, entry)| (name.clone(), entry.owner.clone()))
                 .collect()
         })
     }
@@ -231,27 +231,34 @@ impl Oracle {
     fn apply(&mut self, line: Line, at: Moment) {
         match line {
             Line::In {
-                names, who, token, ..
+                names,
+                owner,
+                token,
+                ..
             } => {
                 self.grants += 1;
                 for name in names {
                     let entry = Entry {
-                        who: who.clone(),
+                        owner: owner.clone(),
                         token,
                         entered: at,
                     };
                     self.inside.insert(name, entry);
                 }
             }
-            Line::Out { names, who } => {
+            Line::Out { names, owner } => {
                 for name in names {
-                    if self.inside.get(&name).is_some_and(|entry| entry.who == who) {
+                    if self
+                        .inside
+                        .get(&name)
+                        .is_some_and(|entry| entry.owner == owner)
+                    {
                         let token = self.inside.remove(&name).and_then(|entry| entry.token);
                         self.left.insert(name, Departure { token, at });
                     }
                 }
             }
-            Line::Gone { who } => self.inside.retain(|_, entry| entry.who != who),
+            Line::Gone { owner } => self.inside.retain(|_, entry| entry.owner != owner),
         }
     }
 
@@ -282,7 +289,7 @@ impl Oracle {
 /// Whether `name`, which enters now, and `held`, which is inside, exclude each other.
 fn forbidden(
     name: &str,
-    who: &str,
+    owner: &str,
     token: Option<i64>,
     asked: Moment,
     held: &str,
@@ -290,8 +297,8 @@ fn forbidden(
 ) -> Option<String> {
     let says = |how: &str| {
         Some(format!(
-            "{name} of {who} ({token:?}) {how} {held} of {} ({:?})",
-            entry.who, entry.token
+            "{name} of {owner} ({token:?}) {how} {held} of {} ({:?})",
+            entry.owner, entry.token
         ))
     };
     let tokens = token.zip(entry.token);
@@ -316,7 +323,7 @@ fn forbidden(
 /// was requested.
 fn backwards(
     name: &str,
-    who: &str,
+    owner: &str,
     token: Option<i64>,
     asked: Moment,
     before: &str,
@@ -325,14 +332,14 @@ fn backwards(
     let (new, old) = token.zip(departure.token)?;
     let conflict = refused_while(name, before) || refused_while(before, name);
     (conflict && departure.at < asked && new <= old)
-        .then(|| format!("{name} of {who} has the token {new}, {before} before it had {old}"))
+        .then(|| format!("{name} of {owner} has the token {new}, {before} before it had {old}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn court() -> (tempfile::TempDir, Oracle, Oracle) {
+    fn two_views() -> (tempfile::TempDir, Oracle, Oracle) {
         let directory = tempfile::tempdir().unwrap();
         let (a, b) = (
             Oracle::open(directory.path()),
@@ -342,14 +349,14 @@ mod tests {
     }
 
     /// Enters as a process that asks at this moment.
-    fn enter(oracle: &mut Oracle, name: &str, who: &str) -> Result<(), Violation> {
+    fn enter(oracle: &mut Oracle, name: &str, owner: &str) -> Result<(), Violation> {
         let asked = oracle.asking();
-        oracle.enter(&[name], who, None, asked)
+        oracle.enter(&[name], owner, None, asked)
     }
 
     #[test]
     fn what_is_allowed_is_no_violation() {
-        let (_directory, mut a, mut b) = court();
+        let (_directory, mut a, mut b) = two_views();
         enter(&mut a, "app_task_1", "a").unwrap();
         enter(&mut b, "app_task_2", "b").unwrap();
         a.leave(&["app_task_1"], "a").unwrap();
@@ -360,8 +367,8 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_is_seen_by_everybody() {
-        let (_directory, mut a, mut b) = court();
+    fn overlap_is_seen_by_every_view() {
+        let (_directory, mut a, mut b) = two_views();
         enter(&mut a, "app_task_1", "a").unwrap();
         enter(&mut b, "app_task_1", "b").unwrap_err();
         assert_eq!(a.violations().len(), 1);
@@ -370,7 +377,7 @@ mod tests {
 
     #[test]
     fn what_is_forbidden_both_ways_needs_no_order() {
-        let (_directory, mut a, mut b) = court();
+        let (_directory, mut a, mut b) = two_views();
         let (asked_a, asked_b) = (a.asking(), b.asking());
         a.enter(&["box_update"], "a", None, asked_a).unwrap();
         b.enter(&["x", "app_task_1"], "b", None, asked_b)
@@ -379,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_direction_that_is_allowed() {
-        let (_directory, mut a, mut b) = court();
+        let (_directory, mut a, mut b) = two_views();
         enter(&mut a, "box_update", "a").unwrap();
         enter(&mut b, "app_backup_1", "b").unwrap();
         a.assert_clean();
@@ -387,14 +394,14 @@ mod tests {
 
     #[test]
     fn a_direction_that_is_forbidden() {
-        let (_directory, mut a, mut b) = court();
+        let (_directory, mut a, mut b) = two_views();
         enter(&mut a, "app_backup_1", "a").unwrap();
         enter(&mut b, "box_update", "b").unwrap_err();
     }
 
     #[test]
-    fn whoever_enters_second_may_have_been_granted_first() {
-        let (_directory, mut a, mut b) = court();
+    fn second_to_enter_may_have_been_granted_first() {
+        let (_directory, mut a, mut b) = two_views();
         let asked = b.asking();
         // In between, the update was granted, then the backup, which enters first.
         enter(&mut a, "app_backup_1", "a").unwrap();
@@ -405,7 +412,7 @@ mod tests {
     #[test]
     fn tokens_tell_the_order() {
         for (backup, update, ok) in [(8, 7, true), (7, 8, false), (7, 7, true)] {
-            let (_directory, mut a, mut b) = court();
+            let (_directory, mut a, mut b) = two_views();
             let asked = b.asking();
             a.enter(&["app_backup_1"], "a", Some(backup), asked)
                 .unwrap();
@@ -414,7 +421,7 @@ mod tests {
                 ok
             );
 
-            let (_directory, mut a, mut b) = court();
+            let (_directory, mut a, mut b) = two_views();
             let asked = b.asking();
             a.enter(&["box_update"], "a", Some(update), asked).unwrap();
             assert_eq!(
@@ -427,7 +434,7 @@ mod tests {
     #[test]
     fn a_token_that_goes_backwards_is_a_violation() {
         for (second, ok) in [(8, true), (7, false), (6, false)] {
-            let (_directory, mut a, mut b) = court();
+            let (_directory, mut a, mut b) = two_views();
             let asked = a.asking();
             a.enter(&["app_task_1"], "a", Some(7), asked).unwrap();
             a.leave(&["app_task_1"], "a").unwrap();
@@ -440,16 +447,16 @@ mod tests {
     }
 
     #[test]
-    fn leaving_what_one_is_not_in_is_a_violation() {
-        let (_directory, mut a, mut b) = court();
+    fn leaving_without_having_entered_is_a_violation() {
+        let (_directory, mut a, mut b) = two_views();
         enter(&mut a, "x", "a").unwrap();
         b.leave(&["x"], "b").unwrap_err();
         assert_eq!(a.inside()["x"], "a");
     }
 
     #[test]
-    fn the_dead_are_not_inside() {
-        let (_directory, mut a, mut b) = court();
+    fn dead_processes_are_not_inside() {
+        let (_directory, mut a, mut b) = two_views();
         enter(&mut a, "x", "a").unwrap();
         b.gone("a");
         enter(&mut b, "x", "b").unwrap();
@@ -458,7 +465,7 @@ mod tests {
 
     #[test]
     fn a_line_that_was_cut_off_is_skipped() {
-        let (directory, mut a, _) = court();
+        let (directory, mut a, _) = two_views();
         enter(&mut a, "x", "a").unwrap();
         let mut ledger = OpenOptions::new()
             .append(true)

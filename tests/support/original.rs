@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_refuses_and_gives_back() {
+    fn acquires_refuses_and_releases() {
         run_async(Engine::MySql, async |db| {
             let (mut a, mut b) = two(&db).await;
             a.acquire("box_update").await.unwrap();

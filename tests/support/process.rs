@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 /// The number of lines of standard error that are kept for the message of a failed test.
 const KEPT: usize = 40;
 /// How long a process that ends may take to print its errors.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const ERRORS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A process of the test's own.
 #[derive(Debug)]
@@ -223,7 +223,7 @@ impl Peer {
     fn fail(&mut self, what: &str) -> ! {
         // A process that ends prints its errors at the last moment.
         let start = Instant::now();
-        while self.hung_up() && !self.reader.is_finished() && start.elapsed() < LAST_WORDS {
+        while self.hung_up() && !self.reader.is_finished() && start.elapsed() < ERRORS_WITHIN {
             std::thread::sleep(Duration::from_millis(1));
         }
         let (pid, called, errors) = (self.pid(), &self.called, self.errors());

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn random_ones_are_sorted_and_never_in_their_own_way() {
+    fn random_programs_are_sorted_and_free_of_own_conflicts() {
         let place = |name: &String| SORTED.iter().position(|sorted| sorted == name);
         let mut longest = 0;
         for _ in 0..2_000 {

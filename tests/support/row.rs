@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_over_is_seen() {
+    fn remaining_entries_are_seen() {
         assert!(row("{}", None).is_empty());
         assert!(row("{}", Some(r#"{"v":1,"held":{},"queue":[]}"#)).is_empty());
         assert!(!row(r#"{"a":"t"}"#, None).is_empty());
@@ -224,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     #[should_panic(expected = "is not empty after 50ms")]
-    async fn one_that_stays_is_told() {
+    async fn remaining_entry_is_reported() {
         let db = Database::create(crate::engine::Engine::Sqlite);
         db.execute("CREATE TABLE locks (id TEXT, dataJson TEXT, version INT)")
             .await;

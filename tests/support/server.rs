@@ -26,6 +26,8 @@ pub struct Server {
     directory: TempDir,
     /// The directory of a node of the cluster that a Galera node joins.
     peer: Option<PathBuf>,
+    /// The URL of the server that a standby copies and follows.
+    primary: Option<String>,
     port: u16,
     url: String,
 }
@@ -61,13 +63,18 @@ impl Server {
             ));
             return None;
         }
-        Some(Self::launch(kind, clock, settings, None))
+        Some(Self::launch(kind, clock, settings, None, None))
     }
 
     /// Starts a Galera node: of a new cluster, or of the cluster of `peer`.
     pub(crate) fn start_node(peer: Option<&Self>) -> Self {
         let peer = peer.map(|peer| peer.directory.path().to_owned());
-        Self::launch("galera", None, &[], peer)
+        Self::launch("galera", None, &[], peer, None)
+    }
+
+    /// Starts a standby of a PostgreSQL server.
+    pub(crate) fn start_standby(primary: &Self) -> Self {
+        Self::launch("postgres", None, &[], None, Some(primary.url.clone()))
     }
 
     fn launch(
@@ -75,6 +82,7 @@ impl Server {
         clock: Option<WallClock>,
         settings: &[&str],
         peer: Option<PathBuf>,
+        primary: Option<String>,
     ) -> Self {
         let parent = env::var_os("LOCKS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from);
         // The clean-up of tests/run looks for this name.
@@ -91,6 +99,7 @@ impl Server {
             settings: settings.iter().map(ToString::to_string).collect(),
             directory,
             peer,
+            primary,
             port: free_port(),
             url: String::new(),
         };
@@ -130,6 +139,9 @@ impl Server {
         let mut command = Command::new(SCRIPT);
         if let Some(clock) = &self.clock {
             clock.rule(&mut command);
+        }
+        if let Some(primary) = &self.primary {
+            command.env("LOCKS_TEST_STANDBY_OF", primary);
         }
         let output = command
             .arg(action)
@@ -172,7 +184,7 @@ pub(crate) fn is_installed(program: &str) -> bool {
 /// A free port below those that the system gives to outgoing connections: it must still be free
 /// when the server is started again. The three ports after it, which a Galera node uses, are free
 /// as well.
-pub(crate) fn free_port() -> u16 {
+fn free_port() -> u16 {
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
         let port = fastrand::u16(20_000..32_000);

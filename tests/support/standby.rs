@@ -1,60 +1,32 @@
 //! An asynchronous standby of a private PostgreSQL server.
 
-use std::{
-    env, fs,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-use tempfile::TempDir;
 use url::Url;
 
-use crate::{
-    plain::Plain,
-    server::{Server, free_port},
-    wait,
-};
+use crate::{plain::Plain, server::Server, wait};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/server");
 const SOON: Duration = Duration::from_secs(30);
 
 /// A hot standby; it is killed, and its data deleted, when it is dropped.
 #[derive(Debug)]
 pub struct Standby {
-    directory: TempDir,
+    server: Server,
     primary: String,
-    port: u16,
-    url: String,
 }
 
 impl Standby {
     /// Copies the server and follows it.
     pub fn of(primary: &Server) -> Self {
-        let parent = env::var_os("LOCKS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from);
-        // The clean-up of tests/run looks for this name.
-        let directory = tempfile::Builder::new()
-            .prefix("postgres-standby-")
-            .tempdir_in(parent)
-            .expect("a temporary directory");
-        // Root starts the server as another user.
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("our own");
-        let mut standby = Self {
-            directory,
+        Self {
+            server: Server::start_standby(primary),
             primary: primary.url().to_owned(),
-            port: free_port(),
-            url: String::new(),
-        };
-        let url = standby.call("start").expect("the standby starts");
-        url.trim().clone_into(&mut standby.url);
-        standby
+        }
     }
 
     /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
-        let url = Url::parse(&self.url).expect("a URL");
+        let url = Url::parse(self.server.url()).expect("a URL");
         url.socket_addrs(|| None).expect("it has an address")[0]
     }
 
@@ -82,35 +54,16 @@ impl Standby {
     }
 
     async fn execute(&self, sql: &str) {
-        let mut conn = Plain::connect(&self.url).await.expect("it answers");
+        let mut conn = Plain::connect(self.server.url()).await.expect("it answers");
         conn.execute(sql).await.expect("it can");
         let _ = conn.close().await;
     }
 
     async fn wait_for(&self, what: &str, sql: &str, answer: &str) {
-        wait::until(SOON, what, async || ask(&self.url, sql).await == answer).await;
-    }
-
-    fn call(&self, action: &str) -> Result<String, String> {
-        let output = Command::new(SCRIPT)
-            .env("LOCKS_TEST_STANDBY_OF", &self.primary)
-            .args([action, "postgres"])
-            .arg(self.directory.path())
-            .arg(self.port.to_string())
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| format!("{SCRIPT}: {error}"))?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
-        }
-    }
-}
-
-impl Drop for Standby {
-    fn drop(&mut self) {
-        let _ = self.call("kill");
+        wait::until(SOON, what, async || {
+            ask(self.server.url(), sql).await == answer
+        })
+        .await;
     }
 }
 

@@ -78,7 +78,7 @@ mod tests {
 
     #[tokio::test]
     #[should_panic(expected = "not within 20ms: never")]
-    async fn one_that_does_not_ends_at_the_deadline() {
+    async fn condition_that_stays_false_ends_at_the_deadline() {
         until(Duration::from_millis(20), "never", async || false).await;
     }
 

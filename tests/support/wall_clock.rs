@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_goes_by_it() {
+    fn process_uses_the_clock() {
         let Some(clock) = WallClock::new() else {
             return;
         };

@@ -14,16 +14,16 @@ use locks_tests::{
 use sqlx::migrate::Migrator;
 
 const SOON: Duration = Duration::from_secs(30);
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 6;
 const TABLES: [&str; 3] = ["lock_fences", "lock_sessions", "locks"];
 
 on_every_engine!(
-    sync six_processes_find_it_empty_at_once,
-    async a_table_of_each_name_is_made_and_no_other,
+    sync six_processes_create_the_tables_concurrently,
+    async only_the_three_tables_are_created,
     async the_tables_of_the_users_tooling_are_accepted,
-    async the_applications_migrations_are_left_alone,
-    async what_is_missing_is_made_and_what_is_there_is_kept,
-    async as_many_times_as_one_likes,
+    async migrations_of_the_application_are_not_affected,
+    async missing_tables_are_created_and_existing_ones_kept,
+    async migration_may_be_repeated,
 );
 
 /// The directory of this engine's migrations, for the users' own tooling.
@@ -103,9 +103,9 @@ async fn bookkeeping(db: &Database) -> String {
     format!("{:?}", db.connect().await.rows(sql).await.unwrap())
 }
 
-fn six_processes_find_it_empty_at_once(first: Database) {
+fn six_processes_create_the_tables_concurrently(first: Database) {
     let engine = first.engine();
-    let mut peers: Vec<Peer> = (0..6).map(|_| peer!("migrant")).collect();
+    let mut peers: Vec<Peer> = (0..6).map(|_| peer!("connector")).collect();
     for peer in &mut peers {
         peer.expect_line("ready", SOON);
     }
@@ -131,7 +131,7 @@ fn six_processes_find_it_empty_at_once(first: Database) {
     }
 }
 
-async fn a_table_of_each_name_is_made_and_no_other(db: Database) {
+async fn only_the_three_tables_are_created(db: Database) {
     use_it(&db).await;
     assert_eq!(tables(&db).await, TABLES);
 }
@@ -158,7 +158,7 @@ async fn the_tables_of_the_users_tooling_are_accepted(db: Database) {
     assert_eq!(shape(&third).await, made);
 }
 
-async fn the_applications_migrations_are_left_alone(db: Database) {
+async fn migrations_of_the_application_are_not_affected(db: Database) {
     let own = tempfile::tempdir().unwrap();
     std::fs::write(own.path().join("7_app.sql"), "CREATE TABLE app (n INTEGER)").unwrap();
     migrate(&db, own.path()).await;
@@ -185,7 +185,7 @@ async fn the_applications_migrations_are_left_alone(db: Database) {
     );
 }
 
-async fn what_is_missing_is_made_and_what_is_there_is_kept(db: Database) {
+async fn missing_tables_are_created_and_existing_ones_kept(db: Database) {
     use_it(&db).await;
     let made = shape(&db).await;
     // The lock's holder is known by its task id only.
@@ -206,7 +206,7 @@ async fn what_is_missing_is_made_and_what_is_there_is_kept(db: Database) {
     assert_eq!(held, [("x".to_owned(), "foreign".to_owned())].into());
 }
 
-async fn as_many_times_as_one_likes(db: Database) {
+async fn migration_may_be_repeated(db: Database) {
     use_it(&db).await;
     let made = shape(&db).await;
     let row = LocksRow::read(&db, "platform").await;

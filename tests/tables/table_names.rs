@@ -101,8 +101,8 @@ async fn the_fence_works_with_a_prefix(db: Database) {
     };
     commit("held").await.expect("it is held");
     // Another lock table does not affect this one.
-    let stranger = connect(builder("stranger"), db.url()).await;
-    assert_eq!(stranger.release_task("holder").await.expect("it can"), []);
+    let foreign = connect(builder("foreign"), db.url()).await;
+    assert_eq!(foreign.release_task("holder").await.expect("it can"), []);
     commit("held on").await.expect("it is held");
     let supervisor = connect(builder("supervisor").table_prefix("app_"), db.url()).await;
     let taken = supervisor.release_task("holder").await.expect("it can");

@@ -150,7 +150,7 @@ fn the_commands_of_the_readme_are_run_by_ci() {
 }
 
 #[test]
-fn the_top_level_is_as_the_house_wants_it() {
+fn top_level_has_the_expected_parts() {
     let packages = PACKAGES.values().map(|package| {
         let manifest = Path::new(text(&package["manifest_path"]));
         short(manifest.parent().expect("it lies in a directory"))
@@ -183,7 +183,7 @@ fn the_top_level_is_as_the_house_wants_it() {
 }
 
 #[test]
-fn what_is_published_carries_what_it_needs() {
+fn published_packages_contain_their_licences() {
     for (name, package) in &*PACKAGES {
         if package["publish"].is_array() {
             continue;
@@ -313,6 +313,20 @@ fn every_file_belongs_to_a_target_and_every_target_has_its_file() {
         let off = format!("{off} = false");
         assert!(manifest.contains(&off), "{directory}/Cargo.toml says {off}");
     }
+}
+
+#[test]
+fn every_test_binary_is_run() {
+    let script = read("tests/run");
+    let words: Vec<_> = script.split_whitespace().collect();
+    let targets = PACKAGES.values().flat_map(|package| {
+        let targets = package["targets"].as_array().expect("targets");
+        targets.iter().filter(|target| target["kind"][0] == "test")
+    });
+    let names = targets.map(|target| text(&target["name"]));
+    let missing = names.filter(|name| !words.windows(2).any(|pair| pair == ["--test", name]));
+    let missing: Vec<_> = missing.map(str::to_owned).collect();
+    assert_none(&missing, "not run by tests/run");
 }
 
 #[test]

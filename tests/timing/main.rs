@@ -2,12 +2,9 @@
 //!
 //! They run one after the other, with no other test at that time.
 
-mod far_away;
+mod attribute_cost;
+mod default_manager;
 mod finished_tasks;
-mod many_sessions;
 mod polling;
-mod session_costs;
-mod session_counts;
+mod time_outs;
 mod wake_up;
-mod with_lock_cost;
-mod with_lock_default;

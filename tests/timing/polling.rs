@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 const SOON: Duration = Duration::from_secs(20);
 
 on_every_engine!(
-    servers: async a_thousand_waiters_cost_as_much_as_one,
-    async an_idle_process_asks_nothing,
-    async a_missing_row_is_looked_for_every_50_ms,
+    servers: async_alone a_thousand_waiters_cost_as_much_as_one,
+    async_alone idle_process_sends_no_requests,
+    async_alone a_missing_row_is_looked_for_every_50_ms,
 );
 
 async fn manager(url: &str, task: &str) -> LockManager {
@@ -64,7 +64,7 @@ async fn a_thousand_waiters_cost_as_much_as_one(db: Database) {
     assert!(one >= 1 && thousand <= 2 * one + 5, "{one}, {thousand}");
 }
 
-async fn an_idle_process_asks_nothing(db: Database) {
+async fn idle_process_sends_no_requests(db: Database) {
     let holder = manager(db.url(), "holder").await;
     let guard = holder.acquire("x").await.expect("it is free");
     let relay = Relay::start(db.server_address());

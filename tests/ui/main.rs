@@ -1,17 +1,19 @@
 //! What `#[with_lock]` compiles, and its messages where it does not.
 //!
-//! The compiler's messages change from version to version, so they are compared for one version.
+//! What must compile is compiled with this test. The compiler's messages change from version to
+//! version, so they are compared for one version.
+
+mod features;
+mod pass;
 
 use std::process::Command;
 
 const MESSAGES_OF: &str = "rustc 1.95.";
 
 #[test]
-fn ui() {
-    let cases = trybuild::TestCases::new();
-    cases.pass("ui/pass/*.rs");
+fn mistakes_are_explained() {
     if compiler().starts_with(MESSAGES_OF) {
-        cases.compile_fail("ui/fail/*.rs");
+        trybuild::TestCases::new().compile_fail("ui/fail/*.rs");
     } else {
         println!("skipped: the messages of mistakes, which need {MESSAGES_OF}x");
     }

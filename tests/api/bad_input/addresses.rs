@@ -13,13 +13,13 @@ on_every_engine!(
     async a_wrong_password_is_never_printed,
     async the_right_password_is_never_printed,
     async a_password_in_a_wrong_url_is_never_printed,
-    async a_server_that_is_not_there,
-    async a_server_that_says_nothing,
-    async a_database_that_is_not_there,
+    async missing_server_is_reported,
+    async silent_server_is_reported,
+    async missing_database_is_reported,
 );
 
 /// All texts of an error: `Display`, `Debug` and its sources.
-fn all_it_says(error: &LockError) -> String {
+fn all_texts(error: &LockError) -> String {
     let mut said = vec![format!("{error} {error:?} {error:#?} {error:#}")];
     let mut source = error.source();
     while let Some(error) = source {
@@ -29,8 +29,8 @@ fn all_it_says(error: &LockError) -> String {
     said.join("\n")
 }
 
-fn has_no(secret: &str, told: &[String]) {
-    for text in told {
+fn assert_absent(secret: &str, reported: &[String]) {
+    for text in reported {
         assert!(!text.contains(secret), "{text}");
     }
 }
@@ -46,7 +46,7 @@ async fn a_wrong_password_is_never_printed(db: Database) {
     let url = db.url_with(|url| url.set_password(Some(&secret)).unwrap());
     assert!(url.contains(&encoded), "the test itself: {url}");
     let request = LockManager::connect(&url);
-    let mut told = vec![format!("{request:?} {request:#?}")];
+    let mut reported = vec![format!("{request:?} {request:#?}")];
     let error = error_of(request).await;
     assert!(
         matches!(
@@ -58,10 +58,10 @@ async fn a_wrong_password_is_never_printed(db: Database) {
         ),
         "a wrong password is not transient: {error:?}"
     );
-    told.push(all_it_says(&error));
-    told.push(format!("{:?}", events.all()));
-    has_no(&secret, &told);
-    has_no(&encoded, &told);
+    reported.push(all_texts(&error));
+    reported.push(format!("{:?}", events.all()));
+    assert_absent(&secret, &reported);
+    assert_absent(&encoded, &reported);
 }
 
 async fn the_right_password_is_never_printed(db: Database) {
@@ -69,22 +69,22 @@ async fn the_right_password_is_never_printed(db: Database) {
     let url = Url::parse(db.url()).unwrap();
     let secret = url.password().expect("the test server has a password");
     let builder = LockManager::builder().task_id("discreet");
-    let mut told = vec![format!("{builder:?}")];
+    let mut reported = vec![format!("{builder:?}")];
     let request = builder.connect(db.url());
-    told.push(format!("{request:?}"));
+    reported.push(format!("{request:?}"));
     let locks = request.await.unwrap();
     let (acquire, wait, held) = (locks.acquire("x"), locks.wait("y"), locks.held());
-    told.push(format!("{acquire:?} {wait:?} {held:?}"));
+    reported.push(format!("{acquire:?} {wait:?} {held:?}"));
     let guard = acquire.await.unwrap();
-    told.push(format!(
+    reported.push(format!(
         "{guard:#?} {locks:#?} {:?}",
         locks.with_namespace("n").unwrap()
     ));
-    told.push(all_it_says(&error_of(locks.acquire("x")).await));
+    reported.push(all_texts(&error_of(locks.acquire("x")).await));
     db.execute("DROP TABLE locks").await;
-    told.push(all_it_says(&error_of(locks.acquire("y")).await));
-    told.push(format!("{:?}", events.all()));
-    has_no(secret, &told);
+    reported.push(all_texts(&error_of(locks.acquire("y")).await));
+    reported.push(format!("{:?}", events.all()));
+    assert_absent(secret, &reported);
 }
 
 async fn a_password_in_a_wrong_url_is_never_printed(db: Database) {
@@ -100,9 +100,9 @@ async fn a_password_in_a_wrong_url_is_never_printed(db: Database) {
         "hunter2".to_owned(),
     ] {
         let request = LockManager::connect(&url);
-        let told = format!("{request:?}");
+        let reported = format!("{request:?}");
         let error = error_of(request).await;
-        has_no("hunter2", &[told, all_it_says(&error)]);
+        assert_absent("hunter2", &[reported, all_texts(&error)]);
     }
 }
 
@@ -112,7 +112,7 @@ fn at_port_of(db: &Database, listener: &TcpListener) -> String {
     db.url_with(|url| url.set_port(Some(port)).unwrap())
 }
 
-async fn a_server_that_is_not_there(db: Database) {
+async fn missing_server_is_reported(db: Database) {
     let url = at_port_of(&db, &TcpListener::bind(("127.0.0.1", 0)).unwrap());
     let error = error_of(LockManager::connect(&url)).await;
     assert!(
@@ -128,7 +128,7 @@ async fn a_server_that_is_not_there(db: Database) {
     assert!(error.is_transient() && !error.is_busy() && !error.is_timeout());
 }
 
-async fn a_server_that_says_nothing(db: Database) {
+async fn silent_server_is_reported(db: Database) {
     // The operating system accepts the connections; the program does not.
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = at_port_of(&db, &listener);
@@ -145,8 +145,8 @@ async fn a_server_that_says_nothing(db: Database) {
     );
 }
 
-async fn a_database_that_is_not_there(db: Database) {
-    let url = db.url_with(|url| url.set_path("locks_of_nobody"));
+async fn missing_database_is_reported(db: Database) {
+    let url = db.url_with(|url| url.set_path("locks_missing"));
     let error = error_of(LockManager::connect(&url)).await;
     assert!(
         matches!(
@@ -158,14 +158,14 @@ async fn a_database_that_is_not_there(db: Database) {
         ),
         "{error:?}"
     );
-    assert!(error.to_string().contains("locks_of_nobody"), "{error}");
+    assert!(error.to_string().contains("locks_missing"), "{error}");
     Plain::connect(&url)
         .await
         .expect_err("it is still not there");
 }
 
 #[tokio::test]
-async fn a_url_of_no_engine() {
+async fn url_of_an_unknown_engine_is_refused() {
     for url in [
         "",
         ":",
@@ -188,7 +188,7 @@ async fn a_url_of_no_engine() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_a_database() {
+async fn file_that_is_no_database_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notes.txt");
     let notes = "Dear diary, this is no database. ".repeat(100);

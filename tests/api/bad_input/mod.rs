@@ -1,10 +1,9 @@
 //! Invalid input: each gives a clear error and changes nothing.
 
 mod addresses;
-mod left_out;
+mod names;
 mod rights;
 mod rows;
-mod words;
 
 use std::{fmt::Debug, time::Duration};
 

@@ -76,22 +76,22 @@ async fn works(locks: &LockManager) {
 }
 
 /// Creates an account that may only read and write rows of this database, and returns its URL.
-async fn make_clerk(db: &Database) -> String {
+async fn make_restricted_account(db: &Database) -> String {
     let name = db.url().rsplit('/').next().unwrap();
     let sql = match db.engine() {
         Engine::MySql => format!(
-            "CREATE USER 'clerk'@'%' IDENTIFIED BY 'pencil';
-             GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO 'clerk'@'%'"
+            "CREATE USER 'limited'@'%' IDENTIFIED BY 'pencil';
+             GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO 'limited'@'%'"
         ),
-        _ => "CREATE USER clerk PASSWORD 'pencil';
+        _ => "CREATE USER limited PASSWORD 'pencil';
               REVOKE CREATE ON SCHEMA public FROM PUBLIC;
               ALTER DEFAULT PRIVILEGES IN SCHEMA public
-              GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO clerk"
+              GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO limited"
             .to_owned(),
     };
     db.execute(&sql).await;
     db.url_with(|url| {
-        url.set_username("clerk").unwrap();
+        url.set_username("limited").unwrap();
         url.set_password(Some("pencil")).unwrap();
     })
 }
@@ -120,18 +120,18 @@ fn read_only(db: &Database) -> [Vec<String>; 2] {
     ];
     forbid.extend(refuse);
     forbid.push(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'clerk'".into(),
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'limited'".into(),
     );
     [forbid, accept.into()]
 }
 
-fn a_clerk_on_a_private_server(engine: Engine) {
+fn restricted_account(engine: Engine) {
     let Some(server) = Server::start(engine) else {
         return;
     };
     let db = Database::create_on(server.url());
     block_on(async {
-        let url = make_clerk(&db).await;
+        let url = make_restricted_account(&db).await;
         names_its_migration(&url, engine).await;
         assert_eq!(LocksRow::read(&db, "platform").await, None);
 
@@ -160,17 +160,17 @@ fn a_clerk_on_a_private_server(engine: Engine) {
 }
 
 #[test]
-fn a_clerk_on_mariadb() {
-    a_clerk_on_a_private_server(Engine::MySql);
+fn restricted_account_works_once_the_tables_exist_on_mariadb() {
+    restricted_account(Engine::MySql);
 }
 
 #[test]
-fn a_clerk_on_postgres() {
-    a_clerk_on_a_private_server(Engine::Postgres);
+fn restricted_account_works_once_the_tables_exist_on_postgres() {
+    restricted_account(Engine::Postgres);
 }
 
 #[test]
-fn a_file_that_may_only_be_read() {
+fn read_only_file_is_reported() {
     run_async(Engine::Sqlite, async |db| {
         let url = db.url().replace("mode=rwc", "mode=ro");
         db.execute("CREATE TABLE unrelated (n INTEGER)").await;

@@ -15,12 +15,12 @@ use super::AT_ONCE;
 const SOON: Duration = Duration::from_secs(20);
 
 on_every_engine!(
-    async data_that_cannot_be_read_is_never_overwritten,
-    async meta_that_cannot_be_read_is_never_overwritten,
-    async a_row_that_broke_under_a_guard_is_left_until_it_is_mended,
-    async a_table_that_was_dropped_is_told_and_not_made_again,
-    async a_table_that_was_replaced_is_told,
-    async a_side_table_that_was_dropped_is_told,
+    async invalid_data_is_never_overwritten,
+    async invalid_meta_is_never_overwritten,
+    async row_that_became_invalid_under_a_guard_is_left_until_it_is_repaired,
+    async dropped_table_is_reported_and_not_recreated,
+    async replaced_table_is_reported,
+    async dropped_session_table_is_reported,
 );
 
 const NO_DATA: [&str; 8] = [
@@ -50,7 +50,7 @@ async fn connect(db: &Database, task: &str) -> LockManager {
 }
 
 /// The error of a request, which comes soon and is not `Busy`.
-async fn trouble<T>(
+async fn failure<T>(
     what: &str,
     limit: Duration,
     request: impl IntoFuture<Output = locks_core::Result<T>>,
@@ -65,19 +65,19 @@ async fn trouble<T>(
 }
 
 /// Every request fails because of this column, and the row is unchanged.
-async fn all_is_refused(db: &Database, locks: &LockManager, column: &str) {
+async fn every_request_fails(db: &Database, locks: &LockManager, column: &str) {
     let row = LocksRow::read(db, "platform").await;
     let long = Duration::from_mins(1);
     let errors = [
-        trouble("acquire", AT_ONCE, locks.acquire("x")).await,
-        trouble("another", AT_ONCE, locks.acquire(["y", "z"])).await,
-        trouble("wait", AT_ONCE, locks.wait("x")).await,
-        trouble("a limited wait", AT_ONCE, locks.wait("x").timeout(long)).await,
-        trouble("release", AT_ONCE, locks.release("x")).await,
-        trouble("release_task", AT_ONCE, locks.release_task("us")).await,
-        trouble("release_all", AT_ONCE, locks.release_all()).await,
-        trouble("held", AT_ONCE, locks.held()).await,
-        trouble("waiting", AT_ONCE, locks.waiting()).await,
+        failure("acquire", AT_ONCE, locks.acquire("x")).await,
+        failure("another", AT_ONCE, locks.acquire(["y", "z"])).await,
+        failure("wait", AT_ONCE, locks.wait("x")).await,
+        failure("a limited wait", AT_ONCE, locks.wait("x").timeout(long)).await,
+        failure("release", AT_ONCE, locks.release("x")).await,
+        failure("release_task", AT_ONCE, locks.release_task("us")).await,
+        failure("release_all", AT_ONCE, locks.release_all()).await,
+        failure("held", AT_ONCE, locks.held()).await,
+        failure("waiting", AT_ONCE, locks.waiting()).await,
     ];
     for error in errors {
         assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
@@ -97,12 +97,12 @@ async fn is_never_overwritten(db: Database, column: &str, texts: &[&str]) {
         let set = format!("UPDATE locks SET {column} = '{text}'");
         assert_eq!(db.execute(&set).await, 1);
         let newcomer = connect(&db, "newcomer").await;
-        all_is_refused(&db, &newcomer, column).await;
+        every_request_fails(&db, &newcomer, column).await;
         newcomer.close().await.expect("there is nothing to release");
 
         // Written by a program: the version changes.
         db.execute("UPDATE locks SET version = version + 1").await;
-        all_is_refused(&db, &veteran, column).await;
+        every_request_fails(&db, &veteran, column).await;
 
         let (data, meta) = (&sound.data_json, sound.meta_json.as_deref().unwrap());
         let mend = format!("dataJson = '{data}', metaJson = '{meta}', version = version + 1");
@@ -117,15 +117,15 @@ async fn is_never_overwritten(db: Database, column: &str, texts: &[&str]) {
     }
 }
 
-async fn data_that_cannot_be_read_is_never_overwritten(db: Database) {
+async fn invalid_data_is_never_overwritten(db: Database) {
     is_never_overwritten(db, "dataJson", &NO_DATA).await;
 }
 
-async fn meta_that_cannot_be_read_is_never_overwritten(db: Database) {
+async fn invalid_meta_is_never_overwritten(db: Database) {
     is_never_overwritten(db, "metaJson", &NO_META).await;
 }
 
-async fn a_row_that_broke_under_a_guard_is_left_until_it_is_mended(db: Database) {
+async fn row_that_became_invalid_under_a_guard_is_left_until_it_is_repaired(db: Database) {
     let locks = connect(&db, "us").await;
     let guard = locks.acquire("x").await.unwrap();
     let sound = LocksRow::read(&db, "platform").await.unwrap();
@@ -138,7 +138,7 @@ async fn a_row_that_broke_under_a_guard_is_left_until_it_is_mended(db: Database)
     drop(guard);
     // The requests after the drop are answered after the release was tried.
     for _ in 0..3 {
-        trouble("acquire", AT_ONCE, locks.acquire("y")).await;
+        failure("acquire", AT_ONCE, locks.acquire("y")).await;
         assert_eq!(LocksRow::read(&db, "platform").await, row);
     }
     let data = &sound.data_json;
@@ -155,15 +155,15 @@ async fn is_there(db: &Database, table: &str) -> bool {
     conn.rows(&format!("SELECT * FROM {table}")).await.is_ok()
 }
 
-async fn a_table_that_was_dropped_is_told_and_not_made_again(db: Database) {
+async fn dropped_table_is_reported_and_not_recreated(db: Database) {
     let locks = connect(&db, "us").await;
     let guard = locks.acquire("x").await.unwrap();
     db.execute("DROP TABLE locks").await;
     let limit = Duration::from_mins(1);
     let errors = [
-        trouble("acquire", SOON, locks.acquire("y")).await,
-        trouble("wait", SOON, locks.wait("y").timeout(limit)).await,
-        trouble("held", SOON, locks.held()).await,
+        failure("acquire", SOON, locks.acquire("y")).await,
+        failure("wait", SOON, locks.wait("y").timeout(limit)).await,
+        failure("held", SOON, locks.held()).await,
     ];
     for error in errors {
         assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
@@ -191,7 +191,7 @@ async fn a_table_that_was_dropped_is_told_and_not_made_again(db: Database) {
     assert!(!theirs.is_lost());
 }
 
-async fn a_table_that_was_replaced_is_told(db: Database) {
+async fn replaced_table_is_reported(db: Database) {
     let locks = connect(&db, "us").await;
     let guard = locks.acquire("x").await.unwrap();
     let original = "CREATE TABLE locks (id VARCHAR(128) PRIMARY KEY, dataJson TEXT, \
@@ -200,11 +200,11 @@ async fn a_table_that_was_replaced_is_told(db: Database) {
     for sql in ["DROP TABLE locks", original, insert] {
         db.execute(sql).await;
     }
-    let error = trouble("acquire", SOON, locks.acquire("y")).await;
+    let error = failure("acquire", SOON, locks.acquire("y")).await;
     assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
     assert!(error.to_string().contains("migrations"), "{error}");
     drop(guard);
-    trouble("acquire", SOON, locks.acquire("y")).await;
+    failure("acquire", SOON, locks.acquire("y")).await;
     let row = LocksRow::read(&db, "platform").await.unwrap();
     assert_eq!(
         (row.version, row.data_json.as_str()),
@@ -212,13 +212,13 @@ async fn a_table_that_was_replaced_is_told(db: Database) {
     );
 }
 
-async fn a_side_table_that_was_dropped_is_told(db: Database) {
+async fn dropped_session_table_is_reported(db: Database) {
     for table in ["lock_sessions", "lock_fences"] {
         // A manager without a session, which therefore needs one.
         let locks = connect(&db, "us").await;
         let row = LocksRow::read(&db, "platform").await;
         db.execute(&format!("DROP TABLE {table}")).await;
-        let error = trouble("acquire", SOON, locks.acquire("x")).await;
+        let error = failure("acquire", SOON, locks.acquire("x")).await;
         assert!(matches!(error, LockError::Schema { .. }), "{error:?}");
         let text = error.to_string();
         assert!(
@@ -249,9 +249,9 @@ fn path(db: &Database) -> PathBuf {
 
 async fn file_is_gone(locks: &LockManager, what: &str) {
     let errors = [
-        trouble(what, AT_ONCE, locks.acquire("y")).await,
-        trouble(what, AT_ONCE, locks.wait("y")).await,
-        trouble(what, AT_ONCE, locks.held()).await,
+        failure(what, AT_ONCE, locks.acquire("y")).await,
+        failure(what, AT_ONCE, locks.wait("y")).await,
+        failure(what, AT_ONCE, locks.held()).await,
     ];
     for error in errors {
         let text = error.to_string();
@@ -261,7 +261,7 @@ async fn file_is_gone(locks: &LockManager, what: &str) {
 }
 
 #[test]
-fn a_file_that_was_deleted_is_told_and_not_made_again() {
+fn deleted_file_is_reported_and_not_recreated() {
     run_async(Engine::Sqlite, async |db| {
         let locks = connect(&db, "us").await;
         let guard = locks.acquire("x").await.unwrap();
@@ -280,7 +280,7 @@ fn a_file_that_was_deleted_is_told_and_not_made_again() {
 }
 
 #[test]
-fn a_file_that_was_replaced_is_told() {
+fn replaced_file_is_reported() {
     run_async(Engine::Sqlite, async |db| {
         let locks = connect(&db, "us").await;
         let other = Database::create(Engine::Sqlite);

@@ -16,9 +16,9 @@ use super::{SOON, held, names, pairs, soon, task};
 on_every_engine!(
     sync a_thread_without_a_runtime_can_do_everything,
     async a_blocking_thread_of_a_runtime_may_block,
-    async a_worker_that_is_taken_out_may_block,
-    async an_asynchronous_context_must_not_block,
-    sync a_single_threaded_runtime_must_not_block_either,
+    async block_in_place_may_block,
+    async blocking_calls_panic_in_async_context,
+    sync blocking_calls_panic_in_a_single_threaded_runtime,
 );
 
 fn is_request<T: Future + Send + Unpin + Debug + 'static>() {}
@@ -29,7 +29,7 @@ fn is_data<T: Copy>() {}
 fn is_error<T: std::error::Error>() {}
 
 #[test]
-fn the_types_can_go_anywhere() {
+fn public_types_are_send_and_sync() {
     is_request::<Request<LockGuard>>();
     is_request::<Request<LockManager>>();
     is_request::<Request<Vec<Holder>>>();
@@ -91,7 +91,7 @@ async fn a_blocking_thread_of_a_runtime_may_block(db: Database) {
     locks.release("y").await.unwrap();
 }
 
-async fn a_worker_that_is_taken_out_may_block(db: Database) {
+async fn block_in_place_may_block(db: Database) {
     let a = task(&db, "a").await;
     let guard = soon(tokio::spawn({
         let a = a.clone();
@@ -134,7 +134,7 @@ fn all_panic(locks: &LockManager, url: &str, guard: LockGuard) {
     }
 }
 
-async fn an_asynchronous_context_must_not_block(db: Database) {
+async fn blocking_calls_panic_in_async_context(db: Database) {
     let a = task(&db, "a").await;
     let guard = a.acquire("g").await.unwrap();
     all_panic(&a, db.url(), guard);
@@ -146,7 +146,7 @@ async fn an_asynchronous_context_must_not_block(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-fn a_single_threaded_runtime_must_not_block_either(db: Database) {
+fn blocking_calls_panic_in_a_single_threaded_runtime(db: Database) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -14,39 +14,39 @@ use locks_tests::{
 use super::{SOON, soon};
 
 on_every_engine!(
-    async a_grant_and_a_release_are_told,
-    async a_refusal_is_told_with_who_is_in_the_way,
-    async a_wait_is_told_when_it_begins,
+    async grant_and_release_are_logged,
+    async refusal_is_logged_with_its_blockers,
+    async wait_is_logged_when_it_begins,
 );
 on_every_engine!(
-    servers: async a_cut_is_told,
+    servers: async lost_connection_is_logged,
 );
 
 /// A manager whose task id no other test uses.
-async fn unheard_of(url: &str) -> (LockManager, String) {
-    let id = format!("told-{:016x}", fastrand::u64(..));
-    let builder = LockManager::builder().namespace("told").task_id(&id);
+async fn unique_task(url: &str) -> (LockManager, String) {
+    let id = format!("events-{:016x}", fastrand::u64(..));
+    let builder = LockManager::builder().namespace("events").task_id(&id);
     (builder.connect(url).await.unwrap(), id)
 }
 
 /// The events about this lock of this task, which also name the namespace.
 fn about(task: &str, lock: &str) -> Vec<Event> {
     let mut events = Events::keep().with("task", task);
-    events.retain(|e| e.get("lock") == Some(lock) && e.get("namespace") == Some("told"));
+    events.retain(|e| e.get("lock") == Some(lock) && e.get("namespace") == Some("events"));
     events
 }
 
-async fn a_grant_and_a_release_are_told(db: Database) {
+async fn grant_and_release_are_logged(db: Database) {
     Events::keep();
-    let (locks, id) = unheard_of(db.url()).await;
+    let (locks, id) = unique_task(db.url()).await;
     let guard = locks.acquire("granted").await.unwrap();
     let token = guard.token().to_string();
     let with_token = |event: &Event| event.get("token") == Some(&token);
-    let told = about(&id, "granted");
-    assert!(told.iter().any(with_token), "{told:?}");
+    let reported = about(&id, "granted");
+    assert!(reported.iter().any(with_token), "{reported:?}");
     guard.release().await.unwrap();
     let after = about(&id, "granted");
-    let more = after[told.len()..].iter().any(with_token);
+    let more = after[reported.len()..].iter().any(with_token);
     assert!(more, "the release is reported as well: {after:?}");
     // The names of a grant are reported in one event or in one event each.
     soon(locks.wait(["a", "b"]))
@@ -55,28 +55,28 @@ async fn a_grant_and_a_release_are_told(db: Database) {
         .release()
         .await
         .unwrap();
-    let told = Events::keep().with("task", &id);
+    let reported = Events::keep().with("task", &id);
     for name in ["a", "b"] {
         let fits = |event: &Event| event.get("lock").is_some_and(|lock| lock.contains(name));
-        assert!(told.iter().any(fits), "{name}: {told:?}");
+        assert!(reported.iter().any(fits), "{name}: {reported:?}");
     }
 }
 
-async fn a_refusal_is_told_with_who_is_in_the_way(db: Database) {
+async fn refusal_is_logged_with_its_blockers(db: Database) {
     Events::keep();
-    let (holder, holder_id) = unheard_of(db.url()).await;
-    let (asker, asker_id) = unheard_of(db.url()).await;
+    let (holder, holder_id) = unique_task(db.url()).await;
+    let (asker, asker_id) = unique_task(db.url()).await;
     let _guard = holder.acquire("wanted").await.unwrap();
     asker.acquire("wanted").await.expect_err("it is held");
-    let told = about(&asker_id, "wanted");
+    let reported = about(&asker_id, "wanted");
     let names = |event: &Event| event.fields.values().any(|text| text.contains(&holder_id));
-    assert!(told.iter().any(names), "{told:?}");
+    assert!(reported.iter().any(names), "{reported:?}");
 }
 
-async fn a_wait_is_told_when_it_begins(db: Database) {
+async fn wait_is_logged_when_it_begins(db: Database) {
     Events::keep();
-    let (holder, _) = unheard_of(db.url()).await;
-    let (waiter, id) = unheard_of(db.url()).await;
+    let (holder, _) = unique_task(db.url()).await;
+    let (waiter, id) = unique_task(db.url()).await;
     let guard = holder.acquire("awaited").await.unwrap();
     let waiting = tokio::spawn(waiter.wait("awaited").timeout(SOON));
     wait::until(SOON, "the wait is reported", async || {
@@ -93,10 +93,10 @@ async fn a_wait_is_told_when_it_begins(db: Database) {
         .unwrap();
 }
 
-async fn a_cut_is_told(db: Database) {
+async fn lost_connection_is_logged(db: Database) {
     let events = Events::keep();
     let relay = Relay::start(db.server_address());
-    let (locks, _) = unheard_of(&db.url_via(relay.address())).await;
+    let (locks, _) = unique_task(&db.url_via(relay.address())).await;
     locks
         .acquire("first")
         .await

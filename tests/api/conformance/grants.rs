@@ -12,24 +12,24 @@ use locks_tests::{
 use super::{blockers, held, holders, names, pairs, row, soon, task};
 
 on_every_engine!(
-    async a_held_lock_is_refused_and_says_who_holds_it,
+    async held_lock_is_refused_with_its_holder,
     async a_refusal_writes_nothing,
-    async a_conflicting_name_is_refused_and_told,
-    async all_that_stands_in_the_way_is_told,
+    async conflicting_name_is_refused_with_its_blocker,
+    async refusal_names_every_blocker,
     async several_names_are_granted_together_or_not_at_all,
-    async a_grant_is_one_write_and_its_version_the_token,
-    async names_of_one_request_collapse_and_do_not_conflict,
-    async a_request_conflicts_with_ones_own_guards,
-    async names_come_in_many_forms,
+    async a_grant_is_one_write_whose_version_is_the_token,
+    async repeated_names_of_one_request_are_merged,
+    async request_conflicts_with_guards_of_its_own_task,
+    async names_are_accepted_in_many_types,
     async names_are_compared_byte_by_byte,
-    async names_with_anything_in_them_come_back_whole,
-    async tokens_grow_along_everything_that_conflicts,
-    async nothing_happens_before_it_is_polled,
-    async a_guard_outlives_its_manager,
-    async sixty_four_distinct_locks_at_once,
+    async names_with_any_characters_are_returned_unchanged,
+    async tokens_of_conflicting_grants_grow,
+    async unpolled_request_does_nothing,
+    async guard_works_after_its_manager_is_dropped,
+    async sixty_four_concurrent_requests_share_writes,
 );
 
-async fn a_held_lock_is_refused_and_says_who_holds_it(db: Database) {
+async fn held_lock_is_refused_with_its_holder(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let before = SystemTime::now();
     let guard = a.acquire("x").await.unwrap();
@@ -72,7 +72,7 @@ async fn a_refusal_writes_nothing(db: Database) {
     assert_eq!(row(&db).await, before);
 }
 
-async fn a_conflicting_name_is_refused_and_told(db: Database) {
+async fn conflicting_name_is_refused_with_its_blocker(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let update = a.acquire("box_update").await.unwrap();
     let refused = holders(b.acquire("app_task_1").await);
@@ -88,7 +88,7 @@ async fn a_conflicting_name_is_refused_and_told(db: Database) {
     drop(backup);
 }
 
-async fn all_that_stands_in_the_way_is_told(db: Database) {
+async fn refusal_names_every_blocker(db: Database) {
     let (a, b, c) = (
         task(&db, "a").await,
         task(&db, "b").await,
@@ -122,7 +122,7 @@ async fn several_names_are_granted_together_or_not_at_all(db: Database) {
     assert_eq!(held(&db).await, []);
 }
 
-async fn a_grant_is_one_write_and_its_version_the_token(db: Database) {
+async fn a_grant_is_one_write_whose_version_is_the_token(db: Database) {
     let a = task(&db, "a").await;
     let first = a.acquire("first").await.unwrap();
     assert_eq!(row(&db).await.version, first.token());
@@ -131,12 +131,12 @@ async fn a_grant_is_one_write_and_its_version_the_token(db: Database) {
     assert_eq!(writes.read().await, 1);
     assert_eq!(row(&db).await.version, three.token());
     assert!(three.token() > first.token());
-    let told = a.held().await.unwrap();
-    let tokens = told.iter().map(|holder| holder.token.unwrap());
+    let reported = a.held().await.unwrap();
+    let tokens = reported.iter().map(|holder| holder.token.unwrap());
     assert_eq!(tokens.max(), Some(three.token()));
 }
 
-async fn names_of_one_request_collapse_and_do_not_conflict(db: Database) {
+async fn repeated_names_of_one_request_are_merged(db: Database) {
     let a = task(&db, "a").await;
     let wanted = [
         "box_update",
@@ -154,7 +154,7 @@ async fn names_of_one_request_collapse_and_do_not_conflict(db: Database) {
     assert_eq!(held(&db).await, []);
 }
 
-async fn a_request_conflicts_with_ones_own_guards(db: Database) {
+async fn request_conflicts_with_guards_of_its_own_task(db: Database) {
     let a = task(&db, "a").await;
     let _guard = a.acquire("box_update").await.unwrap();
     // A lock is not reentrant, not even for the task that holds it.
@@ -169,7 +169,7 @@ async fn a_request_conflicts_with_ones_own_guards(db: Database) {
     assert_eq!(held(&db).await, pairs(&[("box_update", "a")]));
 }
 
-async fn names_come_in_many_forms(db: Database) {
+async fn names_are_accepted_in_many_types(db: Database) {
     let a = task(&db, "a").await;
     let owned = String::from("x");
     let name = LockName::new("x").unwrap();
@@ -226,7 +226,7 @@ async fn names_are_compared_byte_by_byte(db: Database) {
     }
 }
 
-async fn names_with_anything_in_them_come_back_whole(db: Database) {
+async fn names_with_any_characters_are_returned_unchanged(db: Database) {
     let a = task(&db, r#"o'task "7" \ %s 任务 🔒"#).await;
     let long = "x".repeat(255);
     let wide = "🔒".repeat(63);
@@ -259,7 +259,7 @@ async fn names_with_anything_in_them_come_back_whole(db: Database) {
     }
 }
 
-async fn tokens_grow_along_everything_that_conflicts(db: Database) {
+async fn tokens_of_conflicting_grants_grow(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let mut last = 0;
     let mut grown = |token: i64| {
@@ -288,7 +288,7 @@ async fn tokens_grow_along_everything_that_conflicts(db: Database) {
     grown(guard.token());
 }
 
-async fn nothing_happens_before_it_is_polled(db: Database) {
+async fn unpolled_request_does_nothing(db: Database) {
     drop(LockManager::connect(db.url()));
     assert!(
         db.connect()
@@ -313,7 +313,7 @@ async fn nothing_happens_before_it_is_polled(db: Database) {
     assert!(!used.is_lost());
 }
 
-async fn a_guard_outlives_its_manager(db: Database) {
+async fn guard_works_after_its_manager_is_dropped(db: Database) {
     let guard = task(&db, "a").await.acquire("x").await.unwrap();
     let other = task(&db, "b").await;
     blockers(other.acquire("x").await);
@@ -328,7 +328,7 @@ async fn a_guard_outlives_its_manager(db: Database) {
     assert!(LocksRow::read(&db, "platform").await.unwrap().is_empty());
 }
 
-async fn sixty_four_distinct_locks_at_once(db: Database) {
+async fn sixty_four_concurrent_requests_share_writes(db: Database) {
     let a = task(&db, "a").await;
     let first = a.acquire("first").await.unwrap();
     let before = first.token();

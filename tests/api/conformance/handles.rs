@@ -17,19 +17,19 @@ use sqlx::{
 use super::{SOON, held, holders, names, pairs, soon, task};
 
 on_every_engine!(
-    async the_defaults_of_a_builder,
-    async a_builder_says_who_and_where,
-    async a_matrix_of_ones_own,
-    async namespaces_have_nothing_to_do_with_each_other,
-    async another_task_on_the_same_driver,
-    async clones_are_one_manager,
-    async closing_frees_everything_and_is_told_to_all,
-    async closing_twice_is_closing,
-    async two_managers_close_apart,
-    async any_form_of_connect_options,
+    async builder_has_the_documented_defaults,
+    async builder_sets_task_id_and_namespace,
+    async custom_matrix_is_used,
+    async namespaces_are_independent,
+    async with_task_id_makes_another_task,
+    async clones_share_one_manager,
+    async close_releases_everything_and_ends_all_requests,
+    async close_may_be_repeated,
+    async managers_close_independently,
+    async connect_options_are_accepted_in_every_form,
 );
 
-async fn the_defaults_of_a_builder(db: Database) {
+async fn builder_has_the_documented_defaults(db: Database) {
     let one = LockManager::connect(db.url()).await.unwrap();
     let two = LockManager::builder().connect(db.url()).await.unwrap();
     for locks in [&one, &two] {
@@ -47,7 +47,7 @@ async fn the_defaults_of_a_builder(db: Database) {
     assert_eq!(names(&refused), [("app_task_1", one.task_id())]);
 }
 
-async fn a_builder_says_who_and_where(db: Database) {
+async fn builder_sets_task_id_and_namespace(db: Database) {
     let locks = LockManager::builder()
         .namespace("name.space_1-x")
         .task_id("some one")
@@ -64,7 +64,7 @@ async fn a_builder_says_who_and_where(db: Database) {
     assert_eq!(held(&db).await, []);
 }
 
-async fn a_matrix_of_ones_own(db: Database) {
+async fn custom_matrix_is_used(db: Database) {
     const MATRIX: ConflictMatrix = ConflictMatrix::new(&[("write_*", &["read_*"])]);
     for (namespace, matrix) in [("as_written", MATRIX), ("both_ways", MATRIX.symmetric())] {
         let builder = LockManager::builder().matrix(matrix).namespace(namespace);
@@ -89,11 +89,11 @@ async fn a_matrix_of_ones_own(db: Database) {
     let _task = locks
         .acquire("app_task_1")
         .await
-        .expect("only the same name excludes");
+        .expect("only an equal name conflicts");
     holders(locks.acquire("app_task_1").await);
 }
 
-async fn namespaces_have_nothing_to_do_with_each_other(db: Database) {
+async fn namespaces_are_independent(db: Database) {
     let a = task(&db, "a").await;
     let other = a.with_namespace("other").unwrap();
     assert_eq!((other.namespace(), other.task_id()), ("other", "a"));
@@ -116,7 +116,7 @@ async fn namespaces_have_nothing_to_do_with_each_other(db: Database) {
     here.release().await.unwrap();
 }
 
-async fn another_task_on_the_same_driver(db: Database) {
+async fn with_task_id_makes_another_task(db: Database) {
     let a = task(&db, "a").await;
     let b = a.with_task_id("b").unwrap();
     assert_eq!(
@@ -148,7 +148,7 @@ async fn another_task_on_the_same_driver(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn clones_are_one_manager(db: Database) {
+async fn clones_share_one_manager(db: Database) {
     let a = task(&db, "a").await;
     let clone = a.clone();
     assert_eq!(
@@ -176,7 +176,7 @@ fn is_closed<T: std::fmt::Debug>(answer: locks_core::Result<T>) {
     assert!(!error.is_transient());
 }
 
-async fn closing_frees_everything_and_is_told_to_all(db: Database) {
+async fn close_releases_everything_and_ends_all_requests(db: Database) {
     let (a, watcher) = (task(&db, "a").await, task(&db, "watcher").await);
     let (clone, other) = (a.clone(), a.with_namespace("other").unwrap());
     let b = a.with_task_id("b").unwrap();
@@ -221,7 +221,7 @@ async fn closing_frees_everything_and_is_told_to_all(db: Database) {
     assert!(row.is_empty());
 }
 
-async fn closing_twice_is_closing(db: Database) {
+async fn close_may_be_repeated(db: Database) {
     let a = task(&db, "a").await;
     let _guard = a.acquire("x").await.unwrap();
     let (one, two) = soon(async { tokio::join!(a.close(), a.clone().close()) }).await;
@@ -234,7 +234,7 @@ async fn closing_twice_is_closing(db: Database) {
     assert_eq!(held(&db).await, []);
 }
 
-async fn two_managers_close_apart(db: Database) {
+async fn managers_close_independently(db: Database) {
     // Even with one task id.
     let (one, two) = (task(&db, "a").await, task(&db, "a").await);
     let guard = one.acquire("x").await.unwrap();
@@ -251,7 +251,7 @@ async fn two_managers_close_apart(db: Database) {
     guard.release().await.unwrap();
 }
 
-async fn any_form_of_connect_options(db: Database) {
+async fn connect_options_are_accepted_in_every_form(db: Database) {
     let builder = || LockManager::builder().task_id("options");
     let url = db.url();
     let requests = match db.engine() {
@@ -300,7 +300,7 @@ async fn any_form_of_connect_options(db: Database) {
 }
 
 #[test]
-fn a_database_in_memory_is_each_managers_own() {
+fn in_memory_database_belongs_to_one_manager() {
     // Without a file the test cannot read the database, but all handles share one.
     run_async(Engine::Sqlite, async |_| {
         for url in ["sqlite::memory:", "sqlite://:memory:"] {

@@ -3,30 +3,30 @@
 use locks_core::LockError;
 use locks_tests::{
     engine::Database,
-    events::Events,
-    on_every_engine, peer,
+    events::{Events, FORGOTTEN},
+    on_every_engine,
     row::{LocksRow, wait_until_empty},
-    wait,
+    wait, worker,
 };
 
 use super::{SOON, held, names, pairs, row, soon, task};
 
 on_every_engine!(
-    async a_release_is_done_when_it_returns,
-    async a_drop_is_done_soon,
-    async a_release_that_is_never_polled_is_a_drop,
-    async a_detached_lock_stays_until_it_is_released_by_name,
-    async a_detached_lock_of_several_names,
-    async what_a_guard_holds_is_not_released_by_name,
-    async release_task_takes_and_tells_what_was_forgotten,
-    async release_task_writes_nothing_when_there_is_nothing,
-    async release_task_takes_the_locks_of_another_process,
-    async release_all_takes_everything_and_tells,
-    async what_was_taken_away_is_not_released_twice,
-    async held_tells_what_everybody_holds,
+    async release_is_complete_when_it_returns,
+    async drop_releases_soon,
+    async unpolled_release_acts_like_a_drop,
+    async detached_lock_is_held_until_it_is_released_by_name,
+    async detached_names_are_released_one_by_one,
+    async guarded_lock_cannot_be_released_by_name,
+    async release_task_releases_and_logs_forgotten_locks,
+    async release_task_without_locks_writes_nothing,
+    async release_task_releases_locks_of_another_process,
+    async release_all_releases_and_reports_every_lock,
+    async lock_that_was_taken_away_is_not_released_again,
+    async held_lists_the_locks_of_every_task,
 );
 
-async fn a_release_is_done_when_it_returns(db: Database) {
+async fn release_is_complete_when_it_returns(db: Database) {
     let a = task(&db, "a").await;
     for round in 0..20 {
         let guard = a.acquire(["x", "y"]).await.unwrap();
@@ -43,7 +43,7 @@ async fn a_release_is_done_when_it_returns(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn a_drop_is_done_soon(db: Database) {
+async fn drop_releases_soon(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let guard = a.acquire("x").await.unwrap();
     drop(guard);
@@ -59,7 +59,7 @@ async fn a_drop_is_done_soon(db: Database) {
         .unwrap();
 }
 
-async fn a_release_that_is_never_polled_is_a_drop(db: Database) {
+async fn unpolled_release_acts_like_a_drop(db: Database) {
     let a = task(&db, "a").await;
     let guard = a.acquire("x").await.unwrap();
     drop(guard.release());
@@ -72,7 +72,7 @@ async fn a_release_that_is_never_polled_is_a_drop(db: Database) {
     assert_eq!(held(&db).await, []);
 }
 
-async fn a_detached_lock_stays_until_it_is_released_by_name(db: Database) {
+async fn detached_lock_is_held_until_it_is_released_by_name(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     a.acquire("x").await.unwrap().detach();
     a.acquire("y").await.unwrap().release().await.unwrap();
@@ -93,7 +93,7 @@ async fn a_detached_lock_stays_until_it_is_released_by_name(db: Database) {
         .unwrap();
 }
 
-async fn a_detached_lock_of_several_names(db: Database) {
+async fn detached_names_are_released_one_by_one(db: Database) {
     let a = task(&db, "a").await;
     a.acquire(["x", "y", "z"]).await.unwrap().detach();
     a.release("y").await.unwrap();
@@ -107,7 +107,7 @@ async fn a_detached_lock_of_several_names(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn what_a_guard_holds_is_not_released_by_name(db: Database) {
+async fn guarded_lock_cannot_be_released_by_name(db: Database) {
     let a = task(&db, "a").await;
     let guard = a.acquire(["x", "y"]).await.unwrap();
     let before = row(&db).await;
@@ -122,7 +122,7 @@ async fn what_a_guard_holds_is_not_released_by_name(db: Database) {
     assert_eq!(held(&db).await, []);
 }
 
-async fn release_task_takes_and_tells_what_was_forgotten(db: Database) {
+async fn release_task_releases_and_logs_forgotten_locks(db: Database) {
     let events = Events::keep();
     let id = format!("forgetful-{:x}", fastrand::u64(..));
     let (worker, supervisor) = (task(&db, &id).await, task(&db, "supervisor").await);
@@ -136,14 +136,17 @@ async fn release_task_takes_and_tells_what_was_forgotten(db: Database) {
     assert_eq!(held(&db).await, pairs(&[("own", "supervisor")]));
     assert!(!own.is_lost());
     for name in ["x", "y", "z"] {
-        let told = |event: &&_| is_forgotten(event, name);
-        let told: Vec<_> = events
+        let reported = |event: &&_| is_forgotten(event, name);
+        let reported: Vec<_> = events
             .with("task", &id)
             .into_iter()
-            .filter(|e| told(&e))
+            .filter(|e| reported(&e))
             .collect();
-        let [event] = &told[..] else {
-            panic!("{name} is told of {} times: {told:?}", told.len());
+        let [event] = &reported[..] else {
+            panic!(
+                "{name} is reported of {} times: {reported:?}",
+                reported.len()
+            );
         };
         assert!(event.level <= tracing::Level::WARN, "{event:?}");
         assert_eq!(event.get("namespace"), Some("platform"));
@@ -155,10 +158,10 @@ fn is_forgotten(event: &locks_tests::events::Event, name: &str) -> bool {
     event.get("lock") == Some(name)
         && event
             .get("message")
-            .is_some_and(|text| text.contains("forg"))
+            .is_some_and(|text| text.contains(FORGOTTEN))
 }
 
-async fn release_task_writes_nothing_when_there_is_nothing(db: Database) {
+async fn release_task_without_locks_writes_nothing(db: Database) {
     let a = task(&db, "a").await;
     let guard = a.acquire("x").await.unwrap();
     let before = row(&db).await;
@@ -181,16 +184,12 @@ async fn release_task_writes_nothing_when_there_is_nothing(db: Database) {
         .unwrap();
 }
 
-async fn release_task_takes_the_locks_of_another_process(db: Database) {
+async fn release_task_releases_locks_of_another_process(db: Database) {
     let supervisor = task(&db, "supervisor").await;
-    let mut worker = peer!("neighbour", db.url(), "worker");
-    worker.expect_line("ready", SOON);
-    for name in ["app_task_1", "app_task_2"] {
-        worker.send(&format!("acquire {name}"));
-        worker.expect_line("granted", SOON);
-    }
-    worker.send("detach app_task_2");
-    worker.expect_line("done", SOON);
+    let mut worker = worker!(db.url(), "worker");
+    worker.acquire("app_task_1");
+    worker.acquire("app_task_2");
+    assert_eq!(worker.ask("detach"), "detached");
     worker.kill();
     let forgotten = soon(supervisor.release_task("worker")).await.unwrap();
     assert_eq!(
@@ -204,7 +203,7 @@ async fn release_task_takes_the_locks_of_another_process(db: Database) {
     assert!(LocksRow::read(&db, "platform").await.unwrap().is_empty());
 }
 
-async fn release_all_takes_everything_and_tells(db: Database) {
+async fn release_all_releases_and_reports_every_lock(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     assert_eq!(soon(a.release_all()).await.unwrap(), []);
     let x = a.acquire("x").await.unwrap();
@@ -225,7 +224,7 @@ async fn release_all_takes_everything_and_tells(db: Database) {
     }
 }
 
-async fn what_was_taken_away_is_not_released_twice(db: Database) {
+async fn lock_that_was_taken_away_is_not_released_again(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let (dropped, released) = (a.acquire("x").await.unwrap(), a.acquire("y").await.unwrap());
     let detached = a.acquire("z").await.unwrap();
@@ -249,7 +248,7 @@ async fn what_was_taken_away_is_not_released_twice(db: Database) {
     assert!(!theirs.is_lost());
 }
 
-async fn held_tells_what_everybody_holds(db: Database) {
+async fn held_lists_the_locks_of_every_task(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     assert_eq!(soon(a.held()).await.unwrap(), []);
     let x = a.acquire("x").await.unwrap();
@@ -257,10 +256,10 @@ async fn held_tells_what_everybody_holds(db: Database) {
     let other = a.with_namespace("other").unwrap();
     let _elsewhere = other.acquire("z").await.unwrap();
     for locks in [&a, &b] {
-        let told = soon(locks.held()).await.unwrap();
-        assert_eq!(names(&told), [("x", "a"), ("y", "b")]);
-        assert_eq!(told[0].token, Some(x.token()));
-        assert!(told.iter().all(|holder| holder.since.is_some()));
+        let reported = soon(locks.held()).await.unwrap();
+        assert_eq!(names(&reported), [("x", "a"), ("y", "b")]);
+        assert_eq!(reported[0].token, Some(x.token()));
+        assert!(reported.iter().all(|holder| holder.since.is_some()));
     }
     assert_eq!(names(&soon(other.held()).await.unwrap()), [("z", "a")]);
     // A foreign writer, which writes as the original does.
@@ -269,12 +268,12 @@ async fn held_tells_what_everybody_holds(db: Database) {
         "UPDATE locks SET dataJson = '{data}', version = version + 1 WHERE id = 'platform'"
     ))
     .await;
-    let told = soon(a.held()).await.unwrap();
+    let reported = soon(a.held()).await.unwrap();
     assert_eq!(
-        names(&told),
+        names(&reported),
         [("foreign", "platform-task"), ("x", "a"), ("y", "b")]
     );
-    let foreign = told.iter().find(|h| h.name == "foreign").unwrap();
+    let foreign = reported.iter().find(|h| h.name == "foreign").unwrap();
     assert_eq!((foreign.token, foreign.since), (None, None));
     x.release().await.unwrap();
     assert_eq!(

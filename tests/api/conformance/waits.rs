@@ -11,27 +11,27 @@ use std::{
 use locks_core::{Blocker, LockError};
 use locks_tests::{
     engine::Database,
-    on_every_engine, peer,
+    on_every_engine,
     row::{LocksRow, WriteCount, wait_until_empty},
-    wait,
+    wait, worker,
 };
 
 use super::{SOON, held, pairs, soon, task};
 
 on_every_engine!(
-    async a_free_lock_is_had_at_once,
-    async a_time_out_tells_what_stood_in_the_way,
-    async no_time_is_time_enough_for_a_free_lock,
-    async the_time_begins_with_the_first_poll,
-    async a_released_lock_goes_to_who_waits,
-    async a_dropped_lock_goes_to_who_waits,
-    async a_lock_goes_from_process_to_process,
+    async free_lock_is_granted_at_once,
+    async time_out_names_the_blockers,
+    async zero_time_out_suffices_for_a_free_lock,
+    async time_out_starts_with_the_first_poll,
+    async released_lock_is_granted_to_the_waiter,
+    async dropped_lock_is_granted_to_the_waiter,
+    async lock_is_handed_over_between_processes,
     async several_names_are_waited_for_together,
-    async a_wait_that_is_dropped_leaves_nothing,
+    async dropped_wait_leaves_no_entry,
     async sixty_four_tasks_take_turns,
 );
 
-async fn a_free_lock_is_had_at_once(db: Database) {
+async fn free_lock_is_granted_at_once(db: Database) {
     let a = task(&db, "a").await;
     let guard = soon(a.wait("x")).await.unwrap();
     let other = soon(a.wait("y").timeout(SOON)).await.unwrap();
@@ -39,7 +39,7 @@ async fn a_free_lock_is_had_at_once(db: Database) {
     assert!(other.token() > guard.token());
 }
 
-async fn a_time_out_tells_what_stood_in_the_way(db: Database) {
+async fn time_out_names_the_blockers(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let guard = a.acquire("box_update").await.unwrap();
     let limit = Duration::from_millis(300);
@@ -82,7 +82,7 @@ async fn a_time_out_tells_what_stood_in_the_way(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn no_time_is_time_enough_for_a_free_lock(db: Database) {
+async fn zero_time_out_suffices_for_a_free_lock(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let guard = a.acquire("x").await.unwrap();
     let error = soon(b.wait("x").timeout(Duration::ZERO)).await.unwrap_err();
@@ -98,7 +98,7 @@ async fn no_time_is_time_enough_for_a_free_lock(db: Database) {
     wait_until_empty(&db, "platform", SOON).await;
 }
 
-async fn the_time_begins_with_the_first_poll(db: Database) {
+async fn time_out_starts_with_the_first_poll(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let guard = a.acquire("x").await.unwrap();
     let limit = Duration::from_millis(200);
@@ -110,7 +110,7 @@ async fn the_time_begins_with_the_first_poll(db: Database) {
     drop(guard);
 }
 
-async fn a_released_lock_goes_to_who_waits(db: Database) {
+async fn released_lock_is_granted_to_the_waiter(db: Database) {
     let a = task(&db, "a").await;
     let guard = a.acquire("x").await.unwrap();
     let token = guard.token();
@@ -132,7 +132,7 @@ async fn a_released_lock_goes_to_who_waits(db: Database) {
     assert_eq!(held(&db).await, pairs(&[("x", "a")]));
 }
 
-async fn a_dropped_lock_goes_to_who_waits(db: Database) {
+async fn dropped_lock_is_granted_to_the_waiter(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let guard = a.acquire("app_backup_1").await.unwrap();
     let waiting = tokio::spawn(b.wait("box_update").timeout(SOON));
@@ -152,35 +152,32 @@ async fn a_dropped_lock_goes_to_who_waits(db: Database) {
     drop(guard);
 }
 
-async fn a_lock_goes_from_process_to_process(db: Database) {
+async fn lock_is_handed_over_between_processes(db: Database) {
     let a = task(&db, "a").await;
-    let mut neighbour = peer!("neighbour", db.url(), "neighbour");
-    neighbour.expect_line("ready", SOON);
-    neighbour.send("acquire x");
-    let token: i64 = neighbour.expect_line("granted", SOON).parse().unwrap();
+    let mut worker = worker!(db.url(), "worker");
+    let token = worker.acquire("x");
     let waiting = tokio::spawn(a.wait("x").timeout(SOON));
     wait::until(SOON, "it waits", async || {
         !a.waiting().await.unwrap().is_empty()
     })
     .await;
-    neighbour.send("release x");
+    worker.send("release");
     let guard = soon(waiting).await.unwrap().expect("it was released");
-    neighbour.expect_line("done", SOON);
+    worker.expect_line("released", SOON);
     assert!(guard.token() > token);
     // And in the other direction.
-    neighbour.send("acquire x");
-    neighbour.expect_line("busy", SOON);
-    neighbour.send("wait x");
+    let refused = worker.ask("acquire x");
+    assert!(refused.starts_with("failed: "), "{refused}");
+    worker.send("wait x");
     wait::until(SOON, "it waits", async || {
         !a.waiting().await.unwrap().is_empty()
     })
     .await;
     let last = guard.token();
     drop(guard);
-    let token: i64 = neighbour.expect_line("granted", SOON).parse().unwrap();
-    assert!(token > last);
-    assert_eq!(held(&db).await, pairs(&[("x", "neighbour")]));
-    neighbour.finish_well(SOON);
+    assert!(worker.granted() > last);
+    assert_eq!(held(&db).await, pairs(&[("x", "worker")]));
+    worker.finish_well(SOON);
     wait_until_empty(&db, "platform", SOON).await;
 }
 
@@ -205,7 +202,7 @@ async fn several_names_are_waited_for_together(db: Database) {
     drop(all);
 }
 
-async fn a_wait_that_is_dropped_leaves_nothing(db: Database) {
+async fn dropped_wait_leaves_no_entry(db: Database) {
     let (a, b) = (task(&db, "a").await, task(&db, "b").await);
     let guard = a.acquire("x").await.unwrap();
     let waiting = tokio::spawn(b.wait(["x", "y"]));

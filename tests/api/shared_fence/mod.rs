@@ -136,9 +136,9 @@ async fn tasks_of_one_manager_commit(db: Database, setting: Setting, patterns: &
     for task in 0..TASKS {
         updates += application.updates(&db, task).await;
     }
-    let told = score.succeeded.iter();
-    let told = told.filter(|((work, _), _)| *work == Work::ReadAndUpdate);
-    assert_eq!(updates, told.map(|(_, count)| count).sum::<usize>());
+    let reported = score.succeeded.iter();
+    let reported = reported.filter(|((work, _), _)| *work == Work::ReadAndUpdate);
+    assert_eq!(updates, reported.map(|(_, count)| count).sum::<usize>());
 }
 
 #[test]

@@ -56,7 +56,7 @@ macro_rules! on_every_setting {
 
 on_every_setting!(
     a_transaction_older_than_another_guards_release_commits,
-    a_transaction_older_than_the_eviction_is_told_the_loss,
+    transaction_older_than_the_eviction_reports_the_loss,
     each_of_two_fenced_transactions_of_one_session_delays_the_next_holder,
 );
 
@@ -91,7 +91,7 @@ async fn a_transaction_older_than_another_guards_release_commits(
 }
 
 /// The transaction began while the lock was held, so its snapshot still shows the fence row.
-async fn a_transaction_older_than_the_eviction_is_told_the_loss(
+async fn transaction_older_than_the_eviction_reports_the_loss(
     db: &Database,
     application: Application,
 ) {

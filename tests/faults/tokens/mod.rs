@@ -178,8 +178,8 @@ async fn assert_only_the_next_commits(journal: &Journal, guard: &LockGuard, next
     let refused = commit(guard, tx).await;
     let refused = refused.expect_err("two holders of one lock can commit");
     assert!(refused.is_lost(), "{refused:?}");
-    let told = tokio::time::timeout(SOON, guard.lost()).await;
-    told.expect("the loss is reported");
+    let reported = tokio::time::timeout(SOON, guard.lost()).await;
+    reported.expect("the loss is reported");
     let tx = journal.begin_entry("next").await.expect("it begins");
     commit(next, tx).await.expect("it is held");
     assert_eq!(journal.entries().await, ["next"]);

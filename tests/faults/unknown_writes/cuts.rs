@@ -16,12 +16,12 @@ use locks_tests::{
 use super::{SETTLED, behind_relay, direct, holder_of, wait_until_free};
 
 /// The number of closed connections in a run, over all four workers.
-const CUTS: u64 = 200;
+const CUTS: u64 = 100;
 
 on_every_engine!(
     servers:
-    async two_hundred_cuts_are_settled,
-    async what_was_not_written_is_told_to_nobody,
+    async writes_of_cut_connections_are_settled,
+    async unwritten_grant_is_never_reported,
 );
 
 /// What the workers know of the lock that all of them request.
@@ -39,7 +39,7 @@ struct Worker<'t> {
     contested: &'t Contested,
 }
 
-async fn two_hundred_cuts_are_settled(db: Database) {
+async fn writes_of_cut_connections_are_settled(db: Database) {
     let contested = Contested::default();
     let watcher = direct(&db).await;
     let worker = async |number: u64| {
@@ -51,7 +51,7 @@ async fn two_hundred_cuts_are_settled(db: Database) {
             watcher: &watcher,
             contested: &contested,
         };
-        worker.suffer(CUTS / 4).await
+        worker.run(CUTS / 4).await
     };
     let failed = tokio::join!(worker(0), worker(1), worker(2), worker(3));
     println!("reported failures by worker: {failed:?}");
@@ -61,7 +61,7 @@ async fn two_hundred_cuts_are_settled(db: Database) {
 impl Worker<'_> {
     /// Acquires and releases locks until this many connections were closed. Returns the number of
     /// reported failures.
-    async fn suffer(self, cuts: u64) -> u64 {
+    async fn run(self, cuts: u64) -> u64 {
         let mut failed = 0;
         let mut round = 0;
         while self.relay.counters().cuts() < cuts {
@@ -181,7 +181,7 @@ impl Worker<'_> {
     }
 }
 
-async fn what_was_not_written_is_told_to_nobody(db: Database) {
+async fn unwritten_grant_is_never_reported(db: Database) {
     let (relay, locks) = behind_relay(&db, "us").await;
     let used = locks.acquire("used").await.unwrap();
     // While the answer to the first request is in flight, the second one arrives, and its write is
@@ -193,8 +193,8 @@ async fn what_was_not_written_is_told_to_nobody(db: Database) {
         .await;
     relay.arm(When::Containing(b"unwritten".to_vec()), How::CutBefore);
     let granted = tokio::spawn(locks.acquire("unwritten"));
-    let told = held.await.unwrap().expect("the row can be read");
-    let names: Vec<_> = told.iter().map(|holder| holder.name.as_str()).collect();
+    let reported = held.await.unwrap().expect("the row can be read");
+    let names: Vec<_> = reported.iter().map(|holder| holder.name.as_str()).collect();
     // Whatever was reported is in the row: the lost write may have been repeated by then.
     let row = LocksRow::read(&db, "platform").await.expect("it is there");
     assert!(names.contains(&"used"), "{names:?}");

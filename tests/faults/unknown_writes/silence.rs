@@ -21,14 +21,14 @@ on_every_engine!(
     servers:
     async a_grant_that_lands_late_changes_nothing,
     async a_grant_without_an_answer_is_found,
-    async a_release_that_lands_late_frees_nobody_elses,
+    async late_release_frees_no_other_lock,
     async a_release_without_an_answer_is_done,
-    async a_caller_who_left_an_executed_request_holds_nothing,
-    async a_caller_who_left_a_request_on_its_way_holds_nothing,
-    async a_hole_that_swallows_everything_is_told_and_left_behind,
+    async cancelled_request_that_was_executed_holds_nothing,
+    async cancelled_request_in_flight_holds_nothing,
+    async silent_connection_is_reported_and_replaced,
 );
 
-on_every_engine!(async an_entry_that_comes_back_without_its_guard_goes);
+on_every_engine!(async entry_without_a_guard_is_removed);
 
 /// The next write of the row, for any purpose: it contains the stamp that it replaces.
 async fn next_write(db: &Database) -> When {
@@ -49,7 +49,7 @@ async fn survives(db: &Database, survivor: &LockGuard) {
 }
 
 /// Delivers what the relay kept, and waits until the server has received it.
-async fn let_it_land(relay: &Relay) {
+async fn deliver(relay: &Relay) {
     let open = relay.counters().open;
     relay.heal();
     let landed = "the abandoned connection is closed";
@@ -68,7 +68,7 @@ async fn a_grant_that_lands_late_changes_nothing(db: Database) {
     assert_eq!(relay.counters().stalled, 1);
     let row = LocksRow::read(&db, "platform").await.unwrap();
     assert_eq!(row.held().get("late").map(String::as_str), Some("us"));
-    let_it_land(&relay).await;
+    deliver(&relay).await;
     assert_eq!(LocksRow::read(&db, "platform").await, Some(row));
     assert!(!guard.is_lost());
     guard.release().await.unwrap();
@@ -89,13 +89,13 @@ async fn a_grant_without_an_answer_is_found(db: Database) {
     let row = LocksRow::read(&db, "platform").await.unwrap();
     assert_eq!((writes.read().await, guard.token()), (1, row.version));
     assert_eq!(row.held().get("mute").map(String::as_str), Some("us"));
-    let_it_land(&relay).await;
+    deliver(&relay).await;
     survives(&db, &survivor).await;
     drop((survivor, guard, locks));
     wait_until_empty(&db, "platform", SETTLED).await;
 }
 
-async fn a_release_that_lands_late_frees_nobody_elses(db: Database) {
+async fn late_release_frees_no_other_lock(db: Database) {
     let (relay, locks, survivor) = settled(&db).await;
     let watcher = direct(&db).await;
     let guard = locks.acquire("x").await.unwrap();
@@ -107,7 +107,7 @@ async fn a_release_that_lands_late_frees_nobody_elses(db: Database) {
     assert_eq!(relay.counters().stalled, 1);
     let theirs = watcher.acquire("x").await.expect("it was released");
     let row = LocksRow::read(&db, "platform").await;
-    let_it_land(&relay).await;
+    deliver(&relay).await;
     assert_eq!(LocksRow::read(&db, "platform").await, row);
     assert!(!theirs.is_lost());
     survives(&db, &survivor).await;
@@ -133,7 +133,7 @@ async fn a_release_without_an_answer_is_done(db: Database) {
 }
 
 /// Requests the lock until `sent` reports that the request is where it should be, and cancels it.
-async fn ask_and_leave(locks: &LockManager, name: &'static str, sent: impl AsyncFnOnce()) {
+async fn ask_and_cancel(locks: &LockManager, name: &'static str, sent: impl AsyncFnOnce()) {
     let request = tokio::spawn(locks.acquire(name));
     sent().await;
     request.abort();
@@ -141,26 +141,26 @@ async fn ask_and_leave(locks: &LockManager, name: &'static str, sent: impl Async
     assert!(left.is_cancelled());
 }
 
-async fn a_caller_who_left_an_executed_request_holds_nothing(db: Database) {
+async fn cancelled_request_that_was_executed_holds_nothing(db: Database) {
     let (relay, locks, survivor) = settled(&db).await;
     relay.arm(When::Containing(b"executed".to_vec()), How::StallAnswer);
-    ask_and_leave(&locks, "executed", async || {
+    ask_and_cancel(&locks, "executed", async || {
         let held = async || holder_of(&db, "executed").await.is_some();
         wait::until(SETTLED, "it is executed", held).await;
     })
     .await;
     wait_until_free(&db, "executed", GIVEN_UP).await;
-    let_it_land(&relay).await;
+    deliver(&relay).await;
     survives(&db, &survivor).await;
     drop((survivor, locks));
     wait_until_empty(&db, "platform", SETTLED).await;
 }
 
-async fn a_caller_who_left_a_request_on_its_way_holds_nothing(db: Database) {
+async fn cancelled_request_in_flight_holds_nothing(db: Database) {
     let (relay, locks, survivor) = settled(&db).await;
     let before = relay.counters();
     relay.arm(When::Containing(b"on_its_way".to_vec()), How::Stall);
-    ask_and_leave(&locks, "on_its_way", async || {
+    ask_and_cancel(&locks, "on_its_way", async || {
         relay
             .wait_for(SETTLED, "it is on its way", |c| c.stalled == 1)
             .await;
@@ -180,14 +180,14 @@ async fn a_caller_who_left_a_request_on_its_way_holds_nothing(db: Database) {
         }
     }
     // No request is pending. A grant that lands now is released without one.
-    let_it_land(&relay).await;
+    deliver(&relay).await;
     wait_until_free(&db, "on_its_way", SETTLED).await;
     survives(&db, &survivor).await;
     drop((survivor, locks));
     wait_until_empty(&db, "platform", SETTLED).await;
 }
 
-async fn a_hole_that_swallows_everything_is_told_and_left_behind(db: Database) {
+async fn silent_connection_is_reported_and_replaced(db: Database) {
     let (relay, locks, survivor) = settled(&db).await;
     let watcher = direct(&db).await;
     relay.stall();
@@ -237,7 +237,7 @@ async fn a_hole_that_swallows_everything_is_told_and_left_behind(db: Database) {
     wait_until_empty(&db, "platform", SETTLED).await;
 }
 
-async fn an_entry_that_comes_back_without_its_guard_goes(db: Database) {
+async fn entry_without_a_guard_is_removed(db: Database) {
     // As if a write had landed that its manager no longer knows of.
     let builder = LockManager::builder().task_id("us");
     let locks = builder.connect(db.url()).await.unwrap();

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use scene::{Asking, NAME, SETTLED, SOON, Scene, assert_theirs, connect, trace};
 
 #[test]
-fn taken_away_and_taken_again_between_our_grant_and_our_drop() {
+fn lock_taken_by_the_original_survives_our_drop() {
     trace(async |mut s| {
         let guard = s.ours.acquire(NAME).await.expect("nothing is held");
         s.granted(guard.token());
@@ -30,12 +30,12 @@ fn taken_away_and_taken_again_between_our_grant_and_our_drop() {
         // A request after the drop is answered after the drop.
         let held = s.ours.held().await.expect("it is readable");
         assert!(matches!(&held[..], [h] if &*h.task_id == "foreign" && h.token.is_none()));
-        s.the_lock_is_theirs().await;
+        s.assert_lock_is_theirs().await;
     });
 }
 
 #[test]
-fn taken_away_and_taken_again_between_our_grant_and_our_release() {
+fn lock_taken_by_the_original_survives_our_release() {
     trace(async |mut s| {
         let guard = s.ours.acquire(NAME).await.expect("nothing is held");
         s.granted(guard.token());
@@ -47,7 +47,7 @@ fn taken_away_and_taken_again_between_our_grant_and_our_release() {
             released.as_ref().err().is_none_or(LockError::is_lost),
             "{released:?}"
         );
-        s.the_lock_is_theirs().await;
+        s.assert_lock_is_theirs().await;
     });
 }
 
@@ -62,7 +62,7 @@ fn the_old_version_comes_back_while_our_write_is_under_way() {
         s.relay.heal();
         let answer = timeout(SOON, asking).await.expect("in time");
         assert_theirs(&answer.expect("no panic").expect_err("it is theirs"));
-        s.the_lock_is_theirs().await;
+        s.assert_lock_is_theirs().await;
     });
 }
 
@@ -78,7 +78,7 @@ fn the_old_version_comes_back_before_our_late_write_lands() {
         assert_theirs(&answer.expect("no panic").expect_err("it is theirs"));
         bring_back(&mut s, cached).await;
         s.land_late().await;
-        s.the_lock_is_theirs().await;
+        s.assert_lock_is_theirs().await;
     });
 }
 
@@ -134,7 +134,7 @@ fn a_settled_adoption_lands_on_a_second_row_of_the_same_version() {
         .await;
         s.assert_held(&[(NAME, "foreign")]).await;
         drop(guard);
-        s.the_lock_is_theirs().await;
+        s.assert_lock_is_theirs().await;
     });
 }
 
@@ -143,7 +143,7 @@ fn a_settled_adoption_lands_on_a_second_row_of_the_same_version() {
 #[test]
 fn a_late_adoption_does_not_let_two_of_ours_commit() {
     trace(async |mut s| {
-        let robbed = adopt_twice(&mut s, async |theirs| {
+        let former = adopt_twice(&mut s, async |theirs| {
             theirs.release_by_task_id("absent").await.expect("a row");
         })
         .await;
@@ -151,20 +151,20 @@ fn a_late_adoption_does_not_let_two_of_ours_commit() {
         let guard = second.wait(NAME).timeout(SOON).await.expect("it is free");
         s.granted(guard.token());
         let mut conn = mysql(&s).await;
-        let refused = robbed.fence(&mut conn).await;
+        let refused = former.fence(&mut conn).await;
         assert!(
             refused.is_err_and(|error| error.is_lost()),
             "it was let through"
         );
         guard.fence(&mut conn).await.expect("it holds the lock");
-        drop(robbed);
+        drop(former);
         let held = s.ours.held().await.expect("it is readable");
         assert!(
             matches!(&held[..], [h] if &*h.task_id == "ours-2"),
             "{held:?}"
         );
         guard.release().await.expect("it is held");
-        s.all_is_as_it_was().await;
+        s.assert_both_work().await;
     });
 }
 
@@ -206,7 +206,7 @@ fn the_first_write_lands_before_its_repetition() {
         s.assert_held(&[(NAME, "ours")]).await;
         assert!(s.theirs.acquire(NAME).await.is_err());
         guard.release().await.expect("it is held");
-        s.all_is_as_it_was().await;
+        s.assert_both_work().await;
     });
 }
 
@@ -224,24 +224,24 @@ fn the_first_write_lands_late_and_others_have_written_since() {
         s.assert_held(&both).await;
         guard.release().await.expect("it is held");
         s.theirs.release("mail_restart").await.expect("it holds it");
-        s.all_is_as_it_was().await;
+        s.assert_both_work().await;
     });
 }
 
 #[test]
-fn the_first_write_lands_late_and_nobody_waits_for_it_any_more() {
+fn the_first_write_lands_after_its_request_has_ended() {
     trace(async |s| {
         let asking = land_before_the_repetition(&s).await;
         asking.abort();
         assert!(asking.await.is_err_and(|error| error.is_cancelled()));
-        s.all_is_as_it_was().await;
+        s.assert_both_work().await;
     });
 }
 
 /// Between the two statements of `releaseAll` there is no row. The original must be able to insert
 /// one: this library does not create it and grants nothing.
 #[test]
-fn asked_between_the_delete_and_the_insert() {
+fn request_between_delete_and_insert_waits_for_the_row() {
     trace(async |mut s| {
         let held_before = s.ours.acquire("other").await.expect("it is free");
         s.theirs.delete_row().await.expect("a table");
@@ -266,13 +266,13 @@ fn asked_between_the_delete_and_the_insert() {
         assert!(matches!(refused, Err(OriginalError::Refused { by, .. }) if by == "ours"));
         guard.release().await.expect("it is held");
         waited.release().await.expect("it is held");
-        s.all_is_as_it_was().await;
+        s.assert_both_work().await;
     });
 }
 
 /// The original ended between the two statements of its start.
 #[test]
-fn a_row_that_nobody_inserts_is_made_in_the_end() {
+fn missing_row_is_created_in_the_end() {
     trace(async |mut s| {
         s.theirs.delete_row().await.expect("a table");
         let limit = Duration::from_secs(30);
@@ -281,7 +281,7 @@ fn a_row_that_nobody_inserts_is_made_in_the_end() {
         s.granted(guard.token());
         s.assert_held(&[(NAME, "ours")]).await;
         guard.release().await.expect("it is held");
-        s.all_is_as_it_was().await;
+        s.assert_both_work().await;
     });
 }
 
@@ -289,7 +289,7 @@ fn a_row_that_nobody_inserts_is_made_in_the_end() {
 /// process adopts the new row, which ends every session. A later grant to the first process is
 /// valid.
 #[test]
-fn granted_after_another_one_has_adopted_the_row() {
+fn grant_after_another_adoption_is_valid() {
     trace(async |mut s| {
         let second = connect(s.db.url(), "ours-2").await;
         s.theirs.release_all().await.expect("a table");
@@ -308,7 +308,7 @@ fn granted_after_another_one_has_adopted_the_row() {
         guard.fence(&mut conn).await.expect("it holds the lock");
         guard.release().await.expect("it is held");
         other.release().await.expect("it is held");
-        s.all_is_as_it_was().await;
+        s.assert_both_work().await;
     });
 }
 
@@ -335,6 +335,6 @@ fn tokens_grow_through_every_start_of_the_original() {
                 }
             }
         }
-        s.all_is_as_it_was().await;
+        s.assert_both_work().await;
     });
 }

@@ -109,7 +109,7 @@ impl Scene {
 
     /// The original holds the lock, after everything that this library still had to do. It releases
     /// the lock; then both work as before, and tokens have grown.
-    pub(crate) async fn the_lock_is_theirs(mut self) {
+    pub(crate) async fn assert_lock_is_theirs(mut self) {
         self.assert_held(&[(NAME, "foreign")]).await;
         let error = self.ours.acquire(NAME).await.expect_err("it is theirs");
         assert_theirs(&error);
@@ -119,10 +119,10 @@ impl Scene {
             .await;
         other.release().await.expect("it is held");
         self.theirs.release(NAME).await.expect("it holds it");
-        self.all_is_as_it_was().await;
+        self.assert_both_work().await;
     }
 
-    pub(crate) async fn all_is_as_it_was(mut self) {
+    pub(crate) async fn assert_both_work(mut self) {
         wait_until_empty(&self.db, "platform", SOON).await;
         self.take_and_give_back().await;
         let refused = self.theirs.acquire(NAME).await;

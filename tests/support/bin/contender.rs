@@ -40,7 +40,7 @@ impl Contender {
         let mut jobs = JoinSet::new();
         for number in 0..JOBS {
             let job = Job {
-                who: format!("{}-{number}", self.task_id),
+                owner: format!("{}-{number}", self.task_id),
                 locks: locks.clone(),
                 oracle: Oracle::open(&self.directory),
                 patient: self.patient,
@@ -59,7 +59,7 @@ impl Contender {
 }
 
 struct Job {
-    who: String,
+    owner: String,
     locks: LockManager,
     oracle: Oracle,
     patient: bool,
@@ -81,38 +81,38 @@ impl Job {
             match granted {
                 Ok(guard) => {
                     let token = Some(guard.token());
-                    let entered = self.oracle.enter(&names, &self.who, token, asked);
+                    let entered = self.oracle.enter(&names, &self.owner, token, asked);
                     sleep(Duration::from_micros(fastrand::u64(..2000))).await;
-                    let left = self.oracle.leave(&names, &self.who);
+                    let left = self.oracle.leave(&names, &self.owner);
                     if let Err(violation) = entered.and(left) {
                         crate::say(&violation.to_string());
                     }
                     grants += 1;
-                    self.give_back(guard).await;
+                    self.release_guard(guard).await;
                 }
                 Err(error) if error.is_busy() || error.is_timeout() => {
                     sleep(Duration::from_micros(fastrand::u64(..2000))).await;
                 }
                 Err(error) => {
                     let what = format!("{names:?}, {limit:?}, after {:?}", start.elapsed());
-                    self.bear(&what, &error).await;
+                    self.accept(&what, &error).await;
                 }
             }
         }
         grants
     }
 
-    async fn give_back(&self, guard: LockGuard) {
+    async fn release_guard(&self, guard: LockGuard) {
         if fastrand::bool() {
             return drop(guard);
         }
         if let Err(error) = guard.release().await {
-            self.bear("release", &error).await;
+            self.accept("release", &error).await;
         }
     }
 
     /// Only errors of an unavailable database are accepted, and only if that may happen.
-    async fn bear(&self, what: &str, error: &LockError) {
+    async fn accept(&self, what: &str, error: &LockError) {
         assert!(self.patient && error.is_transient(), "{what}: {error:?}");
         sleep(Duration::from_millis(20)).await;
     }

@@ -1,12 +1,11 @@
 //! The worker process of the tests. Its first argument selects what it does.
 
+mod connector;
 mod contender;
-mod ending;
-mod migrant;
-mod mortal;
-mod neighbour;
-mod performer;
-mod quitter;
+mod dropped_guard;
+mod fenced_writer;
+mod programs;
+mod request_dropper;
 mod settings;
 mod stream;
 mod waiter;
@@ -38,19 +37,17 @@ enum Peer {
     /// Acquires and releases random locks, checked by the oracle.
     Contend(contender::Contender),
     /// Drops a guard in one of several ways.
-    End(ending::Ending),
+    DroppedGuard(dropped_guard::DroppedGuard),
     /// Drops requests at random moments.
-    Quit(quitter::Quitter),
+    RequestDropper(request_dropper::RequestDropper),
     /// Connects to every URL of its input.
-    Migrant,
-    /// Acquires and releases locks by name, as its input says.
-    Neighbour { url: String, task: String },
+    Connector,
     /// Acquires locks and writes in fenced transactions, until its input ends or it is killed.
-    Mortal(mortal::Mortal),
+    FencedWriter(fenced_writer::FencedWriter),
     /// Acquires, fences and releases locks, as its input says.
     Worker(worker::Worker),
     /// Runs the programs of its input.
-    Performer {
+    Programs {
         #[command(flatten)]
         settings: Settings,
     },
@@ -90,13 +87,12 @@ fn main() {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
         Peer::Contend(contender) => runtime().block_on(contender.run()),
-        Peer::End(ending) => ending.run(),
-        Peer::Quit(quitter) => runtime().block_on(quitter.run()),
-        Peer::Migrant => migrant::arrive(),
-        Peer::Neighbour { url, task } => neighbour::obey(&url, &task),
-        Peer::Mortal(mortal) => runtime().block_on(mortal.run()),
+        Peer::DroppedGuard(dropped_guard) => dropped_guard.run(),
+        Peer::RequestDropper(request_dropper) => runtime().block_on(request_dropper.run()),
+        Peer::Connector => connector::connect_each(),
+        Peer::FencedWriter(fenced_writer) => runtime().block_on(fenced_writer.run()),
         Peer::Worker(worker) => runtime().block_on(worker.run()),
-        Peer::Performer { settings } => performer::on_demand(&settings),
+        Peer::Programs { settings } => programs::on_demand(&settings),
         Peer::Stream {
             settings,
             prefix,
@@ -113,7 +109,7 @@ fn main() {
             directory,
             jobs,
             milliseconds,
-        } => performer::at_random(
+        } => programs::at_random(
             &settings,
             directory,
             Duration::from_millis(milliseconds),
@@ -148,7 +144,7 @@ fn echo() {
 
 fn judge(directory: &std::path::Path, time: Duration, unlocked: bool) {
     let mut oracle = Oracle::open(directory);
-    let who = std::process::id().to_string();
+    let owner = std::process::id().to_string();
     let start = Instant::now();
     let mut grants = 0;
     while start.elapsed() < time {
@@ -158,9 +154,9 @@ fn judge(directory: &std::path::Path, time: Duration, unlocked: bool) {
         if !unlocked {
             lock.lock().expect("a lock");
         }
-        let entered = oracle.enter(&[name], &who, None, asked);
+        let entered = oracle.enter(&[name], &owner, None, asked);
         std::thread::sleep(Duration::from_micros(fastrand::u64(..500)));
-        let left = oracle.leave(&[name], &who);
+        let left = oracle.leave(&[name], &owner);
         grants += 1;
         if entered.and(left).is_err() {
             say("violation");

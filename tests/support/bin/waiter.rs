@@ -26,7 +26,7 @@ struct Job {
 }
 
 pub(crate) fn obey(settings: &Settings) {
-    let (lines, mut told) = mpsc::unbounded_channel();
+    let (lines, mut reported) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if lines.send(line).is_err() {
@@ -42,7 +42,7 @@ pub(crate) fn obey(settings: &Settings) {
         let locks = settings.connect().await;
         say("ready");
         let mut jobs: HashMap<String, (mpsc::UnboundedSender<_>, JoinHandle<()>)> = HashMap::new();
-        while let Some(line) = told.recv().await {
+        while let Some(line) = reported.recv().await {
             let mut words = line.split(' ').map(str::to_owned);
             let verb = words.next().expect("a verb");
             let name = words.next().expect("a job");

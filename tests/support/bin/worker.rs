@@ -12,7 +12,7 @@ use locks_tests::{
 };
 
 /// How long it waits for the report of a loss.
-const TOLD: Duration = Duration::from_secs(10);
+const REPORTED: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Worker {
@@ -80,9 +80,9 @@ impl Work {
             "wait" => self.take(self.locks.wait(&names).await),
             "clock" => seconds().to_string(),
             "lost" => self.guard().is_lost().to_string(),
-            "told" => match tokio::time::timeout(TOLD, self.guard().lost()).await {
-                Ok(lost) => format!("told {lost}"),
-                Err(_) => "not told".to_owned(),
+            "loss" => match tokio::time::timeout(REPORTED, self.guard().lost()).await {
+                Ok(lost) => format!("loss: {lost}"),
+                Err(_) => "no loss".to_owned(),
             },
             "begin" => {
                 if self.journal.is_none() {

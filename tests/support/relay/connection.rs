@@ -66,7 +66,7 @@ struct End {
     /// Bytes that wait for the latency to pass, and the time at which each piece is due.
     on_the_way: VecDeque<(Instant, Vec<u8>)>,
     /// It has closed, or nothing more is sent to it.
-    gone: bool,
+    closed: bool,
 }
 
 struct Connection {
@@ -93,18 +93,18 @@ impl End {
             stream,
             kept: Vec::new(),
             on_the_way: VecDeque::new(),
-            gone: false,
+            closed: false,
         }
     }
 
     /// Reads, unless the end has closed; then this never completes. Returns 0 if the end closes
     /// now: a reset counts as an end of file.
     async fn read(&mut self, buffer: &mut [u8]) -> usize {
-        if self.gone {
+        if self.closed {
             return future::pending().await;
         }
         let n = self.stream.read(buffer).await.unwrap_or(0);
-        self.gone = n == 0;
+        self.closed = n == 0;
         n
     }
 
@@ -160,10 +160,10 @@ impl Connection {
             if self.look_at_state().await? == Cut::Yes {
                 return Ok(Cut::Yes);
             }
-            if (self.client.gone || self.server.gone) && !self.is_stalled() {
+            if (self.client.closed || self.server.closed) && !self.is_stalled() {
                 // An end that closes does not lose what it sent before.
                 for end in [&mut self.client, &mut self.server] {
-                    if !end.gone {
+                    if !end.closed {
                         end.flush().await?;
                     }
                 }
@@ -220,11 +220,11 @@ impl Connection {
         let latency = self.latency();
         if !self.server.kept.is_empty() {
             self.server.send_kept(latency).await?;
-            if self.client.gone {
+            if self.client.closed {
                 self.finish_without_client().await?;
             }
         }
-        if !self.client.gone {
+        if !self.client.closed {
             self.client.send_kept(latency).await?;
         }
         Ok(Cut::No)
@@ -290,7 +290,7 @@ impl Connection {
                 self.shared.count(|counters| counters.cut_within += 1);
                 // In order: these bytes, then the end. A reset could overtake them.
                 self.client.stream.shutdown().await?;
-                self.client.gone = true;
+                self.client.closed = true;
                 return Ok(Cut::No);
             }
             Some(How::StallAnswer) => {
@@ -301,7 +301,7 @@ impl Connection {
         }
         if self.is_stalled() {
             self.client.kept.extend_from_slice(bytes);
-        } else if !self.client.gone {
+        } else if !self.client.closed {
             let latency = self.latency();
             self.client.send(bytes, latency).await?;
         }

@@ -82,7 +82,7 @@ impl Setup {
 }
 
 #[test]
-fn passes_everything() {
+fn forwards_everything() {
     let mut s = setup();
     assert_eq!(s.ask("one"), "one");
     assert_eq!(s.ask("two"), "two");
@@ -189,7 +189,7 @@ fn a_stalled_answer_comes_when_healed() {
 }
 
 #[test]
-fn a_hole_swallows_all_connections_until_healed() {
+fn stall_keeps_all_connections_until_healed() {
     let mut s = setup();
     s.ask("one");
     s.relay.stall();
@@ -216,7 +216,7 @@ async fn cut_by_hand_and_refused() {
     s.client = connect(&s.relay);
     assert_eq!(s.rest(), b"");
     s.relay
-        .wait_for(SOON, "both are gone", |c| c.refused == 1 && c.open == 0)
+        .wait_for(SOON, "both are closed", |c| c.refused == 1 && c.open == 0)
         .await;
     assert_eq!(s.relay.counters().cut_by_hand, 1);
     s.relay.heal();
@@ -230,7 +230,7 @@ async fn cut_by_hand_and_refused() {
 }
 
 #[test]
-fn a_dropped_relay_takes_its_connections_along() {
+fn dropped_relay_closes_its_connections() {
     let mut s = setup();
     s.ask("one");
     let Setup {

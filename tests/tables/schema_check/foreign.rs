@@ -9,7 +9,7 @@ use super::{TABLES, assert_none, refusal};
 
 on_every_engine!(
     async the_table_of_another_application_is_refused,
-    async the_tables_of_its_own_sessions_are_refused,
+    async session_tables_of_another_application_are_refused,
     async a_view_is_refused,
     async nothing_is_changed_in_the_table_of_another_application,
 );
@@ -39,7 +39,7 @@ async fn the_table_of_another_application_is_refused(db: Database) {
     refusal(db.url(), &words("locks")).await.unwrap();
 }
 
-async fn the_tables_of_its_own_sessions_are_refused(first: Database) {
+async fn session_tables_of_another_application_are_refused(first: Database) {
     let mut failed = Vec::new();
     for table in &TABLES[1..] {
         let db = Database::create(first.engine());

@@ -106,21 +106,21 @@ async fn a_read_that_finds_two_rows_is_an_error(db: Database) {
         )
         .await;
     assert_eq!(rows, 1);
-    let told = async |what: &str, answer: locks_core::Result<String>| {
+    let reported = async |what: &str, answer: locks_core::Result<String>| {
         let error = answer.expect_err(what);
         let refused = error.is_busy() || error.is_timeout();
         assert!(!refused && !error.is_transient(), "{what}: {error:?}");
     };
     let listed = tokio::time::timeout(SOON, locks.held()).await;
     let listed = listed.expect("an answer").map(|held| format!("{held:?}"));
-    told("held", listed).await;
+    reported("held", listed).await;
     let granted = tokio::time::timeout(SOON, locks.acquire("x")).await;
     let granted = granted
         .expect("an answer")
         .map(|guard| format!("{guard:?}"));
-    told("acquire", granted).await;
+    reported("acquire", granted).await;
     let waited = locks.wait("y").timeout(Duration::from_secs(2)).await;
-    told("wait", waited.map(|guard| format!("{guard:?}"))).await;
+    reported("wait", waited.map(|guard| format!("{guard:?}"))).await;
     let other = with_namespace(&locks).await;
     assert!(other.is_ok(), "another namespace has one row: {other:?}");
 }

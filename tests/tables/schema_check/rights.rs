@@ -89,17 +89,17 @@ fn each_missing_right_is_named_on_postgres() {
 /// With exactly these rights everything works, including the eviction of a dead holder.
 async fn the_documented_rights_suffice(db: Database) {
     make_tables(&db).await;
-    let account = Account::create(&db, "clerk", &FULL).await;
-    let clerk = connect(&account.url, "clerk").await;
-    let clerk = clerk.expect("nothing is missing");
-    works(&clerk).await.unwrap();
+    let account = Account::create(&db, "limited", &FULL).await;
+    let limited = connect(&account.url, "limited").await;
+    let limited = limited.expect("nothing is missing");
+    works(&limited).await.unwrap();
     let doomed = LockManager::builder().task_id("doomed");
     let doomed = doomed.expiry(Expiry::After(Duration::from_secs(30)));
     let doomed = doomed.connect(&account.url).await.expect("as before");
     doomed.acquire("x").await.expect("it is free").detach();
-    let taken = clerk.release_task("doomed").await.expect("it may delete");
+    let taken = limited.release_task("doomed").await.expect("it may delete");
     assert_eq!(taken.len(), 1);
-    clerk.close().await.expect("it may delete its sessions");
+    limited.close().await.expect("it may delete its sessions");
     doomed.close().await.expect("it may delete its sessions");
     wait_until_empty(&db, "platform", SOON).await;
     sessions::wait_until_only(&db, &[], SOON).await;

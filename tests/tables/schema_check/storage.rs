@@ -94,7 +94,7 @@ fn a_narrow_version(engine: Engine) {
         connect(db.url(), "maker").await.expect("it may make them");
         db.execute(narrow).await;
         // This account may not alter the column.
-        let account = Account::create(&db, "clerk", &FULL).await;
+        let account = Account::create(&db, "limited", &FULL).await;
         let refused = refusal(&account.url, &["locks", "version", "BIGINT"]).await;
         refused.expect("the version is too narrow, and cannot be widened");
         // This account may. It alters the column, or the error says how to do it.

@@ -30,14 +30,14 @@ fn hide(table: &str, column: &str) -> String {
 }
 
 /// The account is refused, or is granted nothing. The holder keeps its lock.
-async fn does_no_harm(db: &Database, clerk: &Account) -> Result<(), String> {
+async fn does_no_harm(db: &Database, limited: &Account) -> Result<(), String> {
     let owner = LockManager::builder().task_id("owner");
     let owner = owner.expiry(Expiry::After(Duration::from_secs(30)));
     let owner = owner.connect(db.url()).await.expect("it owns the tables");
     let guard = owner.acquire("x").await.expect("it is free");
     let before = (Session::all(db).await.len(), sessions::fences(db).await);
     let start = Instant::now();
-    match connect(&clerk.url, "clerk").await {
+    match connect(&limited.url, "limited").await {
         Err(LockError::Schema { .. }) => {}
         Err(error) => return Err(format!("another error: {error:?}")),
         Ok(locks) => {
@@ -69,7 +69,7 @@ async fn does_no_harm(db: &Database, clerk: &Account) -> Result<(), String> {
 
 #[test]
 fn row_level_security_does_not_evict_live_sessions() {
-    const OWN: &str = "taskId = 'clerk'";
+    const OWN: &str = "taskId = 'limited'";
     let cases = [
         vec![("lock_sessions", OWN)],
         vec![("lock_fences", "false")],
@@ -81,11 +81,11 @@ fn row_level_security_does_not_evict_live_sessions() {
         for (number, hidden) in cases.iter().enumerate() {
             let db = Database::create_on(first.url());
             make_tables(&db).await;
-            let clerk = Account::create(&db, &format!("clerk_{number}"), &FULL).await;
+            let limited = Account::create(&db, &format!("clerk_{number}"), &FULL).await;
             for (table, column) in hidden {
                 db.execute(&hide(table, column)).await;
             }
-            if let Err(what) = does_no_harm(&db, &clerk).await {
+            if let Err(what) = does_no_harm(&db, &limited).await {
                 failed.push(format!("{hidden:?}: {what}"));
             }
         }
@@ -95,7 +95,7 @@ fn row_level_security_does_not_evict_live_sessions() {
 
 /// Two accounts with different `search_path`s would each have a lock table of their own.
 #[test]
-fn a_second_lock_table_in_another_schema_is_told() {
+fn second_lock_table_in_another_schema_is_reported() {
     on_private_server(Engine::Postgres, async |db| {
         let events = Events::keep();
         let none: [(&str, [&str; 0]); 0] = [];
@@ -117,13 +117,16 @@ fn a_second_lock_table_in_another_schema_is_told() {
         let first = managers.pop().expect("two were made");
         let first = first.expect("there is no other lock table yet");
         let _guard = first.acquire("x").await.expect("it is free");
-        let told = match second {
+        let reported = match second {
             Err(error) => error.to_string().contains("left_side"),
             Ok(_) => events.all().iter().any(|event| {
                 let text = format!("{:?}", event.fields);
                 event.level == Level::WARN && text.contains("left_side")
             }),
         };
-        assert!(told, "two lock tables, and neither an error nor a warning");
+        assert!(
+            reported,
+            "two lock tables, and neither an error nor a warning"
+        );
     });
 }

@@ -13,7 +13,7 @@ use locks_tests::{
 };
 
 use super::{
-    contest::{contend, in_order, is_pending, smoke},
+    contention::{contend, in_order, is_pending, smoke},
     task,
 };
 

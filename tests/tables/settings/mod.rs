@@ -1,7 +1,7 @@
 //! Defaults of servers, roles, files and options that would change what the library's statements
 //! mean, see or keep. The library must not depend on any of them.
 
-mod contest;
+mod contention;
 mod mariadb;
 mod postgres;
 mod sqlite;

@@ -13,7 +13,7 @@ use locks_tests::{
 
 use super::{
     SOON,
-    contest::{in_order, smoke, write_side_by_side},
+    contention::{in_order, smoke, write_side_by_side},
     task,
 };
 
@@ -108,14 +108,14 @@ async fn waits_behind_a_locked_row(setting: &str, db: &Database) -> Result<(), S
     set(db, setting).await;
     let limited = LockManager::builder().task_id("b").connect(db.url()).await;
     let limited = limited.map_err(|error| format!("connect: {error:?}"))?;
-    let mut stranger = db.connect().await;
-    stranger.execute("BEGIN").await.expect("it begins");
+    let mut foreign = db.connect().await;
+    foreign.execute("BEGIN").await.expect("it begins");
     let lock = "SELECT 1 FROM locks WHERE id = 'platform' FOR UPDATE";
-    stranger.rows(lock).await.expect("it is free");
+    foreign.rows(lock).await.expect("it is free");
     let asked = tokio::spawn(limited.acquire("y").into_future());
     tokio::time::sleep(Duration::from_millis(300)).await;
     let early = asked.is_finished();
-    stranger.execute("ROLLBACK").await.expect("it ends");
+    foreign.execute("ROLLBACK").await.expect("it ends");
     let granted = asked.await.expect("no panic");
     drop(granted.map_err(|error| format!("acquire: {error:?}"))?);
     if early {

@@ -11,7 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, S
 
 use super::{
     SOON,
-    contest::{contend, in_order, smoke},
+    contention::{contend, in_order, smoke},
 };
 
 #[test]

@@ -131,7 +131,8 @@ async fn from_a_macro(id: u8) -> Result<(), LockError> {
     Ok(())
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (
         plain(),
         argument(""),

@@ -68,7 +68,8 @@ async fn call(job: &mut dyn Job, backup: Backup) -> Result<(), LockError> {
     Ok(())
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = call;
     let _ = |locks| Backup { id: 1, locks };
 }

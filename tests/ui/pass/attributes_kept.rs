@@ -1,6 +1,7 @@
 //! Other attributes of the function and its parameters keep their effect.
 #![deny(warnings)]
 #![deny(missing_docs)]
+#![allow(clippy::non_minimal_cfg)]
 
 use locks_core::{LockError, with_lock};
 
@@ -24,7 +25,7 @@ pub async fn gone(id: Missing) -> Result<(), LockError> {
 
 /// Documented.
 #[with_lock("app_<id>", acquire, busy = Ok(0))]
-#[expect(clippy::too_many_arguments, dead_code, reason = "a test")]
+#[expect(dead_code, reason = "a test")]
 async fn parameters(
     #[cfg(any())] id: Missing,
     #[cfg(all())] id: u32,
@@ -52,7 +53,8 @@ pub fn either() -> Result<(), LockError> {
     Ok(())
 }
 
-fn main() {
+#[test]
+fn compiles() {
     #[allow(deprecated)]
     let _ = old;
     let _ = (lints(1, String::new()), either);

@@ -65,7 +65,8 @@ fn value() -> Result<BoxFuture<'static, ()>, LockError> {
     Ok(Box::pin(async {}))
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (
         pinned("", vec![]),
         named(""),

@@ -70,7 +70,8 @@ async fn only_question_marks() -> Result<u32, LockError> {
     Err(LockError::NotInstalled)?
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (
         by_return(1),
         by_returns(1),

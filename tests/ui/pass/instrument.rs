@@ -66,7 +66,8 @@ trait Job: Sync {
     }
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (
         above,
         below,

@@ -107,7 +107,8 @@ impl Id {
     }
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (
         Task::<u8>::shared,
         Task::<u8>::exclusive,

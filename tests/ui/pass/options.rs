@@ -116,7 +116,8 @@ async fn all(id: u8, locks: &LockManager) -> Result<bool, TaskError> {
 }
 
 #[allow(clippy::large_futures)]
-fn main() {
+#[test]
+fn compiles() {
     let _ = (
         waits(),
         waits_with_timeout(),

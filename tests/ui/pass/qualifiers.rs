@@ -1,4 +1,4 @@
-//! Visibilities, and the qualifiers of `fn`.
+//! What stands before `fn`.
 #![deny(warnings)]
 
 use locks_core::{LockError, with_lock};
@@ -13,7 +13,7 @@ mod outer {
         }
 
         #[with_lock("app")]
-        pub(in crate::outer) fn in_module() -> Result<(), LockError> {
+        pub(in crate::pass::qualifiers::outer) fn in_module() -> Result<(), LockError> {
             Ok(())
         }
     }
@@ -23,25 +23,14 @@ mod outer {
     }
 }
 
-#[with_lock("app_<at>")]
-async unsafe fn dangerous(at: usize, list: *const u8) -> Result<u8, LockError> {
-    // SAFETY: the caller promises that `list` has more than `at` elements.
-    Ok(unsafe { *list.add(at) })
-}
-
-#[with_lock("app_<at>")]
-unsafe fn sync_dangerous(at: usize, list: *const u8) -> Result<u8, LockError> {
-    // SAFETY: the caller promises that `list` has more than `at` elements.
-    Ok(unsafe { *list.add(at) })
-}
-
 #[with_lock("app_<id>")]
 pub extern "Rust" fn with_abi(id: u8) -> Result<u8, LockError> {
     Ok(id)
 }
 
-fn main() {
+#[test]
+fn compiles() {
     outer::call();
     let _ = outer::inner::in_crate();
-    let _ = (dangerous, sync_dangerous, with_abi);
+    let _ = with_abi;
 }

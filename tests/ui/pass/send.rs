@@ -37,8 +37,8 @@ async fn not_send() -> Result<(), LockError> {
     Ok(())
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
+#[tokio::test]
+async fn compiles() {
     let locks = LockManager::connect("sqlite::memory:").await.unwrap();
     is_send(unshareable(Id(Cell::new(1)), &locks));
     is_send(generic(String::new(), (Id(Cell::new(1)), 1)));

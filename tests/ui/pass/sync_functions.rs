@@ -89,7 +89,8 @@ fn returns_early(deep: bool) -> Result<u8, LockError> {
     Ok(2)
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (
         plain,
         fields,

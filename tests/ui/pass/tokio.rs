@@ -1,7 +1,7 @@
 //! `#[tokio::main]` and `#[tokio::test]` above and below the attribute.
 #![deny(warnings)]
 
-use locks_core::{LockError, with_lock};
+use locks_core::{LockError, LockManager, with_lock};
 
 mod above {
     use super::{LockError, with_lock};
@@ -31,18 +31,19 @@ mod below {
 }
 
 #[tokio::test]
-#[with_lock("test")]
+#[with_lock("test", locks = LockManager::connect("sqlite::memory:").blocking()?)]
 async fn test_above() -> Result<(), LockError> {
     Ok(())
 }
 
-#[with_lock("test")]
+#[with_lock("test", locks = LockManager::connect("sqlite::memory:").await?)]
 #[tokio::test]
 async fn test_below() -> Result<(), LockError> {
     Ok(())
 }
 
-fn main() {
+#[test]
+fn compiles() {
     assert!(matches!(above::main(), Err(LockError::NotInstalled)));
     assert!(below::main().is_err());
 }

@@ -52,7 +52,8 @@ impl<T: Display + Clone> Job for Backup<T> {
     }
 }
 
-fn main() {
+#[test]
+fn compiles() {
     let _ = (
         <Backup<u8>>::run,
         <Backup<u8>>::twice,
