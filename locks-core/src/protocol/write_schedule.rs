@@ -6,7 +6,7 @@
 //! - While other processes write as well, a cached row is read again before a write.
 //! - After a write, other processes get time to write, because the process that has just
 //!   written knows the row and would win every race.
-//! - After two conflicts in a row the row is read under its lock, which the server grants
+//! - After two consecutive conflicts the row is read under its lock, which the server grants
 //!   in order of arrival, until this process is alone again.
 //!
 //! Without other processes none of them delays a write.
@@ -28,7 +28,7 @@ pub(super) const DEFERRAL: Duration = Duration::from_millis(1);
 const CONFLICT_PAUSES: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(5)];
 /// The first and the longest pause after a failure.
 const FAILURE_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
-/// This many conflicts in a row show that racing does not work.
+/// This many consecutive conflicts show that racing does not work.
 const CONFLICTS: u32 = 2;
 /// This many writes of this process, with none of others between them, show that it is
 /// alone.
@@ -41,7 +41,7 @@ const LONGEST_YIELD: Duration = Duration::from_millis(5);
 /// How this process competes for the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contention {
-    /// By compare-and-set on the cached row, with this many conflicts in a row.
+    /// By compare-and-set on the cached row, with this many consecutive conflicts.
     Racing(u32),
     /// By the row's lock.
     Locking,
