@@ -1,6 +1,6 @@
 //! When the next write may begin.
 //!
-//! Four rules, each of which a benchmark can turn off ([`Mechanisms`]):
+//! Four rules. A benchmark can turn off all but the first ([`Mechanisms`]):
 //!
 //! - After a conflict or a failure the namespace pauses, for random and growing times.
 //! - While other processes write as well, a cached row is read again before a write.
@@ -9,7 +9,7 @@
 //! - After two consecutive conflicts the row is read under its lock, which the server grants
 //!   in order of arrival, until this process is alone again.
 //!
-//! Without other processes none of them delays a write.
+//! Without other processes and without failures, none of them delays a write.
 
 use std::time::Duration;
 
