@@ -8,13 +8,13 @@ use tokio::sync::oneshot;
 use crate::{
     driver::{Grant, GrantState, Reply},
     error::{LockError, Result},
-    fence::{
-        FenceConnection,
-        sealed::{Commit, Touch, Touched, Unfenced},
-    },
     name::LockName,
     protocol::Check,
     report::Lost,
+    store::fence::{
+        FenceConnection,
+        sealed::{Commit, Touch, Touched, Unfenced},
+    },
     wait::Request,
 };
 

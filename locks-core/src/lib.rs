@@ -57,7 +57,6 @@ compile_error!("locks-core needs an engine: turn on `sqlite`, `mysql` or `postgr
 mod builder;
 mod driver;
 mod error;
-mod fence;
 mod guard;
 mod manager;
 mod matrix;
@@ -75,14 +74,13 @@ mod with_lock;
 
 pub use builder::Builder;
 pub use error::{LockError, Result};
-pub use fence::FenceConnection;
 pub use guard::LockGuard;
 pub use manager::LockManager;
 pub use matrix::ConflictMatrix;
 pub use name::{IntoLockNames, LockName};
 pub use options::{Evidence, Expiry, Fairness};
 pub use report::{Blocker, Holder, Lost, Waiter};
-pub use store::IntoConnectOptions;
+pub use store::{FenceConnection, IntoConnectOptions};
 pub use wait::{Request, Wait};
 pub use with_lock::default_manager::Installed;
 

@@ -12,6 +12,7 @@ use crate::{
     protocol::{Removal, WaitPolicy},
     report::{Holder, Waiter},
     scope::ScopePath,
+    store::{IntoConnectOptions, Target, sealed::Connect},
     wait::{AnswerSender, Request, Wait},
 };
 
@@ -334,6 +335,79 @@ impl LockManager {
     /// Once the future was polled, dropping it does not stop the call.
     pub fn close(&self) -> Request<()> {
         self.send(|_, reply| Command::Close(reply))
+    }
+}
+
+/// How a builder becomes a manager.
+impl Builder {
+    /// Connects to a database by its URL: `sqlite:`, `mysql:`, `mariadb:`, `postgres:` or
+    /// `postgresql:`. A missing SQLite file is created, unless the URL has a `mode`. Missing
+    /// tables are created.
+    ///
+    /// The oldest versions that work are MySQL 8.0, MariaDB 10.3 and PostgreSQL 12. The
+    /// connections override those settings of the server, the role and the URL on which the
+    /// meaning, the durability or the answer of a statement depends.
+    ///
+    /// # Rights
+    ///
+    /// The connect checks that the account has these rights. It needs more only to create the
+    /// tables.
+    ///
+    /// ```sql
+    /// GRANT SELECT, INSERT, UPDATE ON locks TO account;
+    /// GRANT SELECT, INSERT, UPDATE, DELETE ON lock_sessions TO account;
+    /// GRANT SELECT, INSERT, UPDATE, DELETE ON lock_fences TO account;
+    /// ```
+    ///
+    /// An account whose transactions are fenced needs `SELECT` and `UPDATE` on `lock_fences`.
+    /// Row-level security of PostgreSQL must not apply to these tables. SQLite has no accounts.
+    ///
+    /// # Errors
+    ///
+    /// - [`LockError::InvalidConfig`]: a setting or the URL is invalid.
+    /// - [`LockError::Schema`]: tables are missing and cannot be created; tables of these names
+    ///   are not lock tables, lack a key or a right, or are not durable; or another schema has
+    ///   the lock tables.
+    /// - [`LockError::Database`]: the server cannot be reached or refuses the connection.
+    ///
+    /// No error contains the URL.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped early, nothing but the created tables may remain.
+    pub fn connect(self, url: &str) -> Request<LockManager> {
+        self.start(Target::parse(url))
+    }
+
+    /// Connects with the connect options of an engine, for example those that a pool's
+    /// `connect_options()` returns.
+    ///
+    /// The connections do not belong to the pool. Its hooks, such as `after_connect`, are not
+    /// copied, and an in-memory database of the pool is not shared.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`connect`](Self::connect).
+    pub fn connect_with(self, options: impl IntoConnectOptions) -> Request<LockManager> {
+        self.start(Ok(Connect::into_target(options)))
+    }
+
+    fn start(self, target: Result<Target>) -> Request<LockManager> {
+        let target = target.and_then(|target| target.with_tables(self.tables()?));
+        match target.and_then(|target| Ok((self.owner()?, self.config()?, target))) {
+            Ok((owner, config, target)) => Request::new(move |answer| {
+                let namespace = owner.namespace.clone();
+                let reply = Reply::new(move |driver: Result<_>| {
+                    drop(answer.send(driver.map(|driver| LockManager::new(driver, owner))));
+                });
+                Driver::start(config, namespace, target, reply);
+            }),
+            Err(error) => Request::failed(error),
+        }
     }
 }
 

@@ -441,6 +441,7 @@ impl Connection {
         statement: impl AsyncFn(&mut dyn Executor) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         self.file.check()?;
+        #[allow(clippy::disallowed_methods, reason = "the limit of a statement")]
         let start = Instant::now();
         loop {
             let result = within(self.limit, statement(&mut *self.executor)).await;

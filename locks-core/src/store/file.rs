@@ -66,6 +66,7 @@ impl FileIdentity {
 fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
 
+    #[allow(clippy::disallowed_methods, reason = "the database file is looked at")]
     let metadata = path.metadata().ok()?;
     Some((metadata.dev(), metadata.ino()))
 }

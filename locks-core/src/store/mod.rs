@@ -8,6 +8,7 @@ mod connection;
 mod dialect;
 mod executor;
 mod failure;
+pub(crate) mod fence;
 mod file;
 mod listen;
 #[cfg(feature = "mysql")]
@@ -23,7 +24,6 @@ mod sqlite;
 mod statements;
 mod target;
 
-pub use self::target::IntoConnectOptions;
 pub(crate) use self::{
     change::{Change, ChangeSource},
     connection::{
@@ -36,6 +36,7 @@ pub(crate) use self::{
     statements::{Fence, FenceStatement},
     target::{Target, sealed},
 };
+pub use self::{fence::FenceConnection, target::IntoConnectOptions};
 
 /// Items for the implementations of `FenceConnection`.
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]

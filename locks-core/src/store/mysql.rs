@@ -16,7 +16,7 @@ use super::{
     names::TableNames,
     statements::{FenceKind, FenceStatement, RowLock, Statements, Syntax},
 };
-use crate::fence::{fence_connection, sealed::Unfenced};
+use crate::store::fence::{fence_connection, sealed::Unfenced};
 
 /// The number of fence rows of a session on a cluster, where a row lock is local to a node.
 /// There a fence is a write, and two concurrent writes of one row on two nodes fail. So the

@@ -16,7 +16,7 @@ use super::{
     names::TableNames,
     statements::{Condition, FenceKind, FenceStatement, RowLock, Statements, Syntax},
 };
-use crate::fence::{fence_connection, sealed::Unfenced};
+use crate::store::fence::{fence_connection, sealed::Unfenced};
 
 /// The channel of notifications. The payload is the namespace and the version.
 pub(super) const CHANNEL: &str = "locks_changed";

@@ -92,6 +92,7 @@ impl Connection {
             .with_max_times(ATTEMPTS)
             .with_jitter()
             .build();
+        #[allow(clippy::disallowed_methods, reason = "the limit of the check")]
         let start = Instant::now();
         let mut last = None;
         let mut migrations = 0;

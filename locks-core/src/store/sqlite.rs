@@ -17,7 +17,7 @@ use super::{
     names::TableNames,
     statements::{FenceKind, FenceStatement, Statements, Syntax},
 };
-use crate::fence::{fence_connection, sealed::Unfenced};
+use crate::store::fence::{fence_connection, sealed::Unfenced};
 
 /// `SQLITE_BUSY_SNAPSHOT`: a transaction that has read tries to write after another one has
 /// written.

@@ -159,7 +159,11 @@ impl World {
         };
         let now = self.clocks(ask.process);
         let (namespace, task) = (self.namespace(ask.namespace), task(ask.process, ask.task));
-        let mut names: Vec<_> = ask.names.iter().map(|name| LockName::found((*name).into())).collect();
+        let mut names: Vec<_> = ask
+            .names
+            .iter()
+            .map(|name| LockName::found((*name).into()))
+            .collect();
         names.sort();
         let names: Arc<[LockName]> = names.into();
         let process = &mut self.processes[ask.process];
@@ -375,7 +379,9 @@ impl World {
     /// Whether the guard itself sees that its lock is lost.
     fn is_lost(&self, caller: &Caller) -> bool {
         let process = &self.processes[caller.process];
-        let leased = caller.session().is_some_and(|id| process.has_lease(id, self.now));
+        let leased = caller
+            .session()
+            .is_some_and(|id| process.has_lease(id, self.now));
         !caller.holds() || !leased
     }
 
@@ -415,7 +421,9 @@ impl World {
     }
 
     pub(super) fn phase(&self, number: RequestNumber) -> Option<Phase> {
-        self.transactions.get(&number).map(|transaction| transaction.phase)
+        self.transactions
+            .get(&number)
+            .map(|transaction| transaction.phase)
     }
 
     fn commit(&mut self, number: RequestNumber) -> bool {
@@ -549,7 +557,10 @@ impl World {
     fn on_answer(&mut self, p: ProcessId, call: CallId, answer: &Answer) {
         let Some(what) = self.calls.remove(&(p, call)) else {
             if !self.processes[p].closing {
-                self.fail("one-answer", format!("an answer without a call: {answer:?}"));
+                self.fail(
+                    "one-answer",
+                    format!("an answer without a call: {answer:?}"),
+                );
             }
             return;
         };

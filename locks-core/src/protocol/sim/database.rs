@@ -338,9 +338,7 @@ impl Database {
         let tables = &mut self.tables;
         let count = |matched: bool| Ok(Reply::Count(usize::from(matched)));
         match statement {
-            Statement::Read(namespace) => {
-                Ok(Reply::Row(tables.locks.get(namespace).cloned()))
-            }
+            Statement::Read(namespace) => Ok(Reply::Row(tables.locks.get(namespace).cloned())),
             Statement::ReadLocked(namespace) => {
                 let row = tables.locks.get(namespace).cloned();
                 if row.is_some() {
@@ -354,11 +352,14 @@ impl Database {
                 Ok(Reply::Row(row))
             }
             Statement::Rollback => {
-                self.row_locks.retain(|_, lock| lock.connection != connection);
+                self.row_locks
+                    .retain(|_, lock| lock.connection != connection);
                 Ok(Reply::Nothing)
             }
             Statement::Commit => {
-                let locks = self.row_locks.extract_if(.., |_, lock| lock.connection == connection);
+                let locks = self
+                    .row_locks
+                    .extract_if(.., |_, lock| lock.connection == connection);
                 let locks: Vec<_> = locks.collect();
                 for (namespace, lock) in locks {
                     if let Some((row, _)) = lock.write {
@@ -490,7 +491,9 @@ impl Database {
             Statement::SessionsIn(namespace) => {
                 let rows = tables.heartbeats.values();
                 let rows = rows.filter(|found| found.namespace == *namespace);
-                Ok(Reply::Sessions(rows.map(|found| found.row.clone()).collect()))
+                Ok(Reply::Sessions(
+                    rows.map(|found| found.row.clone()).collect(),
+                ))
             }
             Statement::FencesIn(namespace) => {
                 let start = SessionId::start_of(namespace);
@@ -554,7 +557,9 @@ impl Database {
         let beats = |id: &SessionId| self.tables.heartbeats.contains_key(id);
         let fenced = |id: &SessionId| self.tables.fences.contains(&id.0);
         let witness = needed.witness.as_ref().filter(|_| !needed.dead.is_empty());
-        needed.alive.iter().all(beats) && !needed.dead.iter().any(fenced) && witness.is_none_or(fenced)
+        needed.alive.iter().all(beats)
+            && !needed.dead.iter().any(fenced)
+            && witness.is_none_or(fenced)
     }
 
     fn delete_fences(&mut self, ids: &[SessionId]) -> usize {
@@ -586,7 +591,8 @@ impl Database {
 
     /// A driver has closed a connection: its transaction is rolled back.
     pub(super) fn disconnect(&mut self, connection: ConnectionId) {
-        self.row_locks.retain(|_, lock| lock.connection != connection);
+        self.row_locks
+            .retain(|_, lock| lock.connection != connection);
         self.shown.remove(&connection);
     }
 
@@ -646,7 +652,12 @@ impl Database {
     }
 
     /// The original's compare-and-set: on the version alone, and of `dataJson` alone.
-    pub(super) fn write_as_original(&mut self, namespace: &Name, version: i64, data: String) -> bool {
+    pub(super) fn write_as_original(
+        &mut self,
+        namespace: &Name,
+        version: i64,
+        data: String,
+    ) -> bool {
         self.remember();
         let row = self.tables.locks.get(namespace).cloned();
         let Some(mut row) = row.filter(|row| row.version.version == version) else {

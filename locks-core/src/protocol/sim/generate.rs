@@ -124,7 +124,9 @@ impl Generator {
         self.messages(world, &mut choices);
         self.callers(world, &mut choices);
         self.faults(world, &mut choices);
-        let busy = choices.iter().any(|(_, step)| matches!(step, Step::Answer(..)));
+        let busy = choices
+            .iter()
+            .any(|(_, step)| matches!(step, Step::Answer(..)));
         choices.push((if busy { 6 } else { 30 }, Step::NextTimer));
         let millis = [1, 20, 300, 2_500][self.rng.usize(..4)];
         choices.push((2, Step::Millis(millis)));
@@ -287,7 +289,8 @@ impl Generator {
         let mut scope = Scope::None;
         if self.scopes && rng.u32(..3) > 0 {
             let holding = world.callers.values();
-            let holding = holding.filter(|c| c.process == process.number && c.holds() && !c.detached);
+            let holding =
+                holding.filter(|c| c.process == process.number && c.holds() && !c.detached);
             let holding: Vec<_> = holding.map(|caller| caller.number).collect();
             scope = match rng.choice(&holding) {
                 Some(outer) if rng.bool() => Scope::Inside(*outer),
@@ -338,7 +341,10 @@ impl Generator {
         let task = self.task();
         let other = self.rng.usize(..count);
         add(faults.supervisor, Step::RemoveTask(p, space, other, task));
-        add(faults.supervisor && self.rng.u32(..4) == 0, Step::RemoveAll(p, space));
+        add(
+            faults.supervisor && self.rng.u32(..4) == 0,
+            Step::RemoveAll(p, space),
+        );
         add(faults.restores, Step::Backup);
         add(faults.restores && self.rng.bool(), Step::Restore);
         if faults.original {

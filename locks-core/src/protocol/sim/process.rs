@@ -199,7 +199,12 @@ impl Process {
             Some(at) => Some(at),
             None => lane.statement.as_ref().map(|_| lane.sent + lane.limit),
         });
-        let next = self.namespaces.poll_timeout().into_iter().chain(lanes).min();
+        let next = self
+            .namespaces
+            .poll_timeout()
+            .into_iter()
+            .chain(lanes)
+            .min();
         next.map(|at| self.world_time(at))
     }
 

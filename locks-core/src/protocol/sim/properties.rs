@@ -103,9 +103,13 @@ fn describe(row: Option<&LocksRow>, table: &LockTable) -> String {
         return "  the row is gone".into();
     };
     let holders = table.holders().into_iter();
-    let held: Vec<_> = holders.map(|h| format!("{} by {}", h.name, h.task_id)).collect();
+    let held: Vec<_> = holders
+        .map(|h| format!("{} by {}", h.name, h.task_id))
+        .collect();
     let queue = table.queue().iter();
-    let queue: Vec<_> = queue.map(|q| format!("{:?} for {}", q.names, q.task)).collect();
+    let queue: Vec<_> = queue
+        .map(|q| format!("{:?} for {}", q.names, q.task))
+        .collect();
     let (held, queue) = (held.join(", "), queue.join(", "));
     let version = row.version.version;
     format!("  the row is of version {version}: held [{held}], queue [{queue}]")
@@ -143,7 +147,9 @@ impl World {
         if let Writer::Process(p) = writer {
             for queued in before.queue() {
                 let stays = |other: &QueuedRequest| other.nonce == queued.nonce;
-                let is_granted = held_after.values().any(|(_, nonce, _)| *nonce == queued.nonce);
+                let is_granted = held_after
+                    .values()
+                    .any(|(_, nonce, _)| *nonce == queued.nonce);
                 if !after.queue().iter().any(stays) && !is_granted {
                     self.check_removal(p, &queued.session, "the queue");
                 }
@@ -217,7 +223,9 @@ impl World {
                 self.fail("exclusion-in-the-row", text);
             }
         }
-        if !self.setup.engine.early_preconditions && !self.db.tables.heartbeats.contains_key(session) {
+        if !self.setup.engine.early_preconditions
+            && !self.db.tables.heartbeats.contains_key(session)
+        {
             let text = format!("{name} was granted under the dead session {session:?}");
             self.fail("grants-under-living-sessions", text);
         }
@@ -243,7 +251,9 @@ impl World {
     ) {
         let task = |id: &SessionId| self.checks.session_owners.get(id).copied();
         let owner = task(session);
-        let grants = grants(after).into_values().chain(grants(before).into_values());
+        let grants = grants(after)
+            .into_values()
+            .chain(grants(before).into_values());
         let mut others = grants.filter(|(_, other, _)| *other != nonce);
         if self.setup.fairness == Fairness::Barging || others.any(|(id, ..)| task(&id) == owner) {
             return;
@@ -261,7 +271,10 @@ impl World {
         let is_later = |queued: &&QueuedRequest| ticket.is_some_and(|t| t < queued.ticket);
         let mut overtaken = earlier.iter().filter(|q| still_waits(q) && !is_later(q));
         if let Some(overtaken) = overtaken.find(|queued| meets(&queued.names, names)) {
-            let text = format!("{name} was granted before {:?}, which waits", overtaken.names);
+            let text = format!(
+                "{name} was granted before {:?}, which waits",
+                overtaken.names
+            );
             self.fail("order-of-arrival", text);
         }
     }
@@ -384,7 +397,10 @@ impl World {
             _ => None,
         };
         if let Some(fault) = fault {
-            self.fail("refusals-are-justified", format!("request {number}: {fault}"));
+            self.fail(
+                "refusals-are-justified",
+                format!("request {number}: {fault}"),
+            );
         }
     }
 
@@ -420,7 +436,9 @@ impl World {
         let caller = &self.callers[&number];
         let table = table_of(self.db.tables.locks.get(&caller.namespace));
         let names = grants(&table);
-        let left = names.iter().find(|(_, (_, nonce, _))| *nonce == caller.nonce);
+        let left = names
+            .iter()
+            .find(|(_, (_, nonce, _))| *nonce == caller.nonce);
         if let Some((name, _)) = left
             && !self.checks.restored
             && !caller.detached
@@ -437,7 +455,9 @@ impl World {
             return;
         };
         let granted = &self.checks.granted;
-        let own = granted.iter().position(|granted| granted.nonce == caller.nonce);
+        let own = granted
+            .iter()
+            .position(|granted| granted.nonce == caller.nonce);
         let later = &granted[own.map_or(0, |own| own + 1)..];
         let next = later.iter().find(|later| {
             later.nonce != caller.nonce
@@ -449,7 +469,10 @@ impl World {
                 })
         });
         if let Some(next) = next {
-            let text = format!("grant {number} committed after {} was granted again", next.name);
+            let text = format!(
+                "grant {number} committed after {} was granted again",
+                next.name
+            );
             self.fail("no-commit-after-the-next-grant", text);
         }
     }
@@ -468,13 +491,24 @@ impl World {
     pub(super) fn check_query_rate(&mut self, p: ProcessId) {
         let now = self.now;
         let queries = &mut self.processes[p].queries;
-        while queries.front().is_some_and(|at| now - *at > std::time::Duration::from_secs(1)) {
+        while queries
+            .front()
+            .is_some_and(|at| now - *at > std::time::Duration::from_secs(1))
+        {
             queries.pop_front();
         }
         let cheap = self.setup.engine.one_writer;
-        let most = if cheap { 3 * MOST_QUERIES } else { MOST_QUERIES };
+        let most = if cheap {
+            3 * MOST_QUERIES
+        } else {
+            MOST_QUERIES
+        };
         if queries.len() > most && self.checks.is_calm {
-            let text = format!("{} sent {} queries in a second", process_name(p), queries.len());
+            let text = format!(
+                "{} sent {} queries in a second",
+                process_name(p),
+                queries.len()
+            );
             self.fail("no-busy-loop", text);
         }
     }
@@ -484,6 +518,12 @@ impl World {
 fn conflicts(names: &[LockName], table: &LockTable) -> bool {
     let held = table.holders().into_iter().map(|holder| holder.name);
     let held: Vec<_> = held.collect();
-    let is_refused = names.iter().any(|name| held.iter().any(|held| refuses(name, held)));
-    is_refused || table.queue().iter().any(|queued| meets(&queued.names, names))
+    let is_refused = names
+        .iter()
+        .any(|name| held.iter().any(|held| refuses(name, held)));
+    is_refused
+        || table
+            .queue()
+            .iter()
+            .any(|queued| meets(&queued.names, names))
 }

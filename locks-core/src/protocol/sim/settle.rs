@@ -64,7 +64,11 @@ impl World {
             }
         }
         if !self.calm(CLEAN, Self::is_clean) {
-            let text = format!("{:?} {:?}", self.db.tables.heartbeats.keys(), self.db.tables.fences);
+            let text = format!(
+                "{:?} {:?}",
+                self.db.tables.heartbeats.keys(),
+                self.db.tables.fences
+            );
             self.fail("dead-sessions-are-removed", text);
         }
         self.checks.must_end_well = true;
@@ -171,13 +175,17 @@ impl World {
     }
 
     fn unanswered(&self) -> String {
-        let open = self.callers.values().filter(|caller| {
-            !matches!(caller.told, Told::Failed | Told::Gone)
-        });
+        let open = self
+            .callers
+            .values()
+            .filter(|caller| !matches!(caller.told, Told::Failed | Told::Gone));
         let open: Vec<_> = open.map(|caller| (caller.number, &caller.told)).collect();
         let ending = self.processes.iter().filter(|p| p.is_alive() && p.closing);
         let ending: Vec<_> = ending.map(|process| process_name(process.number)).collect();
-        format!("requests {open:?}, calls {:?}, ending {ending:?}", self.calls)
+        format!(
+            "requests {open:?}, calls {:?}, ending {ending:?}",
+            self.calls
+        )
     }
 
     fn ask_for_everything(&mut self, p: ProcessId) {
@@ -220,10 +228,25 @@ impl World {
         let mut left = Vec::new();
         for (name, row) in &tables.locks {
             let table = parse(row).unwrap_or_default();
-            left.extend(table.holders().iter().map(|h| format!("{} in {name}", h.name)));
-            left.extend(table.queue().iter().map(|q| format!("{:?} in {name}", q.names)));
+            left.extend(
+                table
+                    .holders()
+                    .iter()
+                    .map(|h| format!("{} in {name}", h.name)),
+            );
+            left.extend(
+                table
+                    .queue()
+                    .iter()
+                    .map(|q| format!("{:?} in {name}", q.names)),
+            );
         }
-        left.extend(tables.heartbeats.keys().map(|id| format!("heartbeat {id:?}")));
+        left.extend(
+            tables
+                .heartbeats
+                .keys()
+                .map(|id| format!("heartbeat {id:?}")),
+        );
         left.extend(tables.fences.iter().map(|row| format!("fence {row}")));
         if !left.is_empty() {
             self.fail("nothing-is-left", left.join(", "));

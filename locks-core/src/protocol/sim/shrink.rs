@@ -101,7 +101,12 @@ pub(super) fn report(setup: &Setup, steps: Vec<Step>, violation: &Violation) -> 
     let steps = shrink(setup, steps, violation.property);
     let outcome = run_steps(setup, &steps, true);
     let violation = outcome.violation.unwrap_or_else(|| violation.clone());
-    let Setup { seed, engine, processes, .. } = setup;
+    let Setup {
+        seed,
+        engine,
+        processes,
+        ..
+    } = setup;
     format!(
         "seed {seed}: {} is violated: {}\n{processes} processes on {}, ttl {:?}, {:?}, {:?}\n{}\n",
         violation.property,
@@ -116,7 +121,9 @@ pub(super) fn report(setup: &Setup, steps: Vec<Step>, violation: &Violation) -> 
 
 /// A log without most of what follows the last fault.
 fn shortened(mut log: Vec<String>) -> Vec<String> {
-    let end = log.iter().position(|line| line.ends_with("the faults stop"));
+    let end = log
+        .iter()
+        .position(|line| line.ends_with("the faults stop"));
     if let Some(end) = end
         && log.len() > end + 2 * SHOWN
     {

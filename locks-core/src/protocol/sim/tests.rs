@@ -14,7 +14,10 @@ use super::{
 
 fn variable(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
+    )
 }
 
 #[test]
@@ -65,6 +68,10 @@ fn every_property_holds_in_random_schedules() {
     println!(
         "{schedules} schedules, {rate:.0} a second: {} steps, {} statements, {} grants, \
          {} losses, {} fenced commits",
-        count(&steps), count(&statements), count(&grants), count(&losses), count(&commits),
+        count(&steps),
+        count(&statements),
+        count(&grants),
+        count(&losses),
+        count(&commits),
     );
 }

@@ -211,7 +211,9 @@ impl World {
                 let text = format!("{} is due at {next:?} and it is {now:?}", process_name(p));
                 self.fail("no-time-out-in-the-past", text);
             }
-            self.processes[p].namespaces.handle(now, DriverInput::Timeout);
+            self.processes[p]
+                .namespaces
+                .handle(now, DriverInput::Timeout);
         }
     }
 
@@ -246,7 +248,9 @@ impl World {
             DriverOutput::From(namespace, Output::Task(task)) => {
                 self.processes[p].side_queue.push_back((namespace, task));
             }
-            DriverOutput::From(namespace, output) => self.on_namespace_output(p, &namespace, output),
+            DriverOutput::From(namespace, output) => {
+                self.on_namespace_output(p, &namespace, output)
+            }
             DriverOutput::Flushed => {}
             DriverOutput::Ended { calls, error } => {
                 self.note(|| format!("  {} has ended: {error:?}", process_name(p)));
@@ -415,7 +419,9 @@ impl World {
             return false;
         }
         self.apply(p, kind, false);
-        let applied = self.waiting_lane(p, kind).and_then(|lane| lane.applied.take());
+        let applied = self
+            .waiting_lane(p, kind)
+            .and_then(|lane| lane.applied.take());
         let Some(reply) = applied else {
             return false;
         };
@@ -579,7 +585,11 @@ impl World {
             self.db.disconnect(id);
         }
         self.calls.retain(|(of, _), _| *of != p);
-        for caller in self.callers.values_mut().filter(|caller| caller.process == p) {
+        for caller in self
+            .callers
+            .values_mut()
+            .filter(|caller| caller.process == p)
+        {
             caller.on_process_ended();
         }
     }
@@ -657,7 +667,11 @@ impl World {
             },
             Step::ApplyLate(index) => match self.late.get(*index) {
                 Some(late) => {
-                    format!("the {} of {} is applied late", late.statement.name(), process_name(late.process))
+                    format!(
+                        "the {} of {} is applied late",
+                        late.statement.name(),
+                        process_name(late.process)
+                    )
                 }
                 None => step.to_string(),
             },
@@ -697,7 +711,10 @@ impl World {
             }
             Step::ApplyLate(index) => self.apply_late(*index),
             Step::Notify(p) => {
-                let running = self.processes.get(*p).is_some_and(|p| p.is_running() && !p.cut_off);
+                let running = self
+                    .processes
+                    .get(*p)
+                    .is_some_and(|p| p.is_running() && !p.cut_off);
                 let told = self.processes.get_mut(*p).filter(|_| running);
                 let Some((name, version)) = told.and_then(|p| p.notifications.pop_front()) else {
                     return false;
@@ -756,7 +773,9 @@ impl World {
         if !self.setup.engine.early_preconditions {
             return false;
         }
-        let lane = self.waiting_lane(p, kind).filter(|lane| lane.early.is_none());
+        let lane = self
+            .waiting_lane(p, kind)
+            .filter(|lane| lane.early.is_none());
         let statement = lane.and_then(|lane| lane.statement.clone());
         let Some(Statement::CompareAndSet { preconditions, .. }) = statement else {
             return false;

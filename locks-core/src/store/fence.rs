@@ -82,16 +82,16 @@ pub(crate) mod sealed {
 /// Implements `FenceConnection` for the connections of an engine.
 macro_rules! fence_connection {
     ($engine:ty, $connection:ty, $unfenced:expr) => {
-        impl $crate::fence::sealed::Touch for $connection {
-            const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
+        impl $crate::store::fence::sealed::Touch for $connection {
+            const UNFENCED: $crate::store::fence::sealed::Unfenced = $unfenced;
 
             #[allow(private_interfaces)]
             async fn touch(
                 &mut self,
                 fence: &$crate::store::Fence,
-            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+            ) -> $crate::error::Result<$crate::store::fence::sealed::Touched> {
                 use $crate::{
-                    fence::sealed::Touched,
+                    store::fence::sealed::Touched,
                     store::fencing::{FenceKind, Kind, Sql, failure},
                 };
 
@@ -132,10 +132,10 @@ macro_rules! fence_connection {
                 Ok(Touched::Conflict(error.into()))
             }
 
-            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
+            fn commit_failed(error: sqlx::Error) -> $crate::store::fence::sealed::Commit {
                 use $crate::{
                     error::LockError,
-                    fence::sealed::Commit,
+                    store::fence::sealed::Commit,
                     store::fencing::{Kind, failure},
                 };
 
@@ -150,35 +150,35 @@ macro_rules! fence_connection {
             }
         }
 
-        impl $crate::fence::sealed::Touch for sqlx::pool::PoolConnection<$engine> {
-            const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
+        impl $crate::store::fence::sealed::Touch for sqlx::pool::PoolConnection<$engine> {
+            const UNFENCED: $crate::store::fence::sealed::Unfenced = $unfenced;
 
             #[allow(private_interfaces)]
             async fn touch(
                 &mut self,
                 fence: &$crate::store::Fence,
-            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+            ) -> $crate::error::Result<$crate::store::fence::sealed::Touched> {
                 (**self).touch(fence).await
             }
 
-            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
-                <$connection as $crate::fence::sealed::Touch>::commit_failed(error)
+            fn commit_failed(error: sqlx::Error) -> $crate::store::fence::sealed::Commit {
+                <$connection as $crate::store::fence::sealed::Touch>::commit_failed(error)
             }
         }
 
-        impl $crate::fence::sealed::Touch for sqlx::Transaction<'_, $engine> {
-            const UNFENCED: $crate::fence::sealed::Unfenced = $unfenced;
+        impl $crate::store::fence::sealed::Touch for sqlx::Transaction<'_, $engine> {
+            const UNFENCED: $crate::store::fence::sealed::Unfenced = $unfenced;
 
             #[allow(private_interfaces)]
             async fn touch(
                 &mut self,
                 fence: &$crate::store::Fence,
-            ) -> $crate::error::Result<$crate::fence::sealed::Touched> {
+            ) -> $crate::error::Result<$crate::store::fence::sealed::Touched> {
                 (**self).touch(fence).await
             }
 
-            fn commit_failed(error: sqlx::Error) -> $crate::fence::sealed::Commit {
-                <$connection as $crate::fence::sealed::Touch>::commit_failed(error)
+            fn commit_failed(error: sqlx::Error) -> $crate::store::fence::sealed::Commit {
+                <$connection as $crate::store::fence::sealed::Touch>::commit_failed(error)
             }
         }
     };
