@@ -171,7 +171,7 @@ fn summary(text: &mut String, all: &[Series], engines: &[Engine]) -> Written {
     writeln!(text, " |\n|---|{}---|", "---|".repeat(engines.len()))?;
     for (mechanism, variant) in MECHANISMS.iter().zip(1..) {
         write!(text, "| {mechanism} |")?;
-        let mut pays = false;
+        let mut greatest = None;
         for engine in engines {
             let own = all.iter().filter(|series| series.engine == *engine);
             let costs = own
@@ -180,13 +180,16 @@ fn summary(text: &mut String, all: &[Series], engines: &[Engine]) -> Written {
                 .filter(|(cost, _)| cost.is_finite());
             match costs.max_by(|a, b| a.0.total_cmp(&b.0)) {
                 Some((cost, workload)) => {
-                    pays |= cost >= TOLERANCE;
+                    greatest = Some(greatest.map_or(cost, |other: f64| other.max(cost)));
                     write!(text, " {} ({workload}) |", factor(cost))?;
                 }
                 None => write!(text, " – |")?,
             }
         }
-        let note = if pays { "" } else { "less than 5 % everywhere" };
+        let note = match greatest {
+            Some(cost) if cost < TOLERANCE => "less than 5 % everywhere",
+            _ => "",
+        };
         writeln!(text, " {note} |")?;
     }
     Ok(())
