@@ -49,6 +49,7 @@ pub struct Builder {
     table_prefix: Option<String>,
     schema: Option<String>,
     mechanisms: Mechanisms,
+    unknown_mechanism: Option<String>,
 }
 
 impl Builder {
@@ -64,6 +65,7 @@ impl Builder {
             table_prefix: None,
             schema: None,
             mechanisms: Mechanisms::default(),
+            unknown_mechanism: None,
         }
     }
 
@@ -140,18 +142,14 @@ impl Builder {
         self
     }
 
-    /// Turns off a mechanism of the write schedule, so that a benchmark can measure it.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::InvalidConfig`] if no mechanism has this name.
+    /// Turns off a mechanism of the write schedule, so that a benchmark can measure it. An
+    /// unknown name is an error when the builder connects.
     #[doc(hidden)]
-    pub fn without(mut self, mechanism: &str) -> Result<Self> {
-        if self.mechanisms.turn_off(mechanism) {
-            return Ok(self);
+    pub fn without(mut self, mechanism: &str) -> Self {
+        if !self.mechanisms.turn_off(mechanism) {
+            self.unknown_mechanism = Some(mechanism.into());
         }
-        let reason = format!("{mechanism:?} is not known");
-        Err(LockError::config("mechanism", reason))
+        self
     }
 
     /// For whom the handle of this builder acts.
@@ -182,6 +180,10 @@ impl Builder {
                 ));
             }
         };
+        if let Some(name) = self.unknown_mechanism {
+            let reason = format!("{name:?} is not known");
+            return Err(LockError::config("mechanism", reason));
+        }
         Ok(Config {
             matrix: self.matrix,
             ttl,

@@ -21,9 +21,8 @@ pub(crate) async fn connect(url: &str, without: &[String]) -> Result<LockManager
 }
 
 /// Turns these mechanisms off.
-fn turn_off(mut builder: Builder, without: &[String]) -> Result<Builder> {
-    for mechanism in without {
-        builder = builder.without(mechanism)?;
-    }
-    Ok(builder)
+fn turn_off(builder: Builder, without: &[String]) -> Result<Builder> {
+    Ok(without
+        .iter()
+        .fold(builder, |builder, name| builder.without(name)))
 }
