@@ -5,7 +5,6 @@ mod blocked_statements;
 mod dead_sessions;
 mod dead_waiters;
 mod killed_holders;
-
 mod process_identity;
 mod released_sessions;
 mod renewal;
