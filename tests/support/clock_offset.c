@@ -1,6 +1,6 @@
-/* A wall clock that is wrong: preloaded into a process, it adds the seconds in the file that
- * LOCKS_CLOCK_OFFSET names, at every moment anew. The clocks that only run are left alone, and
- * so are waits until a moment of the wall clock: they end when they would have ended. */
+/* A wrong wall clock: preloaded into a process, it adds the seconds in the file that
+ * LOCKS_CLOCK_OFFSET names; the file may change at any time. Monotonic clocks are not changed.
+ * Waits until a time of the wall clock end when they would have ended without it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

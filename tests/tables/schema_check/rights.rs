@@ -68,7 +68,7 @@ async fn each_missing_right_is_named(db: Database) {
     for (number, (place, table, right)) in needed.enumerate() {
         let mut rights = FULL.map(|(table, rights)| (table, rights.to_vec()));
         rights[place].1.retain(|other| *other != right);
-        let account = Account::create(&db, &format!("clerk_{number}"), &rights).await;
+        let account = Account::create(&db, &format!("limited_{number}"), &rights).await;
         if let Err(what) = refusal(&account.url, &[table, right, "GRANT"]).await {
             failed.push(format!("no {right} on {table}: {what}"));
         }
@@ -147,7 +147,7 @@ async fn rights_count_however_they_are_given(db: Database) {
     let mut failed = Vec::new();
     for (number, way) in ways.iter().enumerate() {
         let none: [(&str, [&str; 0]); 0] = [];
-        let account = Account::create(&db, &format!("clerk_{number}"), &none).await;
+        let account = Account::create(&db, &format!("limited_{number}"), &none).await;
         db.execute(way).await;
         match connect(&account.url, &account.name).await {
             Err(error) => failed.push(format!("{way}: {error:?}")),

@@ -81,7 +81,7 @@ fn row_level_security_does_not_evict_live_sessions() {
         for (number, hidden) in cases.iter().enumerate() {
             let db = Database::create_on(first.url());
             make_tables(&db).await;
-            let limited = Account::create(&db, &format!("clerk_{number}"), &FULL).await;
+            let limited = Account::create(&db, &format!("limited_{number}"), &FULL).await;
             for (table, column) in hidden {
                 db.execute(&hide(table, column)).await;
             }
