@@ -1,4 +1,4 @@
-//! Changes of the row that other processes make.
+//! Reports of changes that other processes make to the row.
 
 /// How an engine reports a change, in addition to reading the row.
 #[allow(

@@ -192,22 +192,22 @@ fn catalog(names: &TableNames) -> Catalog {
         .each_ref()
         .map(|table| format!("'{table}'"))
         .join(", ");
-    let ours = format!("table_schema = DATABASE() AND table_name IN ({list})");
+    let our_tables = format!("table_schema = DATABASE() AND table_name IN ({list})");
     Catalog {
         tables: format!(
             "SELECT CAST(table_name AS CHAR), \
              CAST(IF(table_type = 'BASE TABLE', 'table', LOWER(table_type)) AS CHAR), \
              CAST(IF(LOWER(engine) IN ('innodb', 'rocksdb', 'ndbcluster'), '', engine) AS CHAR) \
-             FROM information_schema.tables WHERE {ours}"
+             FROM information_schema.tables WHERE {our_tables}"
         ),
         columns: format!(
             "SELECT CAST(table_name AS CHAR), CAST(column_name AS CHAR), \
              CAST(CONCAT(data_type, ' ', COALESCE(character_set_name, '')) AS CHAR) \
-             FROM information_schema.columns WHERE {ours} ORDER BY ordinal_position"
+             FROM information_schema.columns WHERE {our_tables} ORDER BY ordinal_position"
         ),
         keys: format!(
             "SELECT CAST(table_name AS CHAR), CAST(MIN(column_name) AS CHAR) \
-             FROM information_schema.statistics WHERE {ours} AND non_unique = 0 \
+             FROM information_schema.statistics WHERE {our_tables} AND non_unique = 0 \
              GROUP BY table_name, index_name HAVING COUNT(*) = 1 AND MIN(sub_part) IS NULL"
         ),
         rights: Rights::Statements(vec![

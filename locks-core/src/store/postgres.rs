@@ -211,7 +211,7 @@ fn catalog(names: &TableNames) -> Catalog {
         .join(", ");
     let of = "FROM pg_catalog.pg_class c \
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
-    let ours = format!("n.nspname = '{schema}' AND c.relname IN ({list})");
+    let our_tables = format!("n.nspname = '{schema}' AND c.relname IN ({list})");
     Catalog {
         tables: format!(
             "SELECT c.relname::text, \
@@ -221,25 +221,25 @@ fn catalog(names: &TableNames) -> Catalog {
              CASE WHEN pg_catalog.row_security_active(c.oid) THEN 'ROW LEVEL SECURITY' \
              WHEN c.relpersistence = 'u' THEN 'UNLOGGED' \
              WHEN c.relpersistence = 't' THEN 'TEMPORARY' ELSE '' END \
-             {of} WHERE {ours}"
+             {of} WHERE {our_tables}"
         ),
         columns: format!(
             "SELECT c.relname::text, a.attname::text, \
              pg_catalog.format_type(a.atttypid, a.atttypmod) \
              {of} JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
-             WHERE {ours} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+             WHERE {our_tables} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
         ),
         keys: format!(
             "SELECT c.relname::text, a.attname::text \
              {of} JOIN pg_catalog.pg_index i ON i.indrelid = c.oid \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0] \
-             WHERE {ours} AND i.indisunique AND i.indisvalid AND i.indimmediate \
+             WHERE {our_tables} AND i.indisunique AND i.indisvalid AND i.indimmediate \
              AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL"
         ),
         rights: Rights::Query(format!(
             "SELECT c.relname::text, r.name \
              {of} CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS r (name) \
-             WHERE {ours} AND NOT (CASE r.name \
+             WHERE {our_tables} AND NOT (CASE r.name \
              WHEN 'DELETE' THEN pg_catalog.has_table_privilege(c.oid, r.name) \
              ELSE pg_catalog.has_any_column_privilege(c.oid, r.name) END) \
              AND NOT (c.relname = '{}' AND r.name = 'DELETE') \

@@ -129,8 +129,8 @@ impl Connection {
                 }
                 Err(failure) if failure.kind == Kind::Denied => {
                     return Err(LockError::schema(format!(
-                        "{missing}, and that cannot be changed here ({failure}); apply {} with \
-                         an account that may",
+                        "{missing}, and this account cannot change that ({failure}); apply {} \
+                         with an account that has the rights",
                         server.dialect.migration_path
                     )));
                 }
@@ -223,11 +223,11 @@ impl Connection {
         if schemas.is_empty() {
             return Ok(());
         }
-        let ours = server.names.schema().unwrap_or_default();
+        let first = server.names.schema().unwrap_or_default();
         Err(LockError::schema(format!(
-            "the schema {ours:?}, the first of this account's search_path, has no lock tables, \
-             and {schemas} has; choose one with Builder::schema, so that all processes lock \
-             in the same tables"
+            "the schema {first:?}, the first of this account's search_path, has no lock tables, \
+             and {schemas} has; choose one with Builder::schema, so that all processes use \
+             one set of tables"
         )))
     }
 
@@ -237,7 +237,7 @@ impl Connection {
         if !schemas.is_empty() {
             tracing::warn!(
                 "the lock tables of schema {:?} are used, and {schemas} has lock tables too; \
-                 processes exclude each other only in the same tables: choose with \
+                 locks in different schemas do not exclude each other: choose one with \
                  Builder::schema",
                 server.names.schema().unwrap_or_default()
             );
@@ -302,7 +302,7 @@ fn judge(found: &[TableState; 3], names: &TableNames, dialect: &Dialect) -> Verd
                 format!(" with the columns {has}")
             };
             return Verdict::Refuse(format!(
-                "{table} is no lock table: it is a {kind}{columns}; {other_name}"
+                "{table} is not a lock table: it is a {kind}{columns}; {other_name}"
             ));
         }
         let column = |name: &str| {
@@ -312,7 +312,7 @@ fn judge(found: &[TableState; 3], names: &TableNames, dialect: &Dialect) -> Verd
         let is_there = |(name, _): &(&str, ColumnUse)| column(name).is_some();
         if !columns[..created_with].iter().all(is_there) {
             return Verdict::Refuse(format!(
-                "the table {table} is no lock table: it has the columns {has}; {other_name}"
+                "the table {table} is not a lock table: it has the columns {has}; {other_name}"
             ));
         }
         if !found.storage.is_empty() {
@@ -326,7 +326,7 @@ fn judge(found: &[TableState; 3], names: &TableNames, dialect: &Dialect) -> Verd
         {
             return Verdict::Refuse(format!(
                 "the table {table} has no primary key on {key}: stop all processes that lock, \
-                 remove the rows that are there twice, and \
+                 delete duplicate rows, and \
                  ALTER TABLE {table} ADD PRIMARY KEY ({key})"
             ));
         }
@@ -357,7 +357,7 @@ fn required_type(used: ColumnUse) -> &'static str {
         ColumnUse::Number => "BIGINT",
         ColumnUse::Text => "a text of any length and script (on MySQL LONGTEXT in utf8mb4)",
         ColumnUse::Name => "a text of any script (on MySQL in utf8mb4)",
-        ColumnUse::Any => "there",
+        ColumnUse::Any => "present",
     }
 }
 
@@ -365,12 +365,12 @@ fn required_type(used: ColumnUse) -> &'static str {
 fn storage_error(table: &str, storage: &str) -> String {
     match storage {
         "UNLOGGED" | "TEMPORARY" => format!(
-            "the table {table} is {storage}: a crash of the server empties it, and two \
-             processes would hold one lock; ALTER TABLE {table} SET LOGGED"
+            "the table {table} is {storage}: a crash of the server empties it, and then two \
+             processes can hold one lock; ALTER TABLE {table} SET LOGGED"
         ),
         "ROW LEVEL SECURITY" => format!(
-            "row-level security hides rows of {table} from this account, which would take \
-             live sessions for dead; exempt the account (ALTER ROLE … BYPASSRLS), or \
+            "row-level security hides rows of {table} from this account, so live sessions \
+             would appear dead; exempt the account (ALTER ROLE … BYPASSRLS), or \
              ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"
         ),
         engine => format!(
@@ -383,8 +383,8 @@ fn storage_error(table: &str, storage: &str) -> String {
 /// The tables are missing and the database is read-only.
 pub(super) fn not_allowed(failure: &Failure, path: &str) -> LockError {
     LockError::schema(format!(
-        "the lock tables are missing or incomplete and cannot be made here ({failure}); \
-         apply {path} with a user that may"
+        "the lock tables are missing or incomplete and cannot be created here ({failure}); \
+         apply {path} with an account that has the rights"
     ))
 }
 

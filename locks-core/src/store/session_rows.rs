@@ -101,7 +101,7 @@ impl Connection {
         {
             return Err(Failure::inconsistent(
                 Class::NotApplied,
-                "the answer does not show this process's own session",
+                "the answer lacks this process's own session",
             ));
         }
         let state = |id: &SessionId| match found.get(&*id.0) {

@@ -105,21 +105,21 @@ fn catalog(names: &TableNames) -> Catalog {
         .each_ref()
         .map(|table| format!("'{table}'"))
         .join(", ");
-    let ours = format!(
+    let our_tables = format!(
         "FROM sqlite_master m WHERE m.type IN ('table', 'view', 'index') AND lower(m.name) IN ({list})"
     );
-    let ours_with = |with: &str| ours.replace("WHERE", &format!("{with} WHERE"));
+    let with_join = |with: &str| our_tables.replace("WHERE", &format!("{with} WHERE"));
     Catalog {
-        tables: format!("SELECT lower(m.name), m.type, '' {ours}"),
+        tables: format!("SELECT lower(m.name), m.type, '' {our_tables}"),
         columns: format!(
             "SELECT lower(m.name), p.name, p.type {}",
-            ours_with("JOIN pragma_table_info(m.name) p")
+            with_join("JOIN pragma_table_info(m.name) p")
         ),
         keys: format!(
             "SELECT lower(m.name), MIN(p.name) {} GROUP BY m.name HAVING COUNT(*) = 1 \
              UNION SELECT lower(m.name), MIN(c.name) {} GROUP BY m.name, i.name HAVING COUNT(*) = 1",
-            ours_with("JOIN pragma_table_info(m.name) p ON p.pk > 0"),
-            ours_with(
+            with_join("JOIN pragma_table_info(m.name) p ON p.pk > 0"),
+            with_join(
                 "JOIN pragma_index_list(m.name) i ON i.\"unique\" = 1 AND i.partial = 0 \
                  JOIN pragma_index_info(i.name) c"
             ),

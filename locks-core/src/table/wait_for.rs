@@ -28,7 +28,7 @@ impl LockTable {
             scope.is_some_and(|scope| request.path.contains(scope))
         };
         // Without a lock of its own scopes, nothing leads back to the request.
-        if !self.held.values().any(own) {
+        if request.path.is_empty() || !self.held.values().any(own) {
             return None;
         }
         let mut search = Search {

@@ -251,7 +251,7 @@ fn stolen_locks_are_forgotten_with_their_dead_session() {
 
 #[test]
 fn reports_have_the_times_of_the_table() {
-    let since = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_000);
+    let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let mut one = request("a asks x y");
     let mut table = table(&["w waits x y"]);
     let waiter = table.queue()[0].report();
