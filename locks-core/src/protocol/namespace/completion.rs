@@ -36,8 +36,8 @@ impl Namespace {
             }
             Completion::SessionsOpened(sessions, Err(failure)) => {
                 // An id is used for one attempt only. What arrived of it is deleted.
-                let ids = sessions.into_iter().map(|session| session.id).collect();
-                self.task(Task::DeleteIdleSessions(ids));
+                let ids = sessions.into_iter().map(|session| session.id);
+                self.delete_sessions(ids.collect());
                 self.on_failure(failure, Writes::Yes, now);
             }
             Completion::PeersChecked(Ok(peers)) => self.on_peers_checked(peers, sent, now),
@@ -477,9 +477,15 @@ impl Namespace {
         for id in &ended {
             self.outputs.push_back(Output::LeaseEnded(id.clone()));
         }
-        for chunk in ended.chunks(CHUNK) {
+        self.delete_sessions(ended);
+    }
+
+    /// Deletes sessions of this process that nothing needs.
+    fn delete_sessions(&mut self, sessions: Vec<SessionId>) {
+        for chunk in sessions.chunks(CHUNK) {
             self.task(Task::DeleteIdleSessions(chunk.to_vec()));
         }
+        self.deleting.extend(sessions);
     }
 
     /// A session is lost, and everything that is held under it.
@@ -655,9 +661,11 @@ impl Namespace {
             TaskResult::Prepared(Err(failure)) => {
                 tracing::debug!(%failure, "a side connection could not be opened");
             }
-            TaskResult::Prepared(Ok(()))
-            | TaskResult::IdleSessionsDeleted { result: Ok(()), .. }
-            | TaskResult::OwnSessionsDeleted { .. } => {}
+            TaskResult::IdleSessionsDeleted {
+                sessions,
+                result: Ok(()),
+            } => self.deleting.retain(|id| !sessions.contains(id)),
+            TaskResult::Prepared(Ok(())) | TaskResult::OwnSessionsDeleted { .. } => {}
         }
     }
 
