@@ -98,6 +98,8 @@ pub(crate) struct Namespace {
     dead: BTreeSet<SessionId>,
     /// Sessions whose eviction is under way or waits to be run again.
     evicting: BTreeSet<SessionId>,
+    /// Sessions of this process that are being deleted because nothing needs them.
+    deleting: BTreeSet<SessionId>,
     /// Sessions of this process whose rows have to be looked for.
     doubtful: BTreeSet<SessionId>,
     /// Tasks that failed, and when to run them again.
@@ -141,6 +143,7 @@ impl Namespace {
             change_source: ChangeSource::None,
             dead: BTreeSet::new(),
             evicting: BTreeSet::new(),
+            deleting: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             retries: Vec::new(),
             observing: false,
@@ -348,7 +351,9 @@ impl Namespace {
     pub(super) fn take_sessions(&mut self) -> Vec<SessionId> {
         let holding = self.grants.holding_sessions();
         let all = self.sessions.remove_all().into_iter();
-        all.filter(|id| !holding.contains(id)).collect()
+        let idle = all.filter(|id| !holding.contains(id));
+        // A deletion that is under way may not come to its end.
+        idle.chain(std::mem::take(&mut self.deleting)).collect()
     }
 
     // Time.

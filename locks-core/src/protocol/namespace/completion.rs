@@ -45,8 +45,8 @@ impl Namespace {
             }
             Completion::SessionsOpened(sessions, Err(failure)) => {
                 // An id is used for one attempt only. Rows that were inserted are deleted.
-                let ids = sessions.into_iter().map(|session| session.id).collect();
-                self.task(Task::DeleteIdleSessions(ids));
+                let ids = sessions.into_iter().map(|session| session.id);
+                self.delete_sessions(ids.collect());
                 self.on_failure(failure, Writes::Yes, now);
             }
             Completion::PeersChecked(Ok(peers)) => self.on_peers_checked(peers, sent, now),

@@ -42,9 +42,15 @@ impl Namespace {
         for id in &ended {
             self.outputs.push_back(Output::LeaseEnded(id.clone()));
         }
-        for chunk in ended.chunks(CHUNK) {
+        self.delete_sessions(ended);
+    }
+
+    /// Deletes sessions of this process that nothing needs.
+    pub(super) fn delete_sessions(&mut self, sessions: Vec<SessionId>) {
+        for chunk in sessions.chunks(CHUNK) {
             self.task(Task::DeleteIdleSessions(chunk.to_vec()));
         }
+        self.deleting.extend(sessions);
     }
 
     /// A session is lost, and everything that is held under it.
@@ -220,9 +226,11 @@ impl Namespace {
             TaskResult::Prepared(Err(failure)) => {
                 tracing::debug!(%failure, "a side connection could not be opened");
             }
-            TaskResult::Prepared(Ok(()))
-            | TaskResult::IdleSessionsDeleted { result: Ok(()), .. }
-            | TaskResult::OwnSessionsDeleted { .. } => {}
+            TaskResult::IdleSessionsDeleted {
+                sessions,
+                result: Ok(()),
+            } => self.deleting.retain(|id| !sessions.contains(id)),
+            TaskResult::Prepared(Ok(())) | TaskResult::OwnSessionsDeleted { .. } => {}
         }
     }
 

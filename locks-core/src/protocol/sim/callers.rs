@@ -92,6 +92,8 @@ pub(super) enum Phase {
     Fenced,
     /// The commit is under way, and its caller is gone.
     CommitSent,
+    /// The caller is gone, and the server has not seen that yet.
+    Orphaned,
 }
 
 impl World {
@@ -250,6 +252,10 @@ impl World {
         }
         caller.told = Told::Gone;
         let (nonce, fenced) = (caller.nonce, caller.open_fences > 0);
+        if self.phase(number) == Some(Phase::Confirming) {
+            // The future that fences is dropped before its guard.
+            self.orphan_transaction(number);
+        }
         let calls = calls && !self.processes[p].closing;
         let call = calls.then(|| self.new_call(p, Call::Release(number)));
         let release = Input::Release {
@@ -436,6 +442,28 @@ impl World {
         self.check_commit(number);
         self.end_transaction(number);
         true
+    }
+
+    /// The caller of a transaction is gone.
+    fn orphan_transaction(&mut self, number: RequestNumber) {
+        let phase = Phase::Orphaned;
+        self.transactions.insert(number, Transaction { phase });
+        for call in self.calls.values_mut() {
+            if *call == Call::Confirm(number) {
+                *call = Call::Inspect;
+            }
+        }
+    }
+
+    /// The process of these transactions has ended.
+    pub(super) fn orphan_transactions(&mut self, p: ProcessId) {
+        let open = self.transactions.iter();
+        let open = open.filter(|(_, transaction)| transaction.phase != Phase::CommitSent);
+        let numbers = open.map(|(number, _)| *number);
+        let numbers = numbers.filter(|number| self.callers[number].process == p);
+        for number in numbers.collect::<Vec<_>>() {
+            self.orphan_transaction(number);
+        }
     }
 
     pub(super) fn roll_back(&mut self, number: RequestNumber) -> bool {

@@ -238,6 +238,7 @@ impl Generator {
                     choices.push((1, Step::RollBack(number)));
                     choices.push((1, Step::AbandonCommit(number)));
                 }
+                Phase::Orphaned => choices.push((1, Step::RollBack(number))),
                 Phase::CommitSent => choices.push((2, Step::ArriveCommit(number))),
             }
         }

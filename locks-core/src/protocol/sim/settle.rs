@@ -14,7 +14,7 @@ use crate::table::SessionId;
 /// How long a statement takes when nothing is in its way.
 const LATENCY: Duration = Duration::from_micros(300);
 /// Within which time every request is answered.
-const ANSWERED: Duration = Duration::from_secs(150);
+const ANSWERED: Duration = Duration::from_secs(100);
 /// Within which time what dead processes left is gone.
 const CLEAN: Duration = Duration::from_secs(400);
 /// The ttl of sessions that wait, where those that hold never expire.
@@ -137,13 +137,11 @@ impl World {
         }
         let open: Vec<_> = self.transactions.keys().copied().collect();
         for number in open {
-            let alive = self.callers.get(&number).map(|caller| caller.process);
-            let alive = alive.is_some_and(|p| self.processes[p].is_running());
             match self.phase(number) {
                 Some(Phase::CommitSent) => self.step(&Step::ArriveCommit(number)),
-                Some(Phase::Fenced) if alive => self.step(&Step::Commit(number)),
-                Some(_) if !alive => self.step(&Step::RollBack(number)),
-                _ => false,
+                Some(Phase::Fenced) => self.step(&Step::Commit(number)),
+                Some(Phase::Orphaned) => self.step(&Step::RollBack(number)),
+                Some(Phase::Confirming) | None => false,
             };
         }
         let callers: Vec<_> = self.callers.values().rev().collect();

@@ -45,12 +45,22 @@ fn every_property_holds_in_random_schedules() {
             if seed >= first + schedules {
                 break;
             }
+            let one = Instant::now();
             let outcome = run_seed(seed);
             steps.fetch_add(outcome.steps.len() as u64, Ordering::Relaxed);
             statements.fetch_add(outcome.statements, Ordering::Relaxed);
             grants.fetch_add(outcome.grants, Ordering::Relaxed);
             commits.fetch_add(outcome.commits, Ordering::Relaxed);
             losses.fetch_add(outcome.losses, Ordering::Relaxed);
+            if env::var_os("LOCKS_SIM_SLOW").is_some() && one.elapsed().as_millis() > 1000 {
+                eprintln!(
+                    "seed {seed}: {:?} {} steps {} statements now {:?}",
+                    one.elapsed(),
+                    outcome.steps.len(),
+                    outcome.statements,
+                    setup(seed)
+                );
+            }
             if let Some(violation) = &outcome.violation {
                 failed.store(true, Ordering::Relaxed);
                 panic!("{}", report(&setup(seed), outcome.steps, violation));

@@ -29,6 +29,8 @@ use crate::{
 
 /// How long a statement may take.
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long a step takes.
+const INSTANT: Duration = Duration::from_micros(1);
 /// How many inputs in a row a process may need at one point of time.
 const MOST_TIMEOUTS: usize = 3;
 /// How many steps of time may be needed at one point of time.
@@ -585,6 +587,7 @@ impl World {
             self.db.disconnect(id);
         }
         self.calls.retain(|(of, _), _| *of != p);
+        self.orphan_transactions(p);
         for caller in self
             .callers
             .values_mut()
@@ -685,7 +688,9 @@ impl World {
             let text = self.describe(step);
             self.note(|| text);
         }
-        let done = self.take(step);
+        // Nothing happens at exactly one time with something else.
+        self.pass(INSTANT);
+        let done = self.violation.is_none() && self.take(step);
         if !done && let Some(log) = &mut self.log {
             log.pop();
         }
