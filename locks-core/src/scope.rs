@@ -56,6 +56,10 @@ impl ScopePath {
 
     /// Whether the request was made outside any scope.
     /// Whether `scope` is this scope or encloses it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn contains(&self, scope: u64) -> bool {
         self.0.contains(&scope)
     }
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn scopes_nest_and_end() {
-        assert!(ScopePath::current().ids().is_empty());
+        assert!(ScopePath::current().is_empty());
         let outer = ScopePath::current().child();
         outer.clone().run_blocking(|| {
             assert_eq!(ScopePath::current(), outer);
@@ -89,7 +93,7 @@ mod tests {
                 .run_blocking(|| assert_eq!(ScopePath::current(), inner));
             assert_eq!(ScopePath::current(), outer);
         });
-        assert!(ScopePath::current().ids().is_empty());
+        assert!(ScopePath::current().is_empty());
     }
 
     #[test]
@@ -106,9 +110,9 @@ mod tests {
         scope
             .run(async {
                 tokio::task::yield_now().await;
-                assert!(!ScopePath::current().ids().is_empty());
+                assert!(!ScopePath::current().is_empty());
                 let spawned = tokio::spawn(async { ScopePath::current() });
-                assert!(spawned.await.unwrap().ids().is_empty());
+                assert!(spawned.await.unwrap().is_empty());
             })
             .await;
     }

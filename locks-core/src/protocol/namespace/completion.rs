@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use super::{Cycle, Namespace, writes::Writes};
 use crate::{
     protocol::{
-        failure_detector::FailureDetector, query::Completion, row::Read, task::Task, time::Now,
-        timers::Timer,
+        failure_detector::FailureDetector, query::Completion, row::Read, time::Now, timers::Timer,
     },
     store::{LocksRow, RowVersion},
 };

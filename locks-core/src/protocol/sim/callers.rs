@@ -152,8 +152,7 @@ impl World {
                 let Some(caller) = self.callers.get(&outer) else {
                     return false;
                 };
-                if !caller.holds() || caller.process != ask.process || caller.path.ids().is_empty()
-                {
+                if !caller.holds() || caller.process != ask.process || caller.path.is_empty() {
                     return false;
                 }
                 let path: Vec<_> = caller.path.ids().iter().copied().chain([own]).collect();
