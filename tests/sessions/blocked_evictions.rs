@@ -16,8 +16,9 @@ use locks_tests::{
 use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(20);
-/// The limit for a grant of a lock whose holder's process, on this machine, was killed.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// The limit for a grant of a lock whose holder's process, on this machine, was killed, also when
+/// the machine is busy. A blocked eviction lasts until the end of the test.
+const AT_ONCE: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_mins(10);
 /// The number of open transactions per journal.
 const PER_JOURNAL: usize = 4;

@@ -20,6 +20,8 @@ use locks_tests::{
 
 const PROCESSES: usize = 8;
 const RUN: Duration = Duration::from_secs(12);
+/// The number of grants below which a run shows nothing.
+const ENOUGH: usize = 50;
 const TTL: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(100);
 /// What a busy machine may add.
@@ -134,7 +136,7 @@ async fn killed_stopped_and_disconnected_processes_never_overlap(db: Database) {
         db.engine(),
     ));
     assert!(freed < TTL + MARGIN + LATE, "{freed:?}");
-    assert!(grants > 50, "too little happened");
+    assert!(grants > ENOUGH as u64, "too little happened");
     assert!(writes >= count("committed"), "a commit is not there");
     assert!(writes <= count("committed") + count("unknown") + faults.kills + PROCESSES);
     let too_late = count("refused") + count("found lost at the release");
@@ -146,9 +148,15 @@ async fn killed_stopped_and_disconnected_processes_never_overlap(db: Database) {
 async fn inject_faults(db: &Database, path: &Path, slots: &mut [Slot]) -> Faults {
     let mut faults = Faults::default();
     let start = Instant::now();
-    // Chance decides whether a process is stopped for long between its work and its fence.
-    let refused = || EventCounts::read(path).contains_key("refused");
-    while start.elapsed() < RUN || (start.elapsed() < 4 * RUN && !refused()) {
+    // Chance decides whether a process is stopped for long between its work and its fence, and a
+    // busy machine needs more time for enough grants, each of which is followed by three writes at
+    // most. The oracle is not asked: a stopped process may hold its lock.
+    let is_enough = || {
+        let counts = EventCounts::read(path);
+        let committed = counts.get("committed").copied().unwrap_or_default();
+        counts.contains_key("refused") && committed > 3 * ENOUGH
+    };
+    while start.elapsed() < RUN || (start.elapsed() < 8 * RUN && !is_enough()) {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(10..80))).await;
         for slot in slots.iter_mut() {
             if slot.stopped.is_some_and(|until| until <= Instant::now()) {

@@ -13,3 +13,9 @@ pub fn micros() -> u64 {
     );
     u64::try_from(time.as_micros()).expect("some years")
 }
+
+/// The median of these times, and the longest of them.
+pub fn median_and_longest(mut times: Vec<Duration>) -> (Duration, Duration) {
+    times.sort();
+    (times[times.len() / 2], times[times.len() - 1])
+}

@@ -5,6 +5,7 @@
 mod attribute_cost;
 mod default_manager;
 mod finished_tasks;
+mod killed_holders;
 mod polling;
 mod time_outs;
 mod wake_up;
