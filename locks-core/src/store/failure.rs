@@ -93,7 +93,8 @@ impl Failure {
         matches!(self.class, Class::NotApplied | Class::Permanent)
     }
 
-    /// The failure of a connect: no statement had been sent, so none can have been applied.
+    /// Converts the failure of a connect. No statement was sent, so an indeterminate failure
+    /// becomes [`Class::ReadOnly`].
     pub(super) fn not_applied(mut self) -> Self {
         if self.class == Class::Indeterminate {
             self.class = Class::ReadOnly;

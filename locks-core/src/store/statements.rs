@@ -302,3 +302,44 @@ impl FenceStatement {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::names::TableChoice;
+
+    const NUMBERED: Syntax = Syntax {
+        placeholder: |number| format!("${number}"),
+        count: "COUNT(*)",
+        greatest: "MAX",
+        micros: "now",
+        seen_at: "now",
+    };
+
+    #[test]
+    fn placeholders_are_numbered_in_the_order_of_the_arguments() {
+        assert_eq!(NUMBERED.with_placeholders(1, "none"), "none");
+        assert_eq!(NUMBERED.with_placeholders(1, "?, ?"), "$1, $2");
+        assert_eq!(NUMBERED.with_placeholders(3, "a = ? b"), "a = $3 b");
+    }
+
+    #[test]
+    fn conditions_continue_the_numbers_of_their_statement() {
+        let names = TableChoice::default().names(None, '"');
+        let statements = Statements::new(&names, &NUMBERED);
+        for (statement, condition, count) in [
+            (&statements.delete_fences, &statements.without_heartbeat, 5),
+            (&statements.delete_session, &statements.without_row, 2),
+            (
+                &statements.delete_session,
+                &statements.with_unstamped_row,
+                3,
+            ),
+        ] {
+            let sql = format!("{statement}{condition}");
+            let numbers = sql.split('$').skip(1).map(|rest| &rest[..1]);
+            let numbers: Vec<usize> = numbers.map(|n| n.parse().unwrap()).collect();
+            assert_eq!(numbers, (1..=count).collect::<Vec<_>>(), "{sql}");
+        }
+    }
+}

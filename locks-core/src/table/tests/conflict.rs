@@ -119,7 +119,12 @@ fn lock_of_another_matrix_blocks_every_request_until_it_is_released() {
         (&["e! holds x"], "f! asks y", &[]),
         // Even equal names are reported as another matrix.
         (&["e! holds x"], "a asks x", &["e! has another matrix"]),
-        // A lock of the request's own matrix is reported as such.
+        // A lock of the request's own matrix blocks by the rules only, and is reported as such.
+        (
+            &["a holds x", "e! holds y"],
+            "b asks z",
+            &["e! has another matrix"],
+        ),
         (
             &["a holds x", "e! holds y"],
             "b asks x",
