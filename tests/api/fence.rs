@@ -17,7 +17,7 @@ use sqlx::{
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 /// The number of races between a commit and an eviction, and the number of lanes they run in.
-const RACES: usize = 200;
+const RACES: usize = 500;
 const LANES: usize = 5;
 
 on_every_engine!(
