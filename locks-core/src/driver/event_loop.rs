@@ -201,8 +201,8 @@ impl EventLoop {
             for (namespace, task) in gone {
                 self.to(namespace, Input::OwnerGone(task));
             }
-            self.drain();
         }
+        self.drain();
     }
 
     /// When the thread has to wake up.
