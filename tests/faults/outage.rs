@@ -82,8 +82,8 @@ impl Scene {
     fn evictions(&self) -> usize {
         let events = Events::keep().with("namespace", &self.namespace);
         let evicted = events.iter().filter(|event| {
-            let cause = event.get("cause").unwrap_or_default();
-            cause.contains(HEARTBEAT_EXPIRED)
+            let reason = event.get("reason").unwrap_or_default();
+            reason.contains(HEARTBEAT_EXPIRED)
         });
         evicted.count()
     }

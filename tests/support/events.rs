@@ -20,8 +20,8 @@ use tracing::{
 pub const FORGOTTEN: &str = "forg";
 /// A part of the message about a session whose renewals fail.
 pub const RENEWAL_FAILS: &str = "cannot be renewed";
-/// A part of the field `cause` of an eviction because of an expired heartbeat.
-pub const HEARTBEAT_EXPIRED: &str = "Stopped";
+/// A part of the field `reason` of an eviction because of an expired heartbeat.
+pub const HEARTBEAT_EXPIRED: &str = "HeartbeatExpired";
 
 /// An event, with the fields of the spans it happened in.
 #[derive(Debug, Clone)]

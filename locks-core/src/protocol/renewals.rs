@@ -111,16 +111,15 @@ impl Renewals {
                 self.due = Some(now.monotonic + (ttl / RETRY_PART).max(RETRY));
                 let left = sessions.iter().filter_map(|session| {
                     let namespace = namespaces.get(&session.namespace)?;
-                    Some(namespace.lease_deadline(&session.id)? - now.boot)
+                    let deadline = namespace.lease_deadline(&session.id)?;
+                    Some((deadline - now.boot, session))
                 });
-                let left = left.min().unwrap_or(ttl);
-                if left < ttl / 2 {
-                    tracing::warn!(
-                        %failure, ?left,
+                match left.min_by_key(|(left, _)| *left) {
+                    Some((left, session)) if left < ttl / 2 => tracing::warn!(
+                        %failure, ?left, task = %session.key.0, namespace = %session.namespace,
                         "sessions cannot be renewed; their locks will be lost"
-                    );
-                } else {
-                    tracing::debug!(%failure, "a renewal failed and is run again");
+                    ),
+                    _ => tracing::debug!(%failure, "a renewal failed and is run again"),
                 }
             }
             Renewed::Versions {
