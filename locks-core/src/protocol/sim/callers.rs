@@ -272,6 +272,9 @@ impl World {
         }
         caller.detached = true;
         let (nonce, fenced) = (caller.nonce, caller.open_fences > 0);
+        if self.phase(number) == Some(Phase::Confirming) {
+            self.orphan_transaction(number);
+        }
         self.to(p, &namespace, Input::Detach { nonce, fenced });
         true
     }

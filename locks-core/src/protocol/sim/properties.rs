@@ -5,7 +5,10 @@
 //! a holder is told later, so it does not count for `exclusion`. Its fenced transactions do
 //! count for `no-commit-after-the-next-grant`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     callers::{Caller, Told},
@@ -38,7 +41,8 @@ pub(super) struct Violation {
 /// What wrote to the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
-    Process(ProcessId),
+    /// A process, and how often it was started before.
+    Process(ProcessId, u32),
     Original,
     Operator,
 }
@@ -69,6 +73,8 @@ pub(super) struct Checks {
     pub(super) restored: bool,
     /// Whether every process has to end without an error.
     pub(super) must_end_well: bool,
+    /// When the faults stopped.
+    pub(super) calm_since: Duration,
     /// Whether the rate of queries is judged.
     pub(super) is_calm: bool,
     pub(super) grants: u64,
@@ -121,7 +127,7 @@ impl World {
     pub(super) fn check_row_change(&mut self, change: &RowChange, writer: Writer) {
         let before = table_of(change.before.as_ref());
         let after = table_of(change.after.as_ref());
-        if let (Writer::Process(_), Some(row)) = (writer, &change.after)
+        if let (Writer::Process(..), Some(row)) = (writer, &change.after)
             && parse(row).is_none()
         {
             self.fail("row-can-be-read", format!("{row:?}"));
@@ -134,18 +140,18 @@ impl World {
                 continue;
             }
             match writer {
-                Writer::Process(p) => self.check_removal(p, session, name.as_str()),
+                Writer::Process(..) => self.check_removal(writer, session, name.as_str()),
                 Writer::Original | Writer::Operator => {
                     self.checks.taken.insert(*nonce);
                 }
             }
         }
-        if let Writer::Process(p) = writer {
+        if let Writer::Process(..) = writer {
             for queued in before.queue() {
                 let stays = |other: &QueuedRequest| other.nonce == queued.nonce;
                 let is_granted = held_after.values().any(|(_, nonce, _)| *nonce == queued.nonce);
                 if !after.queue().iter().any(stays) && !is_granted {
-                    self.check_removal(p, &queued.session, "the queue");
+                    self.check_removal(writer, &queued.session, "the queue");
                 }
             }
             let new: Vec<_> = held_after
@@ -177,15 +183,14 @@ impl World {
     }
 
     /// A process may remove its own entries, and those of dead sessions.
-    fn check_removal(&mut self, p: ProcessId, session: &SessionId, place: &str) {
+    fn check_removal(&mut self, writer: Writer, session: &SessionId, place: &str) {
         let owner = self.checks.session_owners.get(session).copied();
-        let own = owner == Some((p, self.processes[p].incarnation));
+        let own = owner.is_some_and(|(p, incarnation)| writer == Writer::Process(p, incarnation));
         let rows = &self.db.tables;
         let is_dead = !rows.fences.contains(&session.0) && !rows.heartbeats.contains_key(session);
         if !own && !is_dead {
             let text = format!(
-                "{} removed the entry of the living session {session:?} from {place}",
-                process_name(p)
+                "{writer:?} removed the entry of the living session {session:?} from {place}"
             );
             self.fail("only-dead-sessions-lose-entries", text);
         }
@@ -468,7 +473,7 @@ impl World {
     pub(super) fn check_query_rate(&mut self, p: ProcessId) {
         let now = self.now;
         let queries = &mut self.processes[p].queries;
-        while queries.front().is_some_and(|at| now - *at > std::time::Duration::from_secs(1)) {
+        while queries.front().is_some_and(|at| now - *at > Duration::from_secs(1)) {
             queries.pop_front();
         }
         let cheap = self.setup.engine.one_writer;

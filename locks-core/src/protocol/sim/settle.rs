@@ -41,6 +41,7 @@ impl World {
             // The original stopped between its delete and its insert.
             self.originals.iter_mut().for_each(|o| o.restarting = false);
         }
+        self.checks.calm_since = self.now;
         let supervisor = self.living_process();
         if self.setup.ttl.is_none() {
             for space in 0..self.setup.namespaces {
@@ -203,7 +204,7 @@ impl World {
                 let process = &self.processes[*p];
                 process.incarnation == *incarnation && process.is_alive()
             });
-            lives && at.is_some_and(|at| self.now - at < ttl)
+            lives && at.is_some_and(|at| self.now - at < ttl && at > self.checks.calm_since + BUSY)
         };
         let mut fences = tables.fences.iter();
         tables.heartbeats.keys().all(is_renewed)

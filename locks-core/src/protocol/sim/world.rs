@@ -54,6 +54,7 @@ pub(super) struct Setup {
 #[derive(Debug)]
 pub(super) struct Late {
     process: ProcessId,
+    incarnation: u32,
     connection: ConnectionId,
     pub(super) statement: Statement,
     forces: bool,
@@ -375,7 +376,8 @@ impl World {
         let reply = if is_stale && statement.may_be_stale() {
             self.db.apply_stale(id, &statement)
         } else {
-            self.run_statement(p, id, &statement, early, forces)
+            let writer = (p, self.processes[p].incarnation);
+            self.run_statement(writer, id, &statement, early, forces)
         };
         if let Some(lane) = self.waiting_lane(p, kind) {
             lane.applied = Some(reply);
@@ -385,7 +387,7 @@ impl World {
 
     fn run_statement(
         &mut self,
-        p: ProcessId,
+        (p, incarnation): (ProcessId, u32),
         connection: ConnectionId,
         statement: &Statement,
         early: Option<bool>,
@@ -396,7 +398,7 @@ impl World {
             self.note_forced(p, statement);
         }
         let reply = self.db.apply(connection, statement, early);
-        self.after_write(Writer::Process(p));
+        self.after_write(Writer::Process(p, incarnation));
         reply
     }
 
@@ -475,6 +477,7 @@ impl World {
         {
             self.late.push(Late {
                 process: p,
+                incarnation: self.processes[p].incarnation,
                 connection,
                 statement,
                 forces,
@@ -493,8 +496,8 @@ impl World {
             return false;
         }
         let late = self.late.remove(index);
-        let (p, connection) = (late.process, late.connection);
-        drop(self.run_statement(p, connection, &late.statement, None, late.forces));
+        let (writer, connection) = ((late.process, late.incarnation), late.connection);
+        drop(self.run_statement(writer, connection, &late.statement, None, late.forces));
         true
     }
 
@@ -561,6 +564,7 @@ impl World {
 
     fn end_process(&mut self, p: ProcessId, state: State) {
         let process = &mut self.processes[p];
+        let incarnation = process.incarnation;
         process.state = state;
         process.side_queue.clear();
         process.notifications.clear();
@@ -571,6 +575,7 @@ impl World {
             if let (Some(statement), None, false) = (lane.statement, lane.applied, in_transaction) {
                 self.late.push(Late {
                     process: p,
+                    incarnation,
                     connection: lane.id,
                     statement,
                     forces: lane.forces,
