@@ -352,6 +352,13 @@ impl World {
             return false;
         }
         self.processes[p].closing = true;
+        if self.setup.ttl.is_some() {
+            // Detached locks that expire are released.
+            let callers = self.callers.values_mut().filter(|caller| caller.process == p);
+            for caller in callers.filter(|caller| caller.holds() && caller.detached) {
+                caller.told = Told::Gone;
+            }
+        }
         let fenced = self.fenced_grants(p);
         let call = Some(self.new_call(p, Call::Close));
         self.input(p, DriverInput::Close { call, fenced });

@@ -258,7 +258,7 @@ impl World {
         let earlier = &queue[..place.unwrap_or(queue.len())];
         let still_waits = |queued: &&QueuedRequest| {
             let mut left = after.queue().iter();
-            left.any(|left| left.nonce == queued.nonce)
+            left.any(|left| left.nonce == queued.nonce && left.ticket == queued.ticket)
         };
         let names = std::slice::from_ref(name);
         // A request that was removed from the queue returns to its position.

@@ -43,27 +43,19 @@ impl World {
         }
         self.checks.calm_since = self.now;
         let supervisor = self.living_process();
-        if self.setup.ttl.is_none() {
-            for space in 0..self.setup.namespaces {
-                self.step(&Step::RemoveAll(supervisor, space));
-            }
-        }
+        self.remove_permanent(supervisor);
         if !self.calm(ANSWERED, Self::is_answered) {
             let text = self.unanswered();
             self.fail("every-request-is-answered", text);
         }
         let last = self.living_process();
+        self.remove_permanent(last);
         self.ask_for_everything(last);
         if !self.calm(ANSWERED, Self::is_answered) {
             let text = format!("{last} cannot have every lock: {}", self.unanswered());
             self.fail("every-request-is-answered", text);
         }
-        if self.setup.ttl.is_none() {
-            // No process removes a session that never expires, but a supervisor does.
-            for space in 0..self.setup.namespaces {
-                self.step(&Step::RemoveAll(last, space));
-            }
-        }
+        self.remove_permanent(last);
         if !self.calm(CLEAN, Self::is_clean) {
             let text = format!("{:?} {:?}", self.db.tables.heartbeats.keys(), self.db.tables.fences);
             self.fail("dead-sessions-are-removed", text);
@@ -77,6 +69,15 @@ impl World {
             self.fail("a-process-ends-well", "a process does not end");
         }
         self.check_tables();
+    }
+
+    /// Only a supervisor removes sessions that never expire.
+    fn remove_permanent(&mut self, supervisor: ProcessId) {
+        if self.setup.ttl.is_none() {
+            for space in 0..self.setup.namespaces {
+                self.step(&Step::RemoveAll(supervisor, space));
+            }
+        }
     }
 
     /// A process that can be asked, started if there is none.
