@@ -72,6 +72,7 @@ impl Caller {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Call {
     Release(RequestNumber),
+    ReleaseName(RequestNumber),
     Inspect,
     Remove,
     Confirm(RequestNumber),
@@ -293,7 +294,7 @@ impl World {
         caller.told = Told::Gone;
         let (task, names) = (caller.task.clone(), caller.names.clone());
         for name in &*names {
-            let call = self.new_call(p, Call::Release(number));
+            let call = self.new_call(p, Call::ReleaseName(number));
             let what = Inspection::ReleaseName(task.clone(), name.clone());
             self.to(p, &namespace, Input::Inspect(call, what));
         }
@@ -594,6 +595,12 @@ impl World {
         self.note(|| format!("  {what:?} is answered: {answer:?}"));
         match (what, answer) {
             (Call::Release(number), Answer::Done) => self.check_release(number),
+            (Call::ReleaseName(number), Answer::Failed(LockError::Database { .. })) => {
+                // It is as it was. The caller has to call again, and relies on nothing.
+                if let Some(caller) = self.callers.get_mut(&number) {
+                    caller.told = Told::Lost;
+                }
+            }
             (Call::Confirm(number), Answer::Done) => {
                 let is_lost = self.is_lost(&self.callers[&number]);
                 if self.phase(number) == Some(Phase::Confirming) && is_lost {

@@ -183,6 +183,13 @@ pub(super) struct RowChange {
     pub(super) after: Option<LocksRow>,
 }
 
+impl Tables {
+    /// Whether each heartbeat row has its fence rows.
+    pub(super) fn is_whole(&self) -> bool {
+        self.heartbeats.keys().all(|id| self.fences.contains(&id.0))
+    }
+}
+
 /// An application's transaction that is fenced.
 #[derive(Clone, Debug)]
 struct Fenced {

@@ -263,6 +263,7 @@ impl Generator {
                     choices.push((4, Step::Fence(number)));
                 }
             }
+            Told::Lost if detached => choices.push((2, Step::ReleaseByName(number))),
             Told::Lost => choices.push((2, Step::Drop(number))),
             Told::Failed | Told::Gone => {}
         }

@@ -754,8 +754,13 @@ impl World {
                 std::mem::replace(&mut process.cut_off, cut_off) != cut_off
             }
             Step::Backup => {
-                self.backup = Some(self.db.tables.clone());
-                true
+                // A session whose fence rows are missing in the backup is dead to others and
+                // alive to its process after a restore.
+                let is_whole = self.db.tables.is_whole();
+                if is_whole {
+                    self.backup = Some(self.db.tables.clone());
+                }
+                is_whole
             }
             Step::Restore => self.restore(),
             _ => self.take_original(step) || self.take_caller(step),
