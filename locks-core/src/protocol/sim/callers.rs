@@ -176,7 +176,7 @@ impl World {
                 timeout: Some(Duration::from_millis(millis.into())),
             },
         };
-        let saw_conflict = self.shows_conflict(&namespace, &names);
+        let saw_conflict = self.shows_conflict(ask.process, &namespace, &names);
         let caller = Caller {
             number: ask.number,
             process: ask.process,

@@ -84,6 +84,7 @@ pub(super) fn setup(seed: u64) -> Setup {
         },
         queue_limit: if one_of(&mut rng, 10) { 2 } else { 1_000 },
         mechanisms,
+        warm: rng.u32(..6) > 0,
     }
 }
 
@@ -260,7 +261,7 @@ impl Generator {
                     choices.push((1, Step::Detach(number)));
                 }
                 if self.fences && !world.transactions.contains_key(&number) {
-                    choices.push((4, Step::Fence(number)));
+                    choices.push((8, Step::Fence(number)));
                 }
             }
             Told::Lost if detached => choices.push((2, Step::ReleaseByName(number))),

@@ -126,12 +126,10 @@ impl World {
 
     pub(super) fn check_row_change(&mut self, change: &RowChange, writer: Writer) {
         let before = table_of(change.before.as_ref());
-        let after = table_of(change.after.as_ref());
-        if let (Writer::Process(..), Some(row)) = (writer, &change.after)
-            && parse(row).is_none()
-        {
-            self.fail("row-can-be-read", format!("{row:?}"));
-        }
+        let after = change.after.as_ref().map_or_else(|| Some(LockTable::default()), parse);
+        let Some(after) = after else {
+            return self.fail("row-can-be-read", format!("{:?}", change.after));
+        };
         self.note(|| describe(change.after.as_ref(), &after));
         let (held_before, held_after) = (grants(&before), grants(&after));
         for (name, grant) in &held_before {
@@ -187,7 +185,9 @@ impl World {
         let owner = self.checks.session_owners.get(session).copied();
         let own = owner.is_some_and(|(p, incarnation)| writer == Writer::Process(p, incarnation));
         let rows = &self.db.tables;
-        let is_dead = !rows.fences.contains(&session.0) && !rows.heartbeats.contains_key(session);
+        // A restore may bring back the heartbeat row of a session that is being evicted.
+        let beats = rows.heartbeats.contains_key(session) && !self.checks.restored;
+        let is_dead = !rows.fences.contains(&session.0) && !beats;
         if !own && !is_dead {
             let text = format!(
                 "{writer:?} removed the entry of the living session {session:?} from {place}"
@@ -271,9 +271,14 @@ impl World {
         }
     }
 
-    /// Whether the row shows something that a request conflicts with.
-    pub(super) fn shows_conflict(&self, namespace: &Name, names: &[LockName]) -> bool {
-        conflicts(names, &table_of(self.db.tables.locks.get(namespace)))
+    /// Whether the row, or an earlier request of the process that is not in it yet, shows
+    /// something that a request conflicts with.
+    pub(super) fn shows_conflict(&self, p: ProcessId, space: &Name, names: &[LockName]) -> bool {
+        let mut waiting = self.callers.values().filter(|caller| {
+            caller.process == p && caller.namespace == *space && caller.told == Told::Waiting
+        });
+        waiting.any(|caller| meets(&caller.names, names))
+            || conflicts(names, &table_of(self.db.tables.locks.get(space)))
     }
 
     // Sessions.

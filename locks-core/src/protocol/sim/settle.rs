@@ -13,6 +13,11 @@ use crate::table::SessionId;
 
 /// How long a statement takes when nothing is in its way.
 const LATENCY: Duration = Duration::from_micros(300);
+/// How long a warm-up takes.
+const WARM: Duration = Duration::from_millis(20);
+/// The numbers of the requests before and after a schedule.
+const WARM_UP: u32 = 900_000;
+const LAST: u32 = 1_000_000;
 /// Within which time every request is answered.
 const ANSWERED: Duration = Duration::from_secs(100);
 /// Within which time what dead processes left is gone.
@@ -25,6 +30,24 @@ const ENDED: Duration = Duration::from_secs(20);
 const BUSY: Duration = Duration::from_secs(4);
 
 impl World {
+    /// Brings the world to where most programs are: the rows exist, and the processes have
+    /// listed the sessions.
+    pub(super) fn warm_up(&mut self) {
+        for namespace in 0..self.setup.namespaces {
+            self.step(&Step::Ask(Ask {
+                process: 0,
+                number: WARM_UP + u32::try_from(namespace).unwrap_or_default(),
+                namespace,
+                task: 'a',
+                names: vec![NAMES[0]],
+                patience: Patience::Forever,
+                scope: Scope::None,
+            }));
+        }
+        self.calm(BUSY, |world| world.is_answered() && world.now > WARM);
+        self.checks.is_calm = false;
+    }
+
     /// Lets everything come to its end, and checks what is left.
     pub(super) fn settle(&mut self) {
         self.note(|| "the faults stop".into());
@@ -184,7 +207,7 @@ impl World {
         for namespace in 0..self.setup.namespaces {
             self.step(&Step::Ask(Ask {
                 process: p,
-                number: 1_000_000 + u32::try_from(namespace).unwrap_or_default(),
+                number: LAST + u32::try_from(namespace).unwrap_or_default(),
                 namespace,
                 task: 'z',
                 names: NAMES.to_vec(),

@@ -48,6 +48,8 @@ pub(super) struct Setup {
     pub(super) evidence: Evidence,
     pub(super) queue_limit: usize,
     pub(super) mechanisms: Mechanisms,
+    /// Whether the rows exist at the start.
+    pub(super) warm: bool,
 }
 
 /// A statement of a broken connection that may yet be applied.
