@@ -316,6 +316,7 @@ impl World {
             return false;
         }
         let namespace = self.namespace(space);
+        self.checks.removed_all |= what == Removal::All;
         let call = self.new_call(p, Call::Remove);
         self.to(p, &namespace, Input::Remove(call, what));
         true

@@ -85,6 +85,8 @@ pub(super) fn setup(seed: u64) -> Setup {
         queue_limit: if one_of(&mut rng, 10) { 2 } else { 1_000 },
         mechanisms,
         warm: rng.u32(..6) > 0,
+        clocks_behind: one_of(&mut rng, 4),
+        mixed_matrices: one_of(&mut rng, 10),
     }
 }
 

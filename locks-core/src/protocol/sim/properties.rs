@@ -14,6 +14,7 @@ use super::{
     callers::{Caller, Told},
     database::{OnlyIf, RowChange, Statement},
     execution::parse,
+    original::TASK,
     process::State,
     schedule::{Patience, ProcessId, RequestNumber, process_name},
     world::World,
@@ -69,8 +70,14 @@ pub(super) struct Checks {
     forced: BTreeSet<SessionId>,
     /// Grants that were taken by force.
     taken: BTreeSet<Nonce>,
+    /// Whether a row was deleted or restored.
+    started_anew: bool,
     /// Whether a backup was restored.
     pub(super) restored: bool,
+    /// Whether a wall clock was changed.
+    pub(super) clocks_changed: bool,
+    /// Whether a supervisor has removed everything, the original's locks included.
+    pub(super) removed_all: bool,
     /// Whether every process has to end without an error.
     pub(super) must_end_well: bool,
     /// When the faults stopped.
@@ -83,7 +90,11 @@ pub(super) struct Checks {
 }
 
 fn refuses(asked: &LockName, held: &LockName) -> bool {
-    ConflictMatrix::platform().refuses(asked.as_str(), held.as_str())
+    refuses_by(ConflictMatrix::platform(), asked, held)
+}
+
+fn refuses_by(matrix: ConflictMatrix, asked: &LockName, held: &LockName) -> bool {
+    matrix.refuses(asked.as_str(), held.as_str())
 }
 
 /// Whether two requests conflict in either direction.
@@ -130,6 +141,7 @@ impl World {
         let Some(after) = after else {
             return self.fail("row-can-be-read", format!("{:?}", change.after));
         };
+        self.checks.started_anew |= writer == Writer::Operator || change.after.is_none();
         self.note(|| describe(change.after.as_ref(), &after));
         let (held_before, held_after) = (grants(&before), grants(&after));
         for (name, grant) in &held_before {
@@ -138,18 +150,19 @@ impl World {
                 continue;
             }
             match writer {
-                Writer::Process(..) => self.check_removal(writer, session, name.as_str()),
+                Writer::Process(..) => self.check_removal(writer, session, *nonce, name.as_str()),
                 Writer::Original | Writer::Operator => {
                     self.checks.taken.insert(*nonce);
                 }
             }
         }
         if let Writer::Process(..) = writer {
+            self.check_original(&before, &after);
             for queued in before.queue() {
                 let stays = |other: &QueuedRequest| other.nonce == queued.nonce;
                 let is_granted = held_after.values().any(|(_, nonce, _)| *nonce == queued.nonce);
                 if !after.queue().iter().any(stays) && !is_granted {
-                    self.check_removal(writer, &queued.session, "the queue");
+                    self.check_removal(writer, &queued.session, queued.nonce, "the queue");
                 }
             }
             let new: Vec<_> = held_after
@@ -181,7 +194,13 @@ impl World {
     }
 
     /// A process may remove its own entries, and those of dead sessions.
-    fn check_removal(&mut self, writer: Writer, session: &SessionId, place: &str) {
+    fn check_removal(
+        &mut self,
+        writer: Writer,
+        session: &SessionId,
+        nonce: Nonce,
+        place: &str,
+    ) {
         let owner = self.checks.session_owners.get(session).copied();
         let own = owner.is_some_and(|(p, incarnation)| writer == Writer::Process(p, incarnation));
         let rows = &self.db.tables;
@@ -194,6 +213,31 @@ impl World {
             );
             self.fail("only-dead-sessions-lose-entries", text);
         }
+        let mut holders = self.callers.values().filter(|caller| self.relies(caller));
+        if own && let Some(holder) = holders.find(|caller| caller.nonce == nonce) {
+            let text = format!("grant {} was removed from {place} and is held", holder.number);
+            self.fail("held-locks-stay", text);
+        }
+    }
+
+    /// A process leaves the locks of the original alone.
+    fn check_original(&mut self, before: &LockTable, after: &LockTable) {
+        let is_originals = |table: &LockTable, name: &LockName| {
+            let entry = table.entry(name.as_str());
+            entry.is_some_and(|entry| &*entry.task == TASK)
+        };
+        let mut held = before.holders().into_iter().map(|holder| holder.name);
+        let lost = held.find(|name| is_originals(before, name) && !is_originals(after, name));
+        if let (Some(name), false) = (lost, self.checks.removed_all) {
+            self.fail("only-the-original-releases-its-locks", name.to_string());
+        }
+    }
+
+    /// The matrix of a session's process. The original has the platform's.
+    fn matrix_of(&self, session: Option<&SessionId>) -> ConflictMatrix {
+        let owner = session.and_then(|session| self.checks.session_owners.get(session));
+        let matrix = owner.map(|(p, _)| self.setup.matrix_of(*p));
+        matrix.unwrap_or(ConflictMatrix::platform())
     }
 
     /// A lock is granted in the row: it conflicts with no other one, its session is alive,
@@ -212,12 +256,18 @@ impl World {
         for holder in after.holders() {
             let entry = after.entry(holder.name.as_str()).expect("it is held");
             let other = entry.grant.as_ref();
-            if other.is_some_and(|other| other.nonce == nonce) || !refuses(name, &holder.name) {
+            if other.is_some_and(|other| other.nonce == nonce) {
+                continue;
+            }
+            let matrix = self.matrix_of(Some(session));
+            let others = self.matrix_of(other.map(|other| &other.session));
+            let is_alien = matrix.fingerprint() != others.fingerprint();
+            if !is_alien && !refuses_by(matrix, name, &holder.name) {
                 continue;
             }
             // Two grants of one write may have been made in the other order.
             let together = other.is_some_and(|other| Some(other.token) == version);
-            if !together || refuses(&holder.name, name) {
+            if !together || is_alien || refuses_by(matrix, &holder.name, name) {
                 let text = format!("{name} was granted while {} is held", holder.name);
                 self.fail("exclusion-in-the-row", text);
             }
@@ -226,10 +276,16 @@ impl World {
             let text = format!("{name} was granted under the dead session {session:?}");
             self.fail("grants-under-living-sessions", text);
         }
+        let matrix = self.matrix_of(Some(session));
         let earlier = self.checks.granted.iter().filter(|earlier| {
-            earlier.namespace == change.namespace && refuses(name, &earlier.name)
+            earlier.namespace == change.namespace && refuses_by(matrix, name, &earlier.name)
         });
         let highest = earlier.map(|earlier| earlier.token).max();
+        // Where the row starts anew, tokens grow as the clocks do.
+        let clocks = self.checks.clocks_changed || self.setup.clocks_behind;
+        if self.checks.started_anew && clocks {
+            return;
+        }
         if highest.is_some_and(|highest| token <= highest) {
             let text = format!("{name} was granted with {token} after {highest:?}");
             self.fail("tokens-grow", text);
@@ -250,7 +306,8 @@ impl World {
         let owner = task(session);
         let grants = grants(after).into_values().chain(grants(before).into_values());
         let mut others = grants.filter(|(_, other, _)| *other != nonce);
-        if self.setup.fairness == Fairness::Barging || others.any(|(id, ..)| task(&id) == owner) {
+        let has_no_order = self.setup.fairness == Fairness::Barging || self.setup.mixed_matrices;
+        if has_no_order || others.any(|(id, ..)| task(&id) == owner) {
             return;
         }
         let queue = before.queue();
@@ -342,6 +399,11 @@ impl World {
                     continue;
                 }
                 let (first, second) = if token(a) <= token(b) { (a, b) } else { (b, a) };
+                let matrix = self.setup.matrix_of(first.process);
+                if matrix.fingerprint() == ConflictMatrix::exclusive().fingerprint() {
+                    // The row is judged by it.
+                    continue;
+                }
                 let conflict = first.names.iter().find_map(|held| {
                     let conflicts = |asked: &&LockName| {
                         let together = token(first) == token(second);
@@ -355,6 +417,24 @@ impl World {
                     return self.fail("exclusion", text);
                 }
             }
+        }
+    }
+
+    /// Every grant that a caller relies on is in the row.
+    pub(super) fn check_grants_stand(&mut self) {
+        let lost = self.callers.values().find(|caller| {
+            let table = table_of(self.db.tables.locks.get(&caller.namespace));
+            let grant = caller.grant.as_ref();
+            let id = grant.map(|grant| (grant.session.clone(), grant.nonce));
+            let stands = id.is_some_and(|id| table.granted(&id, &caller.names).is_some());
+            let process = &self.processes[caller.process];
+            let session = grant.map(|grant| &grant.session);
+            let leased = session.is_some_and(|id| process.has_lease(id, self.now));
+            caller.holds() && process.is_alive() && leased && !stands
+        });
+        if let Some(lost) = lost {
+            let text = format!("grant {} is not in the row", lost.number);
+            self.fail("a-loss-is-told", text);
         }
     }
 
@@ -381,7 +461,11 @@ impl World {
         let caller = &self.callers[&number];
         let waited = self.clocks(caller.process).monotonic - caller.since;
         let fault = match error {
-            LockError::Busy { .. } if !caller.saw_conflict && !self.setup.engine.lags => {
+            LockError::Busy { .. }
+                if !caller.saw_conflict
+                    && !self.setup.engine.lags
+                    && !self.setup.mixed_matrices =>
+            {
                 Some("nothing has blocked it since it came")
             }
             LockError::Timeout { .. } => match caller.patience {
@@ -446,6 +530,7 @@ impl World {
         let Some(caller) = self.callers.get(&number) else {
             return;
         };
+        let matrix = self.setup.matrix_of(caller.process);
         let granted = &self.checks.granted;
         let own = granted.iter().position(|granted| granted.nonce == caller.nonce);
         let later = &granted[own.map_or(0, |own| own + 1)..];
@@ -455,7 +540,8 @@ impl World {
                 && caller.names.iter().any(|name| {
                     // Of one write, the order is not known.
                     let together = own.is_some_and(|own| granted[own].token == later.token);
-                    refuses(&later.name, name) && (!together || refuses(name, &later.name))
+                    refuses_by(matrix, &later.name, name)
+                        && (!together || refuses_by(matrix, name, &later.name))
                 })
         });
         if let Some(next) = next {

@@ -53,7 +53,6 @@ impl World {
         self.note(|| "the faults stop".into());
         for p in 0..self.processes.len() {
             self.processes[p].cut_off = false;
-            self.processes[p].wall_offset = 0;
             self.step(&Step::Resume(p));
         }
         if self.setup.seed % 2 == 0 {
@@ -66,6 +65,9 @@ impl World {
         }
         self.checks.calm_since = self.now;
         let supervisor = self.living_process();
+        if self.setup.seed % 4 == 1 {
+            self.check_holders_know();
+        }
         self.remove_permanent(supervisor);
         if !self.calm(ANSWERED, Self::is_answered) {
             let text = self.unanswered();
@@ -114,12 +116,28 @@ impl World {
         })
     }
 
+    /// A process renews within a third of the ttl, and looks for what it holds.
+    fn check_holders_know(&mut self) {
+        let time = self.setup.ttl.unwrap_or(WAITERS_TTL) + Duration::from_secs(1);
+        self.calm_with(time, |_| {}, |_| false);
+        self.check_grants_stand();
+    }
+
     /// Time passes without faults until `done`, or for too long.
     fn calm(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        self.calm_with(limit, Self::let_callers_finish, done)
+    }
+
+    fn calm_with(
+        &mut self,
+        limit: Duration,
+        act: impl Fn(&mut Self),
+        done: impl Fn(&Self) -> bool,
+    ) -> bool {
         let start = self.now;
         while self.violation.is_none() {
             self.checks.is_calm = self.now - start > BUSY;
-            self.let_callers_finish();
+            act(self);
             if done(self) {
                 break;
             }

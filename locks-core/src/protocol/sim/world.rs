@@ -29,6 +29,8 @@ use crate::{
 
 /// How long a statement may take.
 const LIMIT: Duration = Duration::from_secs(5);
+/// By how much wall clocks are behind, in microseconds.
+const BEHIND: i64 = 10_000_000_000;
 /// How long a step takes.
 const INSTANT: Duration = Duration::from_micros(1);
 /// How many inputs in a row a process may need at one point of time.
@@ -50,6 +52,25 @@ pub(super) struct Setup {
     pub(super) mechanisms: Mechanisms,
     /// Whether the rows exist at the start.
     pub(super) warm: bool,
+    /// Whether the processes' wall clocks are behind, so that versions count writes.
+    pub(super) clocks_behind: bool,
+    /// Whether the last process has a matrix of its own.
+    pub(super) mixed_matrices: bool,
+}
+
+impl Setup {
+    pub(super) fn matrix_of(&self, p: ProcessId) -> ConflictMatrix {
+        if self.mixed_matrices && p + 1 == self.processes {
+            ConflictMatrix::exclusive()
+        } else {
+            ConflictMatrix::platform()
+        }
+    }
+
+    /// What the processes' wall clocks are ahead of the database's, in microseconds.
+    fn wall_offset(&self) -> i64 {
+        if self.clocks_behind { -BEHIND } else { 0 }
+    }
 }
 
 /// A statement of a broken connection that may yet be applied.
@@ -119,7 +140,7 @@ impl World {
             process: format!("{}:{incarnation}", number + 100).into(),
         };
         let config = Config {
-            matrix: ConflictMatrix::platform(),
+            matrix: setup.matrix_of(number),
             ttl: setup.ttl,
             fairness: setup.fairness,
             queue_limit: setup.queue_limit,
@@ -138,7 +159,7 @@ impl World {
             state: State::Running,
             cut_off: false,
             slept: Duration::ZERO,
-            wall_offset: 0,
+            wall_offset: setup.wall_offset(),
             next_nonce: rng.u64(1 << 40..1 << 60),
             next_call: 1000 * u64::from(incarnation),
             namespaces: Namespaces::new(config, rng),
@@ -735,6 +756,7 @@ impl World {
                     return false;
                 };
                 process.wall_offset = i64::from(*secs) * 1_000_000;
+                self.checks.clocks_changed = true;
                 true
             }
             Step::Pause(p) => self.set_state(*p, State::Paused),
