@@ -670,6 +670,19 @@ impl Database {
         self.put(namespace, None);
     }
 
+    /// A row that a process has created.
+    pub(super) fn create_empty(&mut self, namespace: &Name) {
+        let row = LocksRow {
+            version: RowVersion {
+                version: 1,
+                stamp: Some("first".into()),
+            },
+            data_json: Some("{}".into()),
+            meta_json: Some("{}".into()),
+        };
+        self.tables.locks.insert(namespace.clone(), row);
+    }
+
     /// The original's insert, which lets the columns' defaults stand.
     pub(super) fn insert_as_original(&mut self, namespace: &Name, version: i64) -> bool {
         self.remember();

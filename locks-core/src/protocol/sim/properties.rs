@@ -464,7 +464,8 @@ impl World {
             LockError::Busy { .. }
                 if !caller.saw_conflict
                     && !self.setup.engine.lags
-                    && !self.setup.mixed_matrices =>
+                    && !self.setup.mixed_matrices
+                    && !self.instant.is_zero() =>
             {
                 Some("nothing has blocked it since it came")
             }

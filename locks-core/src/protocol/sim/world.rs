@@ -101,6 +101,8 @@ pub(super) struct World {
     /// What happened, in words; `None`: nobody reads it.
     pub(super) log: Option<Vec<String>>,
     pub(super) statements: u64,
+    /// How long a step takes.
+    pub(super) instant: Duration,
     next_connection: ConnectionId,
 }
 
@@ -120,6 +122,7 @@ impl World {
             violation: None,
             log: None,
             statements: 0,
+            instant: INSTANT,
             next_connection: 0,
             setup,
         };
@@ -703,7 +706,7 @@ impl World {
             self.note(|| text);
         }
         // Nothing happens at exactly one time with something else.
-        self.pass(INSTANT);
+        self.pass(self.instant);
         let done = self.violation.is_none() && self.take(step);
         if !done && let Some(log) = &mut self.log {
             log.pop();
