@@ -122,24 +122,24 @@ async fn rights_count_however_they_are_given(db: Database) {
     let all = "SELECT, INSERT, UPDATE, DELETE";
     let ways = match db.engine() {
         Engine::MySql => vec![
-            format!("GRANT {all} ON {database}.* TO clerk_0"),
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON *.* TO clerk_1".to_owned(),
+            format!("GRANT {all} ON {database}.* TO limited_0"),
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON *.* TO limited_1".to_owned(),
             format!(
                 "CREATE ROLE locker; GRANT {all} ON {database}.* TO locker;
-                 GRANT locker TO clerk_2; SET DEFAULT ROLE locker FOR clerk_2"
+                 GRANT locker TO limited_2; SET DEFAULT ROLE locker FOR limited_2"
             ),
             // A pattern, as hosting providers grant it.
             format!(
-                "GRANT {all} ON `{}%`.* TO clerk_3",
+                "GRANT {all} ON `{}%`.* TO limited_3",
                 &database[..database.len() - 1].replace('_', "\\_")
             ),
         ],
         _ => vec![
-            format!("GRANT {all} ON ALL TABLES IN SCHEMA public TO clerk_0"),
-            "GRANT pg_read_all_data, pg_write_all_data TO clerk_1".to_owned(),
+            format!("GRANT {all} ON ALL TABLES IN SCHEMA public TO limited_0"),
+            "GRANT pg_read_all_data, pg_write_all_data TO limited_1".to_owned(),
             format!(
                 "CREATE ROLE locker; GRANT {all} ON locks, lock_sessions, lock_fences TO locker;
-                 GRANT locker TO clerk_2"
+                 GRANT locker TO limited_2"
             ),
             format!("GRANT {all} ON locks, lock_sessions, lock_fences TO PUBLIC"),
         ],

@@ -72,6 +72,7 @@ impl Caller {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Call {
     Release(RequestNumber),
+    ReleaseName(RequestNumber),
     Inspect,
     Remove,
     Confirm(RequestNumber),
@@ -179,7 +180,7 @@ impl World {
                 timeout: Some(Duration::from_millis(millis.into())),
             },
         };
-        let saw_conflict = self.shows_conflict(&namespace, &names);
+        let saw_conflict = self.shows_conflict(ask.process, &namespace, &names);
         let caller = Caller {
             number: ask.number,
             process: ask.process,
@@ -276,6 +277,9 @@ impl World {
         }
         caller.detached = true;
         let (nonce, fenced) = (caller.nonce, caller.open_fences > 0);
+        if self.phase(number) == Some(Phase::Confirming) {
+            self.orphan_transaction(number);
+        }
         self.to(p, &namespace, Input::Detach { nonce, fenced });
         true
     }
@@ -294,7 +298,7 @@ impl World {
         caller.told = Told::Gone;
         let (task, names) = (caller.task.clone(), caller.names.clone());
         for name in &*names {
-            let call = self.new_call(p, Call::Release(number));
+            let call = self.new_call(p, Call::ReleaseName(number));
             let what = Inspection::ReleaseName(task.clone(), name.clone());
             self.to(p, &namespace, Input::Inspect(call, what));
         }
@@ -316,6 +320,7 @@ impl World {
             return false;
         }
         let namespace = self.namespace(space);
+        self.checks.removed_all |= what == Removal::All;
         let call = self.new_call(p, Call::Remove);
         self.to(p, &namespace, Input::Remove(call, what));
         true
@@ -353,6 +358,16 @@ impl World {
             return false;
         }
         self.processes[p].closing = true;
+        if self.setup.ttl.is_some() {
+            // Detached locks that expire are released.
+            let callers = self
+                .callers
+                .values_mut()
+                .filter(|caller| caller.process == p);
+            for caller in callers.filter(|caller| caller.holds() && caller.detached) {
+                caller.told = Told::Gone;
+            }
+        }
         let fenced = self.fenced_grants(p);
         let call = Some(self.new_call(p, Call::Close));
         self.input(p, DriverInput::Close { call, fenced });
@@ -595,6 +610,12 @@ impl World {
         self.note(|| format!("  {what:?} is answered: {answer:?}"));
         match (what, answer) {
             (Call::Release(number), Answer::Done) => self.check_release(number),
+            (Call::ReleaseName(number), Answer::Failed(LockError::Database { .. })) => {
+                // It is as it was. The caller has to call again, and relies on nothing.
+                if let Some(caller) = self.callers.get_mut(&number) {
+                    caller.told = Told::Lost;
+                }
+            }
             (Call::Confirm(number), Answer::Done) => {
                 let is_lost = self.is_lost(&self.callers[&number]);
                 if self.phase(number) == Some(Phase::Confirming) && is_lost {

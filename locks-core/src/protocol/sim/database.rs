@@ -183,6 +183,13 @@ pub(super) struct RowChange {
     pub(super) after: Option<LocksRow>,
 }
 
+impl Tables {
+    /// Whether each heartbeat row has its fence rows.
+    pub(super) fn is_whole(&self) -> bool {
+        self.heartbeats.keys().all(|id| self.fences.contains(&id.0))
+    }
+}
+
 /// An application's transaction that is fenced.
 #[derive(Clone, Debug)]
 struct Fenced {
@@ -672,6 +679,19 @@ impl Database {
     pub(super) fn delete_row(&mut self, namespace: &Name) {
         self.remember();
         self.put(namespace, None);
+    }
+
+    /// A row that a process has created.
+    pub(super) fn create_empty(&mut self, namespace: &Name) {
+        let row = LocksRow {
+            version: RowVersion {
+                version: 1,
+                stamp: Some("first".into()),
+            },
+            data_json: Some("{}".into()),
+            meta_json: Some("{}".into()),
+        };
+        self.tables.locks.insert(namespace.clone(), row);
     }
 
     /// The original's insert, which lets the columns' defaults stand.

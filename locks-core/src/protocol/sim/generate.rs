@@ -84,6 +84,9 @@ pub(super) fn setup(seed: u64) -> Setup {
         },
         queue_limit: if one_of(&mut rng, 10) { 2 } else { 1_000 },
         mechanisms,
+        warm: rng.u32(..6) > 0,
+        clocks_behind: one_of(&mut rng, 4),
+        mixed_matrices: one_of(&mut rng, 10),
     }
 }
 
@@ -262,9 +265,10 @@ impl Generator {
                     choices.push((1, Step::Detach(number)));
                 }
                 if self.fences && !world.transactions.contains_key(&number) {
-                    choices.push((4, Step::Fence(number)));
+                    choices.push((8, Step::Fence(number)));
                 }
             }
+            Told::Lost if detached => choices.push((2, Step::ReleaseByName(number))),
             Told::Lost => choices.push((2, Step::Drop(number))),
             Told::Failed | Told::Gone => {}
         }

@@ -10,7 +10,7 @@ use super::{
 use crate::{matrix::ConflictMatrix, protocol::config::Name};
 
 /// The task id of the original's own locks.
-const TASK: &str = "original";
+pub(super) const TASK: &str = "original";
 
 type Held = BTreeMap<String, String>;
 
@@ -128,7 +128,9 @@ impl World {
         if self.originals[number].restarting {
             self.take_original(&Step::OriginalInserts(number));
         }
-        if self.original_reads(number, &namespace) {
+        let row = self.db.tables.locks.get(&namespace);
+        let data = row.and_then(|row| row.data_json.as_deref());
+        if data.is_some_and(|data| data.contains(TASK)) && self.original_reads(number, &namespace) {
             let any = |held: &Held| held.values().any(|task| task == TASK);
             let read = self.originals[number].read.as_ref();
             if read.is_some_and(|(_, held)| any(held)) {

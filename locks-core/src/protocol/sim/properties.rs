@@ -5,12 +5,16 @@
 //! a holder is told later, so it does not count for `exclusion`. Its fenced transactions do
 //! count for `no-commit-after-the-next-grant`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     callers::{Caller, Told},
     database::{OnlyIf, RowChange, Statement},
     execution::parse,
+    original::TASK,
     process::State,
     schedule::{Patience, ProcessId, RequestNumber, process_name},
     world::World,
@@ -38,7 +42,8 @@ pub(super) struct Violation {
 /// What wrote to the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
-    Process(ProcessId),
+    /// A process, and how often it was started before.
+    Process(ProcessId, u32),
     Original,
     Operator,
 }
@@ -65,10 +70,18 @@ pub(super) struct Checks {
     forced: BTreeSet<SessionId>,
     /// Grants that were taken by force.
     taken: BTreeSet<Nonce>,
+    /// Whether a row was deleted or restored.
+    started_anew: bool,
     /// Whether a backup was restored.
     pub(super) restored: bool,
+    /// Whether a wall clock was changed.
+    pub(super) clocks_changed: bool,
+    /// Whether a supervisor has removed everything, the original's locks included.
+    pub(super) removed_all: bool,
     /// Whether every process has to end without an error.
     pub(super) must_end_well: bool,
+    /// When the faults stopped.
+    pub(super) calm_since: Duration,
     /// Whether the rate of queries is judged.
     pub(super) is_calm: bool,
     pub(super) grants: u64,
@@ -77,7 +90,11 @@ pub(super) struct Checks {
 }
 
 fn refuses(asked: &LockName, held: &LockName) -> bool {
-    ConflictMatrix::platform().refuses(asked.as_str(), held.as_str())
+    refuses_by(ConflictMatrix::platform(), asked, held)
+}
+
+fn refuses_by(matrix: ConflictMatrix, asked: &LockName, held: &LockName) -> bool {
+    matrix.refuses(asked.as_str(), held.as_str())
 }
 
 /// Whether two requests conflict in either direction.
@@ -124,12 +141,14 @@ impl World {
 
     pub(super) fn check_row_change(&mut self, change: &RowChange, writer: Writer) {
         let before = table_of(change.before.as_ref());
-        let after = table_of(change.after.as_ref());
-        if let (Writer::Process(_), Some(row)) = (writer, &change.after)
-            && parse(row).is_none()
-        {
-            self.fail("row-can-be-read", format!("{row:?}"));
-        }
+        let after = change
+            .after
+            .as_ref()
+            .map_or_else(|| Some(LockTable::default()), parse);
+        let Some(after) = after else {
+            return self.fail("row-can-be-read", format!("{:?}", change.after));
+        };
+        self.checks.started_anew |= writer == Writer::Operator || change.after.is_none();
         self.note(|| describe(change.after.as_ref(), &after));
         let (held_before, held_after) = (grants(&before), grants(&after));
         for (name, grant) in &held_before {
@@ -138,20 +157,21 @@ impl World {
                 continue;
             }
             match writer {
-                Writer::Process(p) => self.check_removal(p, session, name.as_str()),
+                Writer::Process(..) => self.check_removal(writer, session, *nonce, name.as_str()),
                 Writer::Original | Writer::Operator => {
                     self.checks.taken.insert(*nonce);
                 }
             }
         }
-        if let Writer::Process(p) = writer {
+        if let Writer::Process(..) = writer {
+            self.check_original(&before, &after);
             for queued in before.queue() {
                 let stays = |other: &QueuedRequest| other.nonce == queued.nonce;
                 let is_granted = held_after
                     .values()
                     .any(|(_, nonce, _)| *nonce == queued.nonce);
                 if !after.queue().iter().any(stays) && !is_granted {
-                    self.check_removal(p, &queued.session, "the queue");
+                    self.check_removal(writer, &queued.session, queued.nonce, "the queue");
                 }
             }
             let new: Vec<_> = held_after
@@ -183,18 +203,47 @@ impl World {
     }
 
     /// A process may remove its own entries, and those of dead sessions.
-    fn check_removal(&mut self, p: ProcessId, session: &SessionId, place: &str) {
+    fn check_removal(&mut self, writer: Writer, session: &SessionId, nonce: Nonce, place: &str) {
         let owner = self.checks.session_owners.get(session).copied();
-        let own = owner == Some((p, self.processes[p].incarnation));
+        let own = owner.is_some_and(|(p, incarnation)| writer == Writer::Process(p, incarnation));
         let rows = &self.db.tables;
-        let is_dead = !rows.fences.contains(&session.0) && !rows.heartbeats.contains_key(session);
+        // A restore may bring back the heartbeat row of a session that is being evicted.
+        let beats = rows.heartbeats.contains_key(session) && !self.checks.restored;
+        let is_dead = !rows.fences.contains(&session.0) && !beats;
         if !own && !is_dead {
             let text = format!(
-                "{} removed the entry of the living session {session:?} from {place}",
-                process_name(p)
+                "{writer:?} removed the entry of the living session {session:?} from {place}"
             );
             self.fail("only-dead-sessions-lose-entries", text);
         }
+        let mut holders = self.callers.values().filter(|caller| self.relies(caller));
+        if own && let Some(holder) = holders.find(|caller| caller.nonce == nonce) {
+            let text = format!(
+                "grant {} was removed from {place} and is held",
+                holder.number
+            );
+            self.fail("held-locks-stay", text);
+        }
+    }
+
+    /// A process leaves the locks of the original alone.
+    fn check_original(&mut self, before: &LockTable, after: &LockTable) {
+        let is_originals = |table: &LockTable, name: &LockName| {
+            let entry = table.entry(name.as_str());
+            entry.is_some_and(|entry| &*entry.task == TASK)
+        };
+        let mut held = before.holders().into_iter().map(|holder| holder.name);
+        let lost = held.find(|name| is_originals(before, name) && !is_originals(after, name));
+        if let (Some(name), false) = (lost, self.checks.removed_all) {
+            self.fail("only-the-original-releases-its-locks", name.to_string());
+        }
+    }
+
+    /// The matrix of a session's process. The original has the platform's.
+    fn matrix_of(&self, session: Option<&SessionId>) -> ConflictMatrix {
+        let owner = session.and_then(|session| self.checks.session_owners.get(session));
+        let matrix = owner.map(|(p, _)| self.setup.matrix_of(*p));
+        matrix.unwrap_or(ConflictMatrix::platform())
     }
 
     /// A lock is granted in the row: it conflicts with no other one, its session is alive,
@@ -213,12 +262,18 @@ impl World {
         for holder in after.holders() {
             let entry = after.entry(holder.name.as_str()).expect("it is held");
             let other = entry.grant.as_ref();
-            if other.is_some_and(|other| other.nonce == nonce) || !refuses(name, &holder.name) {
+            if other.is_some_and(|other| other.nonce == nonce) {
+                continue;
+            }
+            let matrix = self.matrix_of(Some(session));
+            let others = self.matrix_of(other.map(|other| &other.session));
+            let is_alien = matrix.fingerprint() != others.fingerprint();
+            if !is_alien && !refuses_by(matrix, name, &holder.name) {
                 continue;
             }
             // Two grants of one write may have been made in the other order.
             let together = other.is_some_and(|other| Some(other.token) == version);
-            if !together || refuses(&holder.name, name) {
+            if !together || is_alien || refuses_by(matrix, &holder.name, name) {
                 let text = format!("{name} was granted while {} is held", holder.name);
                 self.fail("exclusion-in-the-row", text);
             }
@@ -229,10 +284,16 @@ impl World {
             let text = format!("{name} was granted under the dead session {session:?}");
             self.fail("grants-under-living-sessions", text);
         }
+        let matrix = self.matrix_of(Some(session));
         let earlier = self.checks.granted.iter().filter(|earlier| {
-            earlier.namespace == change.namespace && refuses(name, &earlier.name)
+            earlier.namespace == change.namespace && refuses_by(matrix, name, &earlier.name)
         });
         let highest = earlier.map(|earlier| earlier.token).max();
+        // Where the row starts anew, tokens grow as the clocks do.
+        let clocks = self.checks.clocks_changed || self.setup.clocks_behind;
+        if self.checks.started_anew && clocks {
+            return;
+        }
         if highest.is_some_and(|highest| token <= highest) {
             let text = format!("{name} was granted with {token} after {highest:?}");
             self.fail("tokens-grow", text);
@@ -255,7 +316,8 @@ impl World {
             .into_values()
             .chain(grants(before).into_values());
         let mut others = grants.filter(|(_, other, _)| *other != nonce);
-        if self.setup.fairness == Fairness::Barging || others.any(|(id, ..)| task(&id) == owner) {
+        let has_no_order = self.setup.fairness == Fairness::Barging || self.setup.mixed_matrices;
+        if has_no_order || others.any(|(id, ..)| task(&id) == owner) {
             return;
         }
         let queue = before.queue();
@@ -263,7 +325,7 @@ impl World {
         let earlier = &queue[..place.unwrap_or(queue.len())];
         let still_waits = |queued: &&QueuedRequest| {
             let mut left = after.queue().iter();
-            left.any(|left| left.nonce == queued.nonce)
+            left.any(|left| left.nonce == queued.nonce && left.ticket == queued.ticket)
         };
         let names = std::slice::from_ref(name);
         // A request that was removed from the queue returns to its position.
@@ -279,9 +341,14 @@ impl World {
         }
     }
 
-    /// Whether the row shows something that a request conflicts with.
-    pub(super) fn shows_conflict(&self, namespace: &Name, names: &[LockName]) -> bool {
-        conflicts(names, &table_of(self.db.tables.locks.get(namespace)))
+    /// Whether the row, or an earlier request of the process that is not in it yet, shows
+    /// something that a request conflicts with.
+    pub(super) fn shows_conflict(&self, p: ProcessId, space: &Name, names: &[LockName]) -> bool {
+        let mut waiting = self.callers.values().filter(|caller| {
+            caller.process == p && caller.namespace == *space && caller.told == Told::Waiting
+        });
+        waiting.any(|caller| meets(&caller.names, names))
+            || conflicts(names, &table_of(self.db.tables.locks.get(space)))
     }
 
     // Sessions.
@@ -345,6 +412,11 @@ impl World {
                     continue;
                 }
                 let (first, second) = if token(a) <= token(b) { (a, b) } else { (b, a) };
+                let matrix = self.setup.matrix_of(first.process);
+                if matrix.fingerprint() == ConflictMatrix::exclusive().fingerprint() {
+                    // The row is judged by it.
+                    continue;
+                }
                 let conflict = first.names.iter().find_map(|held| {
                     let conflicts = |asked: &&LockName| {
                         let together = token(first) == token(second);
@@ -358,6 +430,24 @@ impl World {
                     return self.fail("exclusion", text);
                 }
             }
+        }
+    }
+
+    /// Every grant that a caller relies on is in the row.
+    pub(super) fn check_grants_stand(&mut self) {
+        let lost = self.callers.values().find(|caller| {
+            let table = table_of(self.db.tables.locks.get(&caller.namespace));
+            let grant = caller.grant.as_ref();
+            let id = grant.map(|grant| (grant.session.clone(), grant.nonce));
+            let stands = id.is_some_and(|id| table.granted(&id, &caller.names).is_some());
+            let process = &self.processes[caller.process];
+            let session = grant.map(|grant| &grant.session);
+            let leased = session.is_some_and(|id| process.has_lease(id, self.now));
+            caller.holds() && process.is_alive() && leased && !stands
+        });
+        if let Some(lost) = lost {
+            let text = format!("grant {} is not in the row", lost.number);
+            self.fail("a-loss-is-told", text);
         }
     }
 
@@ -384,7 +474,12 @@ impl World {
         let caller = &self.callers[&number];
         let waited = self.clocks(caller.process).monotonic - caller.since;
         let fault = match error {
-            LockError::Busy { .. } if !caller.saw_conflict && !self.setup.engine.lags => {
+            LockError::Busy { .. }
+                if !caller.saw_conflict
+                    && !self.setup.engine.lags
+                    && !self.setup.mixed_matrices
+                    && !self.instant.is_zero() =>
+            {
                 Some("nothing has blocked it since it came")
             }
             LockError::Timeout { .. } => match caller.patience {
@@ -454,6 +549,7 @@ impl World {
         let Some(caller) = self.callers.get(&number) else {
             return;
         };
+        let matrix = self.setup.matrix_of(caller.process);
         let granted = &self.checks.granted;
         let own = granted
             .iter()
@@ -465,7 +561,8 @@ impl World {
                 && caller.names.iter().any(|name| {
                     // Of one write, the order is not known.
                     let together = own.is_some_and(|own| granted[own].token == later.token);
-                    refuses(&later.name, name) && (!together || refuses(name, &later.name))
+                    refuses_by(matrix, &later.name, name)
+                        && (!together || refuses_by(matrix, name, &later.name))
                 })
         });
         if let Some(next) = next {
@@ -493,7 +590,7 @@ impl World {
         let queries = &mut self.processes[p].queries;
         while queries
             .front()
-            .is_some_and(|at| now - *at > std::time::Duration::from_secs(1))
+            .is_some_and(|at| now - *at > Duration::from_secs(1))
         {
             queries.pop_front();
         }

@@ -13,6 +13,11 @@ use crate::table::SessionId;
 
 /// How long a statement takes when nothing is in its way.
 const LATENCY: Duration = Duration::from_micros(300);
+/// How long a warm-up takes.
+const WARM: Duration = Duration::from_millis(20);
+/// The numbers of the requests before and after a schedule.
+const WARM_UP: u32 = 900_000;
+const LAST: u32 = 1_000_000;
 /// Within which time every request is answered.
 const ANSWERED: Duration = Duration::from_secs(100);
 /// Within which time what dead processes left is gone.
@@ -25,12 +30,29 @@ const ENDED: Duration = Duration::from_secs(20);
 const BUSY: Duration = Duration::from_secs(4);
 
 impl World {
+    /// Brings the world to where most programs are: the rows exist, and the processes have
+    /// listed the sessions.
+    pub(super) fn warm_up(&mut self) {
+        for namespace in 0..self.setup.namespaces {
+            self.step(&Step::Ask(Ask {
+                process: 0,
+                number: WARM_UP + u32::try_from(namespace).unwrap_or_default(),
+                namespace,
+                task: 'a',
+                names: vec![NAMES[0]],
+                patience: Patience::Forever,
+                scope: Scope::None,
+            }));
+        }
+        self.calm(BUSY, |world| world.is_answered() && world.now > WARM);
+        self.checks.is_calm = false;
+    }
+
     /// Lets everything come to its end, and checks what is left.
     pub(super) fn settle(&mut self) {
         self.note(|| "the faults stop".into());
         for p in 0..self.processes.len() {
             self.processes[p].cut_off = false;
-            self.processes[p].wall_offset = 0;
             self.step(&Step::Resume(p));
         }
         if self.setup.seed % 2 == 0 {
@@ -41,28 +63,24 @@ impl World {
             // The original stopped between its delete and its insert.
             self.originals.iter_mut().for_each(|o| o.restarting = false);
         }
+        self.checks.calm_since = self.now;
         let supervisor = self.living_process();
-        if self.setup.ttl.is_none() {
-            for space in 0..self.setup.namespaces {
-                self.step(&Step::RemoveAll(supervisor, space));
-            }
+        if self.setup.seed % 4 == 1 {
+            self.check_holders_know();
         }
+        self.remove_permanent(supervisor);
         if !self.calm(ANSWERED, Self::is_answered) {
             let text = self.unanswered();
             self.fail("every-request-is-answered", text);
         }
         let last = self.living_process();
+        self.remove_permanent(last);
         self.ask_for_everything(last);
         if !self.calm(ANSWERED, Self::is_answered) {
             let text = format!("{last} cannot have every lock: {}", self.unanswered());
             self.fail("every-request-is-answered", text);
         }
-        if self.setup.ttl.is_none() {
-            // No process removes a session that never expires, but a supervisor does.
-            for space in 0..self.setup.namespaces {
-                self.step(&Step::RemoveAll(last, space));
-            }
-        }
+        self.remove_permanent(last);
         if !self.calm(CLEAN, Self::is_clean) {
             let text = format!(
                 "{:?} {:?}",
@@ -82,6 +100,15 @@ impl World {
         self.check_tables();
     }
 
+    /// Only a supervisor removes sessions that never expire.
+    fn remove_permanent(&mut self, supervisor: ProcessId) {
+        if self.setup.ttl.is_none() {
+            for space in 0..self.setup.namespaces {
+                self.step(&Step::RemoveAll(supervisor, space));
+            }
+        }
+    }
+
     /// A process that can be asked, started if there is none.
     fn living_process(&mut self) -> ProcessId {
         let mut processes = self.processes.iter();
@@ -93,12 +120,28 @@ impl World {
         })
     }
 
+    /// A process renews within a third of the ttl, and looks for what it holds.
+    fn check_holders_know(&mut self) {
+        let time = self.setup.ttl.unwrap_or(WAITERS_TTL) + Duration::from_secs(1);
+        self.calm_with(time, |_| {}, |_| false);
+        self.check_grants_stand();
+    }
+
     /// Time passes without faults until `done`, or for too long.
     fn calm(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        self.calm_with(limit, Self::let_callers_finish, done)
+    }
+
+    fn calm_with(
+        &mut self,
+        limit: Duration,
+        act: impl Fn(&mut Self),
+        done: impl Fn(&Self) -> bool,
+    ) -> bool {
         let start = self.now;
         while self.violation.is_none() {
             self.checks.is_calm = self.now - start > BUSY;
-            self.let_callers_finish();
+            act(self);
             if done(self) {
                 break;
             }
@@ -190,7 +233,7 @@ impl World {
         for namespace in 0..self.setup.namespaces {
             self.step(&Step::Ask(Ask {
                 process: p,
-                number: 1_000_000 + u32::try_from(namespace).unwrap_or_default(),
+                number: LAST + u32::try_from(namespace).unwrap_or_default(),
                 namespace,
                 task: 'z',
                 names: NAMES.to_vec(),
@@ -211,7 +254,7 @@ impl World {
                 let process = &self.processes[*p];
                 process.incarnation == *incarnation && process.is_alive()
             });
-            lives && at.is_some_and(|at| self.now - at < ttl)
+            lives && at.is_some_and(|at| self.now - at < ttl && at > self.checks.calm_since + BUSY)
         };
         let mut fences = tables.fences.iter();
         tables.heartbeats.keys().all(is_renewed)

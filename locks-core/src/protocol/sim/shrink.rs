@@ -22,6 +22,14 @@ pub(super) struct Outcome {
     pub(super) losses: u64,
 }
 
+fn world_of(setup: &Setup) -> World {
+    let mut world = World::new(setup.clone());
+    if setup.warm {
+        world.warm_up();
+    }
+    world
+}
+
 fn finish(mut world: World, steps: Vec<Step>) -> Outcome {
     if world.violation.is_none() {
         world.settle();
@@ -39,7 +47,7 @@ fn finish(mut world: World, steps: Vec<Step>) -> Outcome {
 
 /// Runs the schedule of a seed.
 pub(super) fn run_seed(seed: u64) -> Outcome {
-    let mut world = World::new(setup(seed));
+    let mut world = world_of(&setup(seed));
     let mut generator = Generator::new(seed);
     let mut steps = Vec::new();
     while world.violation.is_none() && steps.len() < generator.length {
@@ -52,7 +60,7 @@ pub(super) fn run_seed(seed: u64) -> Outcome {
 
 /// Runs these steps. Those that are not possible are left out.
 pub(super) fn run_steps(setup: &Setup, steps: &[Step], logs: bool) -> Outcome {
-    let mut world = World::new(setup.clone());
+    let mut world = world_of(setup);
     if logs {
         world.log = Some(Vec::new());
     }

@@ -29,6 +29,8 @@ use crate::{
 
 /// How long a statement may take.
 const LIMIT: Duration = Duration::from_secs(5);
+/// By how much wall clocks are behind, in microseconds.
+const BEHIND: i64 = 10_000_000_000;
 /// How long a step takes.
 const INSTANT: Duration = Duration::from_micros(1);
 /// How many inputs in a row a process may need at one point of time.
@@ -48,12 +50,34 @@ pub(super) struct Setup {
     pub(super) evidence: Evidence,
     pub(super) queue_limit: usize,
     pub(super) mechanisms: Mechanisms,
+    /// Whether the rows exist at the start.
+    pub(super) warm: bool,
+    /// Whether the processes' wall clocks are behind, so that versions count writes.
+    pub(super) clocks_behind: bool,
+    /// Whether the last process has a matrix of its own.
+    pub(super) mixed_matrices: bool,
+}
+
+impl Setup {
+    pub(super) fn matrix_of(&self, p: ProcessId) -> ConflictMatrix {
+        if self.mixed_matrices && p + 1 == self.processes {
+            ConflictMatrix::exclusive()
+        } else {
+            ConflictMatrix::platform()
+        }
+    }
+
+    /// What the processes' wall clocks are ahead of the database's, in microseconds.
+    fn wall_offset(&self) -> i64 {
+        if self.clocks_behind { -BEHIND } else { 0 }
+    }
 }
 
 /// A statement of a broken connection that may yet be applied.
 #[derive(Debug)]
 pub(super) struct Late {
     process: ProcessId,
+    incarnation: u32,
     connection: ConnectionId,
     pub(super) statement: Statement,
     forces: bool,
@@ -77,6 +101,8 @@ pub(super) struct World {
     /// What happened, in words; `None`: nobody reads it.
     pub(super) log: Option<Vec<String>>,
     pub(super) statements: u64,
+    /// How long a step takes.
+    pub(super) instant: Duration,
     next_connection: ConnectionId,
 }
 
@@ -96,6 +122,7 @@ impl World {
             violation: None,
             log: None,
             statements: 0,
+            instant: INSTANT,
             next_connection: 0,
             setup,
         };
@@ -116,7 +143,7 @@ impl World {
             process: format!("{}:{incarnation}", number + 100).into(),
         };
         let config = Config {
-            matrix: ConflictMatrix::platform(),
+            matrix: setup.matrix_of(number),
             ttl: setup.ttl,
             fairness: setup.fairness,
             queue_limit: setup.queue_limit,
@@ -135,7 +162,7 @@ impl World {
             state: State::Running,
             cut_off: false,
             slept: Duration::ZERO,
-            wall_offset: 0,
+            wall_offset: setup.wall_offset(),
             next_nonce: rng.u64(1 << 40..1 << 60),
             next_call: 1000 * u64::from(incarnation),
             namespaces: Namespaces::new(config, rng),
@@ -379,7 +406,8 @@ impl World {
         let reply = if is_stale && statement.may_be_stale() {
             self.db.apply_stale(id, &statement)
         } else {
-            self.run_statement(p, id, &statement, early, forces)
+            let writer = (p, self.processes[p].incarnation);
+            self.run_statement(writer, id, &statement, early, forces)
         };
         if let Some(lane) = self.waiting_lane(p, kind) {
             lane.applied = Some(reply);
@@ -389,7 +417,7 @@ impl World {
 
     fn run_statement(
         &mut self,
-        p: ProcessId,
+        (p, incarnation): (ProcessId, u32),
         connection: ConnectionId,
         statement: &Statement,
         early: Option<bool>,
@@ -400,7 +428,7 @@ impl World {
             self.note_forced(p, statement);
         }
         let reply = self.db.apply(connection, statement, early);
-        self.after_write(Writer::Process(p));
+        self.after_write(Writer::Process(p, incarnation));
         reply
     }
 
@@ -481,6 +509,7 @@ impl World {
         {
             self.late.push(Late {
                 process: p,
+                incarnation: self.processes[p].incarnation,
                 connection,
                 statement,
                 forces,
@@ -499,8 +528,8 @@ impl World {
             return false;
         }
         let late = self.late.remove(index);
-        let (p, connection) = (late.process, late.connection);
-        drop(self.run_statement(p, connection, &late.statement, None, late.forces));
+        let (writer, connection) = ((late.process, late.incarnation), late.connection);
+        drop(self.run_statement(writer, connection, &late.statement, None, late.forces));
         true
     }
 
@@ -567,6 +596,7 @@ impl World {
 
     fn end_process(&mut self, p: ProcessId, state: State) {
         let process = &mut self.processes[p];
+        let incarnation = process.incarnation;
         process.state = state;
         process.side_queue.clear();
         process.notifications.clear();
@@ -577,6 +607,7 @@ impl World {
             if let (Some(statement), None, false) = (lane.statement, lane.applied, in_transaction) {
                 self.late.push(Late {
                     process: p,
+                    incarnation,
                     connection: lane.id,
                     statement,
                     forces: lane.forces,
@@ -689,7 +720,7 @@ impl World {
             self.note(|| text);
         }
         // Nothing happens at exactly one time with something else.
-        self.pass(INSTANT);
+        self.pass(self.instant);
         let done = self.violation.is_none() && self.take(step);
         if !done && let Some(log) = &mut self.log {
             log.pop();
@@ -745,6 +776,7 @@ impl World {
                     return false;
                 };
                 process.wall_offset = i64::from(*secs) * 1_000_000;
+                self.checks.clocks_changed = true;
                 true
             }
             Step::Pause(p) => self.set_state(*p, State::Paused),
@@ -766,8 +798,13 @@ impl World {
                 std::mem::replace(&mut process.cut_off, cut_off) != cut_off
             }
             Step::Backup => {
-                self.backup = Some(self.db.tables.clone());
-                true
+                // A session whose fence rows are missing in the backup is dead to others and
+                // alive to its process after a restore.
+                let is_whole = self.db.tables.is_whole();
+                if is_whole {
+                    self.backup = Some(self.db.tables.clone());
+                }
+                is_whole
             }
             Step::Restore => self.restore(),
             _ => self.take_original(step) || self.take_caller(step),
