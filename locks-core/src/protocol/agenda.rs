@@ -3,7 +3,10 @@
 //! A process may lock in thousands of namespaces. A namespace to which nothing happens costs
 //! nothing when something happens to another one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound::{Excluded, Unbounded},
+};
 
 use super::{config::Name, time::Time};
 
@@ -78,18 +81,18 @@ impl Agenda {
         self.ready.contains(name)
     }
 
-    /// The namespaces that may want the row connection, in the order of their turns: from the
-    /// one behind the last, or from the last one if it has to go on.
-    pub(super) fn turns(&self, must_go_on: impl Fn(&Name) -> bool) -> Vec<Name> {
-        let mut names: Vec<_> = self.ready.iter().cloned().collect();
-        let start = match &self.last {
-            None => 0,
-            Some(last) if must_go_on(last) => names.partition_point(|name| name < last),
-            Some(last) => names.partition_point(|name| name <= last),
+    /// The namespace whose turn it is to use the row connection: the one behind the last, or
+    /// the last one if it has to go on.
+    pub(super) fn next_turn(&self, must_go_on: impl Fn(&Name) -> bool) -> Option<Name> {
+        let Some(last) = &self.last else {
+            return self.ready.first().cloned();
         };
-        let start = start % names.len().max(1);
-        names.rotate_left(start);
-        names
+        if self.ready.contains(last) && must_go_on(last) {
+            return Some(last.clone());
+        }
+        let behind = (Excluded(last.clone()), Unbounded);
+        let next = self.ready.range(behind).next();
+        next.or_else(|| self.ready.first()).cloned()
     }
 
     /// A namespace has the row connection now.
@@ -156,18 +159,22 @@ mod tests {
         let mut agenda = Agenda::default();
         agenda.touch_all(&names(&["a", "b", "c"]));
         let never = |_: &Name| false;
-        assert_eq!(agenda.turns(never), names(&["a", "b", "c"]));
+        let next = |agenda: &Agenda| agenda.next_turn(never).expect("one is ready").to_string();
+        assert_eq!(next(&agenda), "a");
         agenda.on_turn(&"a".into());
-        assert_eq!(agenda.turns(never), names(&["b", "c", "a"]));
-        assert_eq!(agenda.turns(|name| **name == *"a"), names(&["a", "b", "c"]));
+        assert_eq!(next(&agenda), "b");
+        let goes_on = agenda.next_turn(|name| **name == *"a");
+        assert_eq!(goes_on.as_deref(), Some("a"));
         agenda.on_turn(&"c".into());
-        assert_eq!(agenda.turns(never), names(&["a", "b", "c"]));
+        assert_eq!(next(&agenda), "a");
         agenda.take_touched();
-        agenda.on_no_turn(&"b".into());
-        assert_eq!(agenda.turns(never), names(&["a", "c"]));
         agenda.on_no_turn(&"a".into());
+        assert_eq!(next(&agenda), "b");
         agenda.on_no_turn(&"c".into());
-        assert!(agenda.turns(never).is_empty());
+        let goes_on = agenda.next_turn(|name| **name == *"c");
+        assert_eq!(goes_on.as_deref(), Some("b"), "it is not ready");
+        agenda.on_no_turn(&"b".into());
+        assert_eq!(agenda.next_turn(never), None);
         assert_eq!(agenda.take_touched().len(), 3);
     }
 }

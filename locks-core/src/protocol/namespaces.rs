@@ -245,12 +245,13 @@ impl Namespaces {
     fn advance(&mut self, now: Now) {
         self.next_query(now);
         let (config, namespaces) = (&self.config, &mut self.all);
+        let tick = self.renewals.next_tick();
         let renewal = self.renewals.next(namespaces, &self.renewed, config, now);
-        if let Some(renewal) = renewal {
+        if self.renewals.next_tick() != tick {
             // It may have ended sessions.
             self.agenda.touch_all(&self.renewed);
-            self.outputs.push_back(DriverOutput::Renew(renewal));
         }
+        self.outputs.extend(renewal.map(DriverOutput::Renew));
         for name in self.agenda.take_touched() {
             self.settle(&name, now);
         }
@@ -264,30 +265,27 @@ impl Namespaces {
         if self.in_flight.is_some() {
             return;
         }
-        let namespaces = &self.all;
-        let holds_lock = |name: &Name| namespaces.get(name).is_some_and(Namespace::holds_row_lock);
-        let names = self.agenda.turns(holds_lock);
-        let ready = || names.iter().filter_map(|name| namespaces.get(name));
-        // Other processes wait while this one holds the row's lock.
-        let may_wait = !ready().any(Namespace::holds_row_lock)
-            && ready().any(|namespace| namespace.wants_write(now));
-        if !may_wait {
-            self.group_commit.stop_waiting();
-        } else if self.group_commit.hold(now.monotonic).is_some() {
-            return;
-        }
-        for name in names {
-            let Some(namespace) = self.all.get_mut(&name) else {
-                continue;
-            };
-            if let Some(query) = namespace.poll_query(now) {
-                self.agenda.on_turn(&name);
-                self.in_flight = Some(now);
-                self.outputs.push_back(DriverOutput::Query(name, query));
-                return;
+        let holds_lock = |name: &Name| self.all.get(name).is_some_and(Namespace::holds_row_lock);
+        let mut next = self.agenda.next_turn(holds_lock);
+        while let Some(name) = next {
+            if let Some(namespace) = self.all.get_mut(&name) {
+                // Other processes wait while this one holds the row's lock.
+                if namespace.holds_row_lock() || !namespace.wants_write(now) {
+                    self.group_commit.stop_waiting();
+                } else if self.group_commit.hold(now.monotonic).is_some() {
+                    return;
+                }
+                if let Some(query) = namespace.poll_query(now) {
+                    self.agenda.on_turn(&name);
+                    self.in_flight = Some(now);
+                    self.outputs.push_back(DriverOutput::Query(name, query));
+                    return;
+                }
             }
             self.agenda.on_no_turn(&name);
+            next = self.agenda.next_turn(|_| false);
         }
+        self.group_commit.stop_waiting();
     }
 
     /// Takes from a namespace what it wants done, and notes when it needs attention next.

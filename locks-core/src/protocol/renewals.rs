@@ -141,6 +141,11 @@ impl Renewals {
         concerned
     }
 
+    /// When the next tick is due, if there is anything to renew.
+    pub(super) fn next_tick(&self) -> Option<Time> {
+        self.due
+    }
+
     /// When the next step is due, unless one is in flight.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         self.due.filter(|_| self.in_flight.is_none())
