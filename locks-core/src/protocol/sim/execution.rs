@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::database::{OnlyIf, Reply, Statement};
+use super::statement::{OnlyIf, Reply, Statement};
 use crate::{
     protocol::{
         CHUNK, CompareAndSet, Completion, EvictReason, Evicted, Input, Orphans, Peers, Query,
@@ -131,7 +131,8 @@ impl Connection {
     }
 
     async fn insert_sessions(&self, new: &[NewSession], fence_rows: usize) -> Result<(), Failure> {
-        self.count(Statement::InsertHeartbeats(new.to_vec())).await?;
+        self.count(Statement::InsertHeartbeats(new.to_vec()))
+            .await?;
         let rows = new.iter().flat_map(|new| {
             let rows = 0..fence_rows;
             rows.map(|number| Arc::from(new.id.fence_row(number)))
@@ -380,7 +381,9 @@ async fn evict(
         }
         EvictReason::HeartbeatExpired { heartbeat } => {
             let only_if = OnlyIf::HeartbeatIs(heartbeat);
-            c.count(Statement::DeleteHeartbeat(id.clone(), only_if)).await? == 1
+            c.count(Statement::DeleteHeartbeat(id.clone(), only_if))
+                .await?
+                == 1
         }
         EvictReason::Resumed => false,
     };
@@ -416,7 +419,10 @@ async fn evict_all(
             None => OnlyIf::NoRow(namespace.clone()),
             Some(version) => OnlyIf::Unstamped(namespace.clone(), version),
         };
-        if c.count(Statement::DeleteHeartbeat(id.clone(), only_if)).await? == 1 {
+        if c.count(Statement::DeleteHeartbeat(id.clone(), only_if))
+            .await?
+            == 1
+        {
             c.delete_fences(std::slice::from_ref(id)).await?;
             continue;
         }

@@ -1,17 +1,12 @@
 //! A setup and a schedule for each seed.
 
-use std::time::Duration;
-
 use super::{
-    callers::{Phase, Told},
-    database::{ENGINES, Statement},
+    callers::Told,
     process::{LaneKind, Process, State},
     schedule::{Ask, ClassName, Patience, ProcessId, Scope, Step},
-    world::{Setup, World, notifies},
-};
-use crate::{
-    options::{Evidence, Fairness},
-    protocol::Mechanisms,
+    statement::Statement,
+    transactions::Phase,
+    world::{World, notifies},
 };
 
 /// The locks that callers request.
@@ -55,41 +50,6 @@ pub(super) struct Generator {
     pub(super) length: usize,
 }
 
-/// The setup of a seed.
-pub(super) fn setup(seed: u64) -> Setup {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let ttls = [600, 2_000, 5_000].map(Duration::from_millis);
-    let one_of = |rng: &mut fastrand::Rng, n: u32| rng.u32(..n) == 0;
-    let mut mechanisms = Mechanisms::default();
-    if one_of(&mut rng, 3) {
-        mechanisms.deferral = rng.bool();
-        mechanisms.group_commit = rng.bool();
-        mechanisms.row_lock = rng.bool();
-    }
-    Setup {
-        seed,
-        engine: ENGINES[rng.usize(..ENGINES.len())],
-        processes: [2, 2, 3, 3, 4, 5][rng.usize(..6)],
-        namespaces: if one_of(&mut rng, 4) { 2 } else { 1 },
-        ttl: (!one_of(&mut rng, 10)).then(|| ttls[rng.usize(..3)]),
-        fairness: if one_of(&mut rng, 8) {
-            Fairness::Barging
-        } else {
-            Fairness::InTurn
-        },
-        evidence: if rng.bool() {
-            Evidence::Process
-        } else {
-            Evidence::Time
-        },
-        queue_limit: if one_of(&mut rng, 10) { 2 } else { 1_000 },
-        mechanisms,
-        warm: rng.u32(..6) > 0,
-        clocks_behind: one_of(&mut rng, 4),
-        mixed_matrices: one_of(&mut rng, 10),
-    }
-}
-
 impl Generator {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
@@ -127,7 +87,9 @@ impl Generator {
         self.messages(world, &mut choices);
         self.callers(world, &mut choices);
         self.faults(world, &mut choices);
-        let busy = choices.iter().any(|(_, step)| matches!(step, Step::Answer(..)));
+        let busy = choices
+            .iter()
+            .any(|(_, step)| matches!(step, Step::Answer(..)));
         choices.push((if busy { 6 } else { 30 }, Step::NextTimer));
         let millis = [1, 20, 300, 2_500][self.rng.usize(..4)];
         choices.push((2, Step::Millis(millis)));
@@ -159,7 +121,7 @@ impl Generator {
                 }
                 if world.can_apply(p, kind) {
                     choices.push((5, Step::Apply(p, kind)));
-                    self.engine_messages(world, p, kind, statement, choices);
+                    engine_messages(world, p, kind, statement, choices);
                 }
                 if process.is_running() {
                     if self.faults.losses {
@@ -188,23 +150,6 @@ impl Generator {
         }
         for index in 0..world.late.len() {
             choices.push((2, Step::ApplyLate(index)));
-        }
-    }
-
-    fn engine_messages(
-        &self,
-        world: &World,
-        p: ProcessId,
-        kind: LaneKind,
-        statement: &Statement,
-        choices: &mut Vec<(u32, Step)>,
-    ) {
-        let engine = world.setup.engine;
-        if engine.early_preconditions && matches!(statement, Statement::CompareAndSet { .. }) {
-            choices.push((2, Step::Begin(p, kind)));
-        }
-        if engine.lags && statement.may_be_stale() {
-            choices.push((2, Step::ApplyStale(p, kind)));
         }
     }
 
@@ -255,7 +200,9 @@ impl Generator {
     ) {
         match told {
             Told::Waiting => choices.push((1, Step::Cancel(number))),
-            Told::Granted if detached => choices.push((2, Step::ReleaseByName(number))),
+            Told::Granted | Told::Lost if detached => {
+                choices.push((2, Step::ReleaseByName(number)));
+            }
             Told::Granted => {
                 choices.push((2, Step::Release(number)));
                 choices.push((3, Step::Drop(number)));
@@ -266,7 +213,6 @@ impl Generator {
                     choices.push((8, Step::Fence(number)));
                 }
             }
-            Told::Lost if detached => choices.push((2, Step::ReleaseByName(number))),
             Told::Lost => choices.push((2, Step::Drop(number))),
             Told::Failed | Told::Gone => {}
         }
@@ -292,7 +238,8 @@ impl Generator {
         let mut scope = Scope::None;
         if self.scopes && rng.u32(..3) > 0 {
             let holding = world.callers.values();
-            let holding = holding.filter(|c| c.process == process.number && c.holds() && !c.detached);
+            let holding =
+                holding.filter(|c| c.process == process.number && c.holds() && !c.detached);
             let holding: Vec<_> = holding.map(|caller| caller.number).collect();
             scope = match rng.choice(&holding) {
                 Some(outer) if rng.bool() => Scope::Inside(*outer),
@@ -343,7 +290,10 @@ impl Generator {
         let task = self.task();
         let other = self.rng.usize(..count);
         add(faults.supervisor, Step::RemoveTask(p, space, other, task));
-        add(faults.supervisor && self.rng.u32(..4) == 0, Step::RemoveAll(p, space));
+        add(
+            faults.supervisor && self.rng.u32(..4) == 0,
+            Step::RemoveAll(p, space),
+        );
         add(faults.restores, Step::Backup);
         add(faults.restores && self.rng.bool(), Step::Restore);
         if faults.original {
@@ -361,5 +311,22 @@ impl Generator {
                 choices.push((1, Step::OriginalDeletes(space)));
             }
         }
+    }
+}
+
+/// What only some engines do to a statement.
+fn engine_messages(
+    world: &World,
+    p: ProcessId,
+    kind: LaneKind,
+    statement: &Statement,
+    choices: &mut Vec<(u32, Step)>,
+) {
+    let engine = world.setup.engine;
+    if engine.early_preconditions && matches!(statement, Statement::CompareAndSet { .. }) {
+        choices.push((2, Step::Begin(p, kind)));
+    }
+    if engine.lags && statement.may_be_stale() {
+        choices.push((2, Step::ApplyStale(p, kind)));
     }
 }

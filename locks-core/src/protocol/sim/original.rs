@@ -59,7 +59,8 @@ impl World {
             Step::OriginalTakes(_, name) => self.original_writes(number, &namespace, |held| {
                 let matrix = ConflictMatrix::platform();
                 let free = !held.keys().any(|other| matrix.refuses(name, other));
-                free.then(|| held.insert((*name).into(), TASK.into())).is_some()
+                free.then(|| held.insert((*name).into(), TASK.into()))
+                    .is_some()
             }),
             Step::OriginalReleases(_, name) => self.original_writes(number, &namespace, |held| {
                 let own = held.get(*name).is_some_and(|task| task == TASK);

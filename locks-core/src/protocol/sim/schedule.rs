@@ -149,7 +149,10 @@ impl fmt::Display for Ask {
         } = self;
         let (task, names) = (task_id(*process, *task), names.join(" and "));
         let space = namespace_name(*namespace);
-        write!(f, "{task} requests {names} in {space} as request {number}, ")?;
+        write!(
+            f,
+            "{task} requests {names} in {space} as request {number}, "
+        )?;
         match self.patience {
             Patience::NoWait => f.write_str("without waiting")?,
             Patience::Forever => f.write_str("and waits")?,
@@ -164,7 +167,11 @@ impl fmt::Display for Ask {
 }
 
 impl fmt::Display for Step {
-    #[allow(clippy::too_many_lines, reason = "one arm for each step")]
+    #[allow(
+        clippy::too_many_lines,
+        clippy::many_single_char_names,
+        reason = "one arm for each step"
+    )]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let p = |number: &ProcessId| process_name(*number);
         let n = |number: &usize| namespace_name(*number);
@@ -180,7 +187,10 @@ impl fmt::Display for Step {
                 write!(f, "the {lane} query of {} fails: {class:?}", p(q))
             }
             Self::ApplyLate(index) => {
-                write!(f, "statement {index} of a broken connection is applied late")
+                write!(
+                    f,
+                    "statement {index} of a broken connection is applied late"
+                )
             }
             Self::Notify(q) => write!(f, "a notification arrives at {}", p(q)),
             Self::LoseNotification(q) => write!(f, "a notification to {} is lost", p(q)),
@@ -211,7 +221,10 @@ impl fmt::Display for Step {
             Self::Commit(r) => write!(f, "the transaction of grant {r} is committed"),
             Self::RollBack(r) => write!(f, "the transaction of grant {r} is rolled back"),
             Self::AbandonCommit(r) => {
-                write!(f, "the transaction of grant {r} sends its commit and its caller is gone")
+                write!(
+                    f,
+                    "the transaction of grant {r} sends its commit and its caller is gone"
+                )
             }
             Self::ArriveCommit(r) => write!(f, "the commit of grant {r} arrives"),
             Self::Pause(q) => write!(f, "{} is stopped", p(q)),
@@ -228,7 +241,11 @@ impl fmt::Display for Step {
             }
             Self::OriginalReleasesTask(s, of, task) => {
                 let task = task_id(*of, *task);
-                write!(f, "the original releases what task {task} holds in {}", n(s))
+                write!(
+                    f,
+                    "the original releases what task {task} holds in {}",
+                    n(s)
+                )
             }
             Self::OriginalDeletes(s) => write!(f, "the original deletes the row of {}", n(s)),
             Self::OriginalInserts(s) => write!(f, "the original inserts the row of {}", n(s)),

@@ -1,10 +1,11 @@
 //! Runs schedules, and makes those that fail short.
 
 use super::{
-    generate::{Generator, setup},
+    generate::Generator,
     properties::Violation,
     schedule::Step,
-    world::{Setup, World},
+    setup::{Setup, setup},
+    world::World,
 };
 
 /// How many lines of a log are shown after the last fault, and at its end.
@@ -109,7 +110,12 @@ pub(super) fn report(setup: &Setup, steps: Vec<Step>, violation: &Violation) -> 
     let steps = shrink(setup, steps, violation.property);
     let outcome = run_steps(setup, &steps, true);
     let violation = outcome.violation.unwrap_or_else(|| violation.clone());
-    let Setup { seed, engine, processes, .. } = setup;
+    let Setup {
+        seed,
+        engine,
+        processes,
+        ..
+    } = setup;
     format!(
         "seed {seed}: {} is violated: {}\n{processes} processes on {}, ttl {:?}, {:?}, {:?}\n{}\n",
         violation.property,
@@ -124,7 +130,9 @@ pub(super) fn report(setup: &Setup, steps: Vec<Step>, violation: &Violation) -> 
 
 /// A log without most of what follows the last fault.
 fn shortened(mut log: Vec<String>) -> Vec<String> {
-    let end = log.iter().position(|line| line.ends_with("the faults stop"));
+    let end = log
+        .iter()
+        .position(|line| line.ends_with("the faults stop"));
     if let Some(end) = end
         && log.len() > end + 2 * SHOWN
     {
