@@ -168,9 +168,11 @@ impl World {
         for p in 0..self.processes.len() {
             let kinds: Vec<_> = self.processes[p].lanes.keys().copied().collect();
             for kind in kinds {
-                moved |= self.step(&Step::Answer(p, kind));
+                if self.can_answer(p, kind) {
+                    moved |= self.step(&Step::Answer(p, kind));
+                }
             }
-            while self.step(&Step::Notify(p)) {
+            while !self.processes[p].notifications.is_empty() && self.step(&Step::Notify(p)) {
                 moved = true;
             }
         }

@@ -170,6 +170,18 @@ impl Scene {
         self.check();
     }
 
+    /// Answers what a process asks now. No time passes.
+    #[track_caller]
+    fn answer_now(&mut self, p: ProcessId) {
+        let kinds = |s: &Self| s.0.processes[p].lanes.keys().copied().collect::<Vec<_>>();
+        while kinds(self)
+            .into_iter()
+            .any(|kind| self.0.step(&Step::Answer(p, kind)))
+        {
+            self.check();
+        }
+    }
+
     #[track_caller]
     fn granted(&mut self, p: ProcessId, number: RequestNumber) {
         self.ask(p, number, Patience::Forever);
@@ -465,30 +477,33 @@ fn write_on_a_row_that_was_restored_and_written_again_is_refused() {
         setup.mechanisms.reread = false;
     };
     let mut s = Scene::with(2, "PostgreSQL", behind);
-    // Both have sessions.
-    s.granted(0, 1);
-    s.step(&Step::Drop(1));
-    s.granted(1, 2);
-    s.step(&Step::Drop(2));
-    for _ in 0..20 {
-        s.answer_all(&[0, 1]);
+    // Both have sessions, and the second process wrote last.
+    for (p, number) in [(0, 1), (1, 2)] {
+        s.granted(p, number);
+        s.step(&Step::Release(number));
+        s.answer_now(p);
     }
     s.step(&Step::Backup);
-    s.granted(0, 3);
+    s.ask(0, 3, Patience::Forever);
+    s.answer_now(0);
+    while *s.told(3) == Told::Waiting {
+        s.step(&Step::NextTimer);
+        s.answer_now(0);
+    }
     let version = |s: &Scene| {
         let row = s.0.db.tables.locks.values().next();
         row.expect("a row").version.clone()
     };
     let before = version(&s);
     s.step(&Step::Restore);
-    s.granted(1, 4);
+    s.ask(1, 4, Patience::Forever);
+    s.answer_now(1);
     let after = version(&s);
     assert_eq!(before.version, after.version, "the version came back");
     assert_ne!(before.stamp, after.stamp);
+    assert_eq!(s.holder().as_deref(), Some("p2a"));
     s.step(&Step::Release(3));
-    for _ in 0..20 {
-        s.answer_all(&[0]);
-    }
+    s.answer_now(0);
     assert_eq!(
         s.holder().as_deref(),
         Some("p2a"),

@@ -16,7 +16,7 @@ use super::{
     properties::{Checks, Violation, Writer},
     schedule::{ProcessId, RequestNumber, Step, namespace_name, process_name, task_id},
     setup::Setup,
-    statement::{Reply, Statement},
+    statement::Reply,
     transactions::Transaction,
 };
 use crate::{
@@ -306,20 +306,16 @@ impl World {
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         let mut events = 0;
-        while self.violation.is_none() {
-            let next = self.next_event().unwrap_or(end).max(self.now);
-            if next > end {
-                break;
-            }
-            self.now = next;
-            self.db.now = next;
+        while let Some(next) = self.next_event()
+            && next <= end
+            && self.violation.is_none()
+        {
+            self.now = next.max(self.now);
+            self.db.now = self.now;
             self.fire();
             events += 1;
             if events > MOST_EVENTS {
                 self.fail("no-busy-loop", "time does not pass");
-            }
-            if next == end && self.next_event().is_none_or(|at| at > end) {
-                break;
             }
         }
         self.now = end;
