@@ -5,14 +5,15 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::{
     process::Process,
     schedule::{Ask, Patience, ProcessId, RequestNumber, Scope, Step},
+    transactions::Phase,
     world::{World, task},
 };
 use crate::{
     error::LockError,
     name::LockName,
     protocol::{
-        AcquireRequest, Answer, CallId, Check, DriverInput, Granted, Input, Inspection, Loss,
-        Output, Removal, Time, WaitPolicy, config::Name,
+        AcquireRequest, Answer, CallId, DriverInput, Granted, Input, Inspection, Loss, Output,
+        Removal, Time, WaitPolicy, config::Name,
     },
     scope::ScopePath,
     table::{Nonce, SessionId},
@@ -49,7 +50,7 @@ pub(super) struct Caller {
     pub(super) grant: Option<Granted>,
     pub(super) detached: bool,
     /// Transactions that were fenced and are not known to have ended.
-    open_fences: u32,
+    pub(super) open_fences: u32,
     /// Whether the row has shown a conflict since the request came.
     pub(super) saw_conflict: bool,
 }
@@ -63,7 +64,7 @@ impl Caller {
         self.told == Told::Granted
     }
 
-    fn session(&self) -> Option<&SessionId> {
+    pub(super) fn session(&self) -> Option<&SessionId> {
         self.grant.as_ref().map(|grant| &grant.session)
     }
 }
@@ -77,24 +78,6 @@ pub(super) enum Call {
     Remove,
     Confirm(RequestNumber),
     Close,
-}
-
-/// A transaction of an application that is fenced with a grant.
-#[derive(Debug)]
-pub(super) struct Transaction {
-    pub(super) phase: Phase,
-}
-
-/// How far a transaction is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// The driver was asked whether the row still shows the grant.
-    Confirming,
-    Fenced,
-    /// The commit is under way, and its caller is gone.
-    CommitSent,
-    /// The caller is gone, and the server has not seen that yet.
-    Orphaned,
 }
 
 impl World {
@@ -130,7 +113,7 @@ impl World {
         process.is_some_and(|process| process.is_running() && !process.closing)
     }
 
-    fn new_call(&mut self, p: ProcessId, call: Call) -> CallId {
+    pub(super) fn new_call(&mut self, p: ProcessId, call: Call) -> CallId {
         let process = &mut self.processes[p];
         process.next_call += 1;
         let id = CallId(process.next_call);
@@ -211,7 +194,7 @@ impl World {
     }
 
     /// The running process and the namespace of a caller.
-    fn running(&self, number: RequestNumber) -> Option<(ProcessId, Name)> {
+    pub(super) fn running(&self, number: RequestNumber) -> Option<(ProcessId, Name)> {
         let caller = self.callers.get(&number)?;
         let is_running = self.processes[caller.process].is_running();
         is_running.then(|| (caller.process, caller.namespace.clone()))
@@ -395,128 +378,6 @@ impl World {
         true
     }
 
-    // Transactions.
-
-    /// Whether the guard itself sees that its lock is lost.
-    fn is_lost(&self, caller: &Caller) -> bool {
-        let process = &self.processes[caller.process];
-        let leased = caller
-            .session()
-            .is_some_and(|id| process.has_lease(id, self.now));
-        !caller.holds() || !leased
-    }
-
-    fn fence(&mut self, number: RequestNumber) -> bool {
-        let Some((p, namespace)) = self.running(number) else {
-            return false;
-        };
-        let caller = &self.callers[&number];
-        if self.transactions.contains_key(&number) || self.is_lost(caller) || caller.detached {
-            return false;
-        }
-        let row = caller.grant.as_ref().expect("it holds").fence_row.clone();
-        let nonce = caller.nonce;
-        let Some(fenced) = self.db.fence(number, &row, &namespace, nonce) else {
-            return false;
-        };
-        if !fenced {
-            // The guard learns that it is lost.
-            let caller = self.callers.get_mut(&number).expect("it was found");
-            caller.told = Told::Lost;
-            return true;
-        }
-        let caller = self.callers.get_mut(&number).expect("it was found");
-        caller.open_fences += 1;
-        let phase = if self.setup.engine.fence_looks_at_row {
-            Phase::Fenced
-        } else {
-            Phase::Confirming
-        };
-        self.transactions.insert(number, Transaction { phase });
-        if phase == Phase::Confirming {
-            let call = self.new_call(p, Call::Confirm(number));
-            let what = Inspection::Confirm(nonce, Check::Row);
-            self.to(p, &namespace, Input::Inspect(call, what));
-        }
-        true
-    }
-
-    pub(super) fn phase(&self, number: RequestNumber) -> Option<Phase> {
-        self.transactions
-            .get(&number)
-            .map(|transaction| transaction.phase)
-    }
-
-    fn commit(&mut self, number: RequestNumber) -> bool {
-        // A fence is checked when it is made. The application may commit when it likes, also
-        // after the guard is gone.
-        if self.running(number).is_none() || self.phase(number) != Some(Phase::Fenced) {
-            return false;
-        }
-        self.check_commit(number);
-        self.end_transaction(number);
-        true
-    }
-
-    /// The caller of a transaction is gone.
-    fn orphan_transaction(&mut self, number: RequestNumber) {
-        let phase = Phase::Orphaned;
-        self.transactions.insert(number, Transaction { phase });
-        for call in self.calls.values_mut() {
-            if *call == Call::Confirm(number) {
-                *call = Call::Inspect;
-            }
-        }
-    }
-
-    /// The process of these transactions has ended.
-    pub(super) fn orphan_transactions(&mut self, p: ProcessId) {
-        let open = self.transactions.iter();
-        let open = open.filter(|(_, transaction)| transaction.phase != Phase::CommitSent);
-        let numbers = open.map(|(number, _)| *number);
-        let numbers = numbers.filter(|number| self.callers[number].process == p);
-        for number in numbers.collect::<Vec<_>>() {
-            self.orphan_transaction(number);
-        }
-    }
-
-    pub(super) fn roll_back(&mut self, number: RequestNumber) -> bool {
-        if matches!(self.phase(number), None | Some(Phase::CommitSent)) {
-            return false;
-        }
-        self.end_transaction(number);
-        true
-    }
-
-    fn end_transaction(&mut self, number: RequestNumber) {
-        self.transactions.remove(&number);
-        self.db.end_transaction(number);
-        if let Some(caller) = self.callers.get_mut(&number) {
-            caller.open_fences = caller.open_fences.saturating_sub(1);
-        }
-    }
-
-    /// The commit is sent, and its future is dropped.
-    fn abandon_commit(&mut self, number: RequestNumber) -> bool {
-        if self.running(number).is_none() || self.phase(number) != Some(Phase::Fenced) {
-            return false;
-        }
-        let phase = Phase::CommitSent;
-        self.transactions.insert(number, Transaction { phase });
-        true
-    }
-
-    pub(super) fn arrive_commit(&mut self, number: RequestNumber) -> bool {
-        if self.phase(number) != Some(Phase::CommitSent) {
-            return false;
-        }
-        self.check_commit(number);
-        // Its caller never learns it.
-        self.transactions.remove(&number);
-        self.db.end_transaction(number);
-        true
-    }
-
     // What callers are told.
 
     pub(super) fn on_namespace_output(&mut self, p: ProcessId, namespace: &Name, output: Output) {
@@ -624,11 +485,9 @@ impl World {
                     transaction.phase = Phase::Fenced;
                 }
             }
-            (Call::Confirm(number), _) => {
+            (Call::Confirm(number), _) if self.phase(number) == Some(Phase::Confirming) => {
                 // The guard learns that it is lost, or that the driver cannot tell.
-                if self.phase(number) == Some(Phase::Confirming) {
-                    self.end_transaction(number);
-                }
+                self.end_transaction(number);
             }
             _ => {}
         }

@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
+use super::{
+    engine::Engine,
+    statement::{OnlyIf, Reply, Statement},
+};
 use crate::{
     protocol::config::Name,
-    store::{
-        ChangeSource, Class, Failure, Kind, LocksRow, NewSession, Preconditions, RowVersion,
-        SessionRow,
-    },
-    table::{Columns, Nonce, SessionId},
+    store::{Class, Failure, Kind, LocksRow, Preconditions, RowVersion, SessionRow},
+    table::{Nonce, SessionId},
 };
 
 /// A server ends a transaction that is idle for this long while it has the row's lock.
@@ -25,138 +26,8 @@ const HISTORY: usize = 6;
 /// What the database's wall clock shows when the simulation starts, in microseconds.
 pub(super) const EPOCH: i64 = 1_700_000_000_000_000;
 
-/// What engines do differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
-pub(super) struct Engine {
-    pub(super) name: &'static str,
-    /// A fenced transaction keeps every other write waiting.
-    pub(super) one_writer: bool,
-    /// The row can be read under its lock.
-    pub(super) row_lock: bool,
-    /// The preconditions of a write may be read before it waits for the row.
-    pub(super) early_preconditions: bool,
-    /// A read may show an earlier state, and any write may lose in certification.
-    pub(super) lags: bool,
-    /// A fence looks for its grant in the row. Where it does not, the driver is asked.
-    pub(super) fence_looks_at_row: bool,
-    pub(super) fence_rows: usize,
-    pub(super) change_source: ChangeSource,
-}
-
-const SERVER: Engine = Engine {
-    name: "PostgreSQL",
-    one_writer: false,
-    row_lock: true,
-    early_preconditions: false,
-    lags: false,
-    fence_looks_at_row: false,
-    fence_rows: 1,
-    change_source: ChangeSource::Notifications,
-};
-
-pub(super) const ENGINES: [Engine; 4] = [
-    SERVER,
-    Engine {
-        name: "MySQL",
-        early_preconditions: true,
-        change_source: ChangeSource::None,
-        ..SERVER
-    },
-    Engine {
-        name: "Galera",
-        early_preconditions: true,
-        lags: true,
-        fence_rows: 4,
-        change_source: ChangeSource::None,
-        ..SERVER
-    },
-    Engine {
-        name: "SQLite",
-        one_writer: true,
-        row_lock: false,
-        fence_looks_at_row: true,
-        change_source: ChangeSource::DataVersion,
-        ..SERVER
-    },
-];
-
 /// A connection of a driver. A new one has a new number.
 pub(super) type ConnectionId = u64;
-
-/// A statement on a driver's connection.
-#[derive(Clone, Debug)]
-pub(super) enum Statement {
-    Read(Name),
-    /// Begins a transaction and reads the row under its lock.
-    ReadLocked(Name),
-    Rollback,
-    Commit,
-    ReadVersion(Name),
-    ReadVersions(Vec<Name>),
-    CompareAndSet {
-        namespace: Name,
-        expected: RowVersion,
-        new: RowVersion,
-        columns: Columns,
-        preconditions: Preconditions,
-    },
-    Adopt {
-        namespace: Name,
-        version: i64,
-        least: i64,
-        stamp: String,
-    },
-    Create {
-        namespace: Name,
-        least: i64,
-        stamp: String,
-    },
-    InsertHeartbeats(Vec<NewSession>),
-    InsertFences(Vec<Arc<str>>),
-    Renew(Vec<SessionId>),
-    Liveness(Vec<SessionId>),
-    SessionsIn(Name),
-    FencesIn(Name),
-    DeleteHeartbeat(SessionId, OnlyIf),
-    DeleteHeartbeats(Vec<SessionId>),
-    /// Fails while an open transaction is fenced with a row of these sessions.
-    TryFences(Vec<SessionId>),
-    DeleteFences(Vec<SessionId>),
-    /// Deletes the fence rows of a session that has no heartbeat row, if the witness has one.
-    DeleteFencesOfDead(SessionId, Option<SessionId>),
-    /// Fails while an open transaction is fenced with this row.
-    TryFence(Arc<str>),
-    Notify(Name, i64),
-    DataVersion,
-}
-
-/// A condition on the deletion of a heartbeat row.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum OnlyIf {
-    Always,
-    HeartbeatIs(i64),
-    /// There is no locks row of this namespace.
-    NoRow(Name),
-    /// The locks row of this namespace is of this version and has no stamp.
-    Unstamped(Name, i64),
-}
-
-/// What a statement answers.
-#[derive(Clone, Debug)]
-pub(super) enum Reply {
-    Nothing,
-    Row(Option<LocksRow>),
-    Version(Option<RowVersion>),
-    Versions(BTreeMap<String, RowVersion>),
-    /// How many rows it matched.
-    Count(usize),
-    Sessions(Vec<SessionRow>),
-    Ids(Vec<SessionId>),
-    /// Each session with a fence row, and its heartbeat row.
-    Liveness(BTreeMap<SessionId, Option<SessionRow>>),
-    Number(Option<i64>),
-}
 
 /// The tables of the library.
 #[derive(Clone, Debug, Default)]
@@ -725,65 +596,5 @@ impl Database {
             self.put(&name, tables.locks.get(&name).cloned());
         }
         self.tables = tables;
-    }
-}
-
-impl Statement {
-    /// Whether the statement writes to a table.
-    pub(super) fn writes(&self) -> bool {
-        matches!(
-            self,
-            Self::Commit
-                | Self::CompareAndSet { .. }
-                | Self::Adopt { .. }
-                | Self::Create { .. }
-                | Self::InsertHeartbeats(_)
-                | Self::InsertFences(_)
-                | Self::Renew(_)
-                | Self::DeleteHeartbeat(..)
-                | Self::DeleteHeartbeats(_)
-                | Self::DeleteFences(_)
-                | Self::DeleteFencesOfDead(..)
-        )
-    }
-
-    /// Whether an earlier state of the tables may be read instead.
-    pub(super) fn may_be_stale(&self) -> bool {
-        matches!(
-            self,
-            Self::Read(_)
-                | Self::ReadVersion(_)
-                | Self::ReadVersions(_)
-                | Self::Liveness(_)
-                | Self::SessionsIn(_)
-                | Self::FencesIn(_)
-        )
-    }
-
-    /// What a schedule calls it.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Read(_) => "read of the row",
-            Self::ReadLocked(_) => "read of the row under its lock",
-            Self::Rollback => "rollback",
-            Self::Commit => "commit",
-            Self::ReadVersion(_) => "read of the version",
-            Self::ReadVersions(_) => "read of versions",
-            Self::CompareAndSet { .. } => "compare-and-set",
-            Self::Adopt { .. } => "adoption of the row",
-            Self::Create { .. } => "insert of the row",
-            Self::InsertHeartbeats(_) => "insert of heartbeat rows",
-            Self::InsertFences(_) => "insert of fence rows",
-            Self::Renew(_) => "renewal",
-            Self::Liveness(_) => "read of sessions",
-            Self::SessionsIn(_) => "list of heartbeat rows",
-            Self::FencesIn(_) => "list of fence rows",
-            Self::DeleteHeartbeat(..) | Self::DeleteHeartbeats(_) => "delete of heartbeat rows",
-            Self::TryFences(_) => "lock of fence rows",
-            Self::DeleteFences(_) | Self::DeleteFencesOfDead(..) => "delete of fence rows",
-            Self::TryFence(_) => "lock of a fence row",
-            Self::Notify(..) => "notification",
-            Self::DataVersion => "read of the change counter",
-        }
     }
 }

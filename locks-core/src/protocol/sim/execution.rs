@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::database::{OnlyIf, Reply, Statement};
+use super::statement::{OnlyIf, Reply, Statement};
 use crate::{
     protocol::{
         CHUNK, CompareAndSet, Completion, EvictReason, Evicted, Input, Orphans, Peers, Query,

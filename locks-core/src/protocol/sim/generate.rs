@@ -1,17 +1,12 @@
 //! A setup and a schedule for each seed.
 
-use std::time::Duration;
-
 use super::{
-    callers::{Phase, Told},
-    database::{ENGINES, Statement},
+    callers::Told,
     process::{LaneKind, Process, State},
     schedule::{Ask, ClassName, Patience, ProcessId, Scope, Step},
-    world::{Setup, World, notifies},
-};
-use crate::{
-    options::{Evidence, Fairness},
-    protocol::Mechanisms,
+    statement::Statement,
+    transactions::Phase,
+    world::{World, notifies},
 };
 
 /// The locks that callers request.
@@ -53,41 +48,6 @@ pub(super) struct Generator {
     names: usize,
     next_number: u32,
     pub(super) length: usize,
-}
-
-/// The setup of a seed.
-pub(super) fn setup(seed: u64) -> Setup {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let ttls = [600, 2_000, 5_000].map(Duration::from_millis);
-    let one_of = |rng: &mut fastrand::Rng, n: u32| rng.u32(..n) == 0;
-    let mut mechanisms = Mechanisms::default();
-    if one_of(&mut rng, 3) {
-        mechanisms.deferral = rng.bool();
-        mechanisms.group_commit = rng.bool();
-        mechanisms.row_lock = rng.bool();
-    }
-    Setup {
-        seed,
-        engine: ENGINES[rng.usize(..ENGINES.len())],
-        processes: [2, 2, 3, 3, 4, 5][rng.usize(..6)],
-        namespaces: if one_of(&mut rng, 4) { 2 } else { 1 },
-        ttl: (!one_of(&mut rng, 10)).then(|| ttls[rng.usize(..3)]),
-        fairness: if one_of(&mut rng, 8) {
-            Fairness::Barging
-        } else {
-            Fairness::InTurn
-        },
-        evidence: if rng.bool() {
-            Evidence::Process
-        } else {
-            Evidence::Time
-        },
-        queue_limit: if one_of(&mut rng, 10) { 2 } else { 1_000 },
-        mechanisms,
-        warm: rng.u32(..6) > 0,
-        clocks_behind: one_of(&mut rng, 4),
-        mixed_matrices: one_of(&mut rng, 10),
-    }
 }
 
 impl Generator {
@@ -161,7 +121,7 @@ impl Generator {
                 }
                 if world.can_apply(p, kind) {
                     choices.push((5, Step::Apply(p, kind)));
-                    self.engine_messages(world, p, kind, statement, choices);
+                    engine_messages(world, p, kind, statement, choices);
                 }
                 if process.is_running() {
                     if self.faults.losses {
@@ -190,23 +150,6 @@ impl Generator {
         }
         for index in 0..world.late.len() {
             choices.push((2, Step::ApplyLate(index)));
-        }
-    }
-
-    fn engine_messages(
-        &self,
-        world: &World,
-        p: ProcessId,
-        kind: LaneKind,
-        statement: &Statement,
-        choices: &mut Vec<(u32, Step)>,
-    ) {
-        let engine = world.setup.engine;
-        if engine.early_preconditions && matches!(statement, Statement::CompareAndSet { .. }) {
-            choices.push((2, Step::Begin(p, kind)));
-        }
-        if engine.lags && statement.may_be_stale() {
-            choices.push((2, Step::ApplyStale(p, kind)));
         }
     }
 
@@ -257,7 +200,9 @@ impl Generator {
     ) {
         match told {
             Told::Waiting => choices.push((1, Step::Cancel(number))),
-            Told::Granted if detached => choices.push((2, Step::ReleaseByName(number))),
+            Told::Granted | Told::Lost if detached => {
+                choices.push((2, Step::ReleaseByName(number)));
+            }
             Told::Granted => {
                 choices.push((2, Step::Release(number)));
                 choices.push((3, Step::Drop(number)));
@@ -268,7 +213,6 @@ impl Generator {
                     choices.push((8, Step::Fence(number)));
                 }
             }
-            Told::Lost if detached => choices.push((2, Step::ReleaseByName(number))),
             Told::Lost => choices.push((2, Step::Drop(number))),
             Told::Failed | Told::Gone => {}
         }
@@ -367,5 +311,22 @@ impl Generator {
                 choices.push((1, Step::OriginalDeletes(space)));
             }
         }
+    }
+}
+
+/// What only some engines do to a statement.
+fn engine_messages(
+    world: &World,
+    p: ProcessId,
+    kind: LaneKind,
+    statement: &Statement,
+    choices: &mut Vec<(u32, Step)>,
+) {
+    let engine = world.setup.engine;
+    if engine.early_preconditions && matches!(statement, Statement::CompareAndSet { .. }) {
+        choices.push((2, Step::Begin(p, kind)));
+    }
+    if engine.lags && statement.may_be_stale() {
+        choices.push((2, Step::ApplyStale(p, kind)));
     }
 }

@@ -19,15 +19,21 @@
 
 mod callers;
 mod database;
+mod engine;
 mod execution;
 mod generate;
+mod messages;
 mod model;
 mod original;
 mod process;
 mod properties;
+mod row_properties;
 mod schedule;
 mod settle;
+mod setup;
 mod shrink;
+mod statement;
 mod tests;
 mod traces;
+mod transactions;
 mod world;

@@ -10,8 +10,9 @@ use std::{
 };
 
 use super::{
-    database::{ConnectionId, EPOCH, Reply, Statement},
+    database::{ConnectionId, EPOCH},
     execution::Connection,
+    statement::{Reply, Statement},
 };
 use crate::{
     process::Identity,
@@ -166,12 +167,12 @@ impl Process {
     /// What its clocks show when so much time has passed since the simulation started.
     pub(super) fn now(&self, world: Duration) -> Now {
         let asleep = match self.state {
-            State::Asleep(since) => world - since,
+            State::Asleep(since) => world.saturating_sub(since),
             _ => Duration::ZERO,
         };
         let number = u32::try_from(self.number).unwrap_or_default();
         Now {
-            monotonic: Time::new(MONOTONIC_START + world - self.slept - asleep),
+            monotonic: Time::new((MONOTONIC_START + world).saturating_sub(self.slept + asleep)),
             boot: Time::new(BOOT_START * (number + 1) + world),
             wall: EPOCH + i64::try_from(world.as_micros()).unwrap_or(i64::MAX) + self.wall_offset,
         }

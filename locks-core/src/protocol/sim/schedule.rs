@@ -167,7 +167,11 @@ impl fmt::Display for Ask {
 }
 
 impl fmt::Display for Step {
-    #[allow(clippy::too_many_lines, reason = "one arm for each step")]
+    #[allow(
+        clippy::too_many_lines,
+        clippy::many_single_char_names,
+        reason = "one arm for each step"
+    )]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let p = |number: &ProcessId| process_name(*number);
         let n = |number: &usize| namespace_name(*number);

@@ -1,10 +1,11 @@
 //! Runs schedules, and makes those that fail short.
 
 use super::{
-    generate::{Generator, setup},
+    generate::Generator,
     properties::Violation,
     schedule::Step,
-    world::{Setup, World},
+    setup::{Setup, setup},
+    world::World,
 };
 
 /// How many lines of a log are shown after the last fault, and at its end.

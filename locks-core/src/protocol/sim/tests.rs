@@ -1,4 +1,7 @@
 //! Random schedules.
+//!
+//! A million: `LOCKS_SIM_SCHEDULES=1000000 cargo test --release -p locks-core --lib
+//! sim::tests -- --nocapture`.
 
 use std::{
     env,
@@ -8,7 +11,7 @@ use std::{
 };
 
 use super::{
-    generate::setup,
+    setup::setup,
     shrink::{report, run_seed, run_steps},
 };
 
@@ -45,22 +48,12 @@ fn every_property_holds_in_random_schedules() {
             if seed >= first + schedules {
                 break;
             }
-            let one = Instant::now();
             let outcome = run_seed(seed);
             steps.fetch_add(outcome.steps.len() as u64, Ordering::Relaxed);
             statements.fetch_add(outcome.statements, Ordering::Relaxed);
             grants.fetch_add(outcome.grants, Ordering::Relaxed);
             commits.fetch_add(outcome.commits, Ordering::Relaxed);
             losses.fetch_add(outcome.losses, Ordering::Relaxed);
-            if env::var_os("LOCKS_SIM_SLOW").is_some() && one.elapsed().as_millis() > 1000 {
-                eprintln!(
-                    "seed {seed}: {:?} {} steps {} statements now {:?}",
-                    one.elapsed(),
-                    outcome.steps.len(),
-                    outcome.statements,
-                    setup(seed)
-                );
-            }
             if let Some(violation) = &outcome.violation {
                 failed.store(true, Ordering::Relaxed);
                 panic!("{}", report(&setup(seed), outcome.steps, violation));
@@ -73,10 +66,11 @@ fn every_property_holds_in_random_schedules() {
             scope.spawn(run);
         }
     });
-    let rate = schedules as f64 / start.elapsed().as_secs_f64();
+    let millis = start.elapsed().as_millis().max(1);
+    let rate = u128::from(schedules) * 1000 / millis;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{schedules} schedules, {rate:.0} a second: {} steps, {} statements, {} grants, \
+        "{schedules} schedules, {rate} a second: {} steps, {} statements, {} grants, \
          {} losses, {} fenced commits",
         count(&steps),
         count(&statements),

@@ -7,21 +7,23 @@ use std::{
 };
 
 use super::{
-    callers::{Call, Caller, Transaction},
-    database::{ConnectionId, Database, Engine, Reply, Statement, Tables},
+    callers::{Call, Caller},
+    database::{ConnectionId, Database, Tables},
     execution::{Connection, run_query, run_renewal, run_task},
+    messages::Late,
     original::Original,
     process::{Lane, LaneKind, Process, SIDE_LANES, State},
     properties::{Checks, Violation, Writer},
     schedule::{ProcessId, RequestNumber, Step, namespace_name, process_name, task_id},
+    setup::Setup,
+    statement::Reply,
+    transactions::Transaction,
 };
 use crate::{
-    matrix::ConflictMatrix,
-    options::{Evidence, Fairness},
     process::Identity,
     protocol::{
-        CallId, Config, DriverInput, DriverOutput, EvictReason, Input, Mechanisms, Namespaces, Now,
-        Output, Task, config::Name,
+        CallId, Config, DriverInput, DriverOutput, EvictReason, Input, Namespaces, Now, Output,
+        Task, config::Name,
     },
     store::{ChangeSource, Class, Failure, Kind},
     table::SessionId,
@@ -29,59 +31,12 @@ use crate::{
 
 /// How long a statement may take.
 const LIMIT: Duration = Duration::from_secs(5);
-/// By how much wall clocks are behind, in microseconds.
-const BEHIND: i64 = 10_000_000_000;
 /// How long a step takes.
 const INSTANT: Duration = Duration::from_micros(1);
 /// How many inputs in a row a process may need at one point of time.
 const MOST_TIMEOUTS: usize = 3;
 /// How many steps of time may be needed at one point of time.
 const MOST_EVENTS: usize = 5_000;
-
-/// What the processes of a world have in common.
-#[derive(Clone, Debug)]
-pub(super) struct Setup {
-    pub(super) seed: u64,
-    pub(super) engine: Engine,
-    pub(super) processes: usize,
-    pub(super) namespaces: usize,
-    pub(super) ttl: Option<Duration>,
-    pub(super) fairness: Fairness,
-    pub(super) evidence: Evidence,
-    pub(super) queue_limit: usize,
-    pub(super) mechanisms: Mechanisms,
-    /// Whether the rows exist at the start.
-    pub(super) warm: bool,
-    /// Whether the processes' wall clocks are behind, so that versions count writes.
-    pub(super) clocks_behind: bool,
-    /// Whether the last process has a matrix of its own.
-    pub(super) mixed_matrices: bool,
-}
-
-impl Setup {
-    pub(super) fn matrix_of(&self, p: ProcessId) -> ConflictMatrix {
-        if self.mixed_matrices && p + 1 == self.processes {
-            ConflictMatrix::exclusive()
-        } else {
-            ConflictMatrix::platform()
-        }
-    }
-
-    /// What the processes' wall clocks are ahead of the database's, in microseconds.
-    fn wall_offset(&self) -> i64 {
-        if self.clocks_behind { -BEHIND } else { 0 }
-    }
-}
-
-/// A statement of a broken connection that may yet be applied.
-#[derive(Debug)]
-pub(super) struct Late {
-    process: ProcessId,
-    incarnation: u32,
-    connection: ConnectionId,
-    pub(super) statement: Statement,
-    forces: bool,
-}
 
 /// The world.
 #[derive(Debug)]
@@ -103,7 +58,7 @@ pub(super) struct World {
     pub(super) statements: u64,
     /// How long a step takes.
     pub(super) instant: Duration,
-    next_connection: ConnectionId,
+    pub(super) next_connection: ConnectionId,
 }
 
 impl World {
@@ -188,6 +143,7 @@ impl World {
         }
     }
 
+    #[allow(clippy::unused_self, reason = "it reads well")]
     pub(super) fn namespace(&self, number: usize) -> Name {
         namespace_name(number).into()
     }
@@ -220,7 +176,7 @@ impl World {
         self.input(p, DriverInput::To(namespace.clone(), input));
     }
 
-    fn drain(&mut self, p: ProcessId) {
+    pub(super) fn drain(&mut self, p: ProcessId) {
         let now = self.clocks(p);
         let mut timeouts = 0;
         while self.processes[p].is_running() && self.violation.is_none() {
@@ -278,7 +234,7 @@ impl World {
                 self.processes[p].side_queue.push_back((namespace, task));
             }
             DriverOutput::From(namespace, output) => {
-                self.on_namespace_output(p, &namespace, output)
+                self.on_namespace_output(p, &namespace, output);
             }
             DriverOutput::Flushed => {}
             DriverOutput::Ended { calls, error } => {
@@ -339,200 +295,6 @@ impl World {
         self.advance_lane(p, kind);
     }
 
-    /// Lets the work on a connection go on, after an answer or at its beginning.
-    fn advance_lane(&mut self, p: ProcessId, kind: LaneKind) {
-        let now = self.clocks(p);
-        let process = &mut self.processes[p];
-        let Some(lane) = process.lanes.get_mut(&kind) else {
-            return;
-        };
-        let Some(input) = lane.advance(now.monotonic) else {
-            self.on_sent(p, kind);
-            return;
-        };
-        process.lanes.remove(&kind);
-        process.namespaces.handle(now, input);
-        self.drain(p);
-    }
-
-    fn on_sent(&mut self, p: ProcessId, kind: LaneKind) {
-        let lane = &self.processes[p].lanes[&kind];
-        if let Some(Statement::InsertHeartbeats(sessions)) = &lane.statement {
-            let owner = (p, self.processes[p].incarnation);
-            for session in sessions {
-                self.checks.session_owners.insert(session.id.clone(), owner);
-            }
-        }
-    }
-
-    // Messages.
-
-    /// The lane, if it waits for an answer that may arrive.
-    fn waiting_lane(&mut self, p: ProcessId, kind: LaneKind) -> Option<&mut Lane> {
-        let lane = self.processes.get_mut(p)?.lanes.get_mut(&kind)?;
-        lane.statement.is_some().then_some(lane)
-    }
-
-    pub(super) fn can_apply(&self, p: ProcessId, kind: LaneKind) -> bool {
-        let Some(process) = self.processes.get(p).filter(|process| !process.cut_off) else {
-            return false;
-        };
-        let lane = process.lanes.get(&kind);
-        lane.is_some_and(|lane| {
-            let statement = lane.statement.as_ref();
-            lane.applied.is_none() && statement.is_some_and(|s| !self.db.blocks(lane.id, s))
-        })
-    }
-
-    pub(super) fn can_answer(&self, p: ProcessId, kind: LaneKind) -> bool {
-        let Some(process) = self.processes.get(p) else {
-            return false;
-        };
-        let lane = process.lanes.get(&kind);
-        process.is_running()
-            && !process.cut_off
-            && lane.is_some_and(|lane| lane.applied.is_some() || self.can_apply(p, kind))
-    }
-
-    fn apply(&mut self, p: ProcessId, kind: LaneKind, is_stale: bool) -> bool {
-        if !self.can_apply(p, kind) {
-            return false;
-        }
-        let Some(lane) = self.waiting_lane(p, kind) else {
-            return false;
-        };
-        let (id, early, forces) = (lane.id, lane.early, lane.forces);
-        let statement = lane.statement.clone().expect("it waits");
-        let reply = if is_stale && statement.may_be_stale() {
-            self.db.apply_stale(id, &statement)
-        } else {
-            let writer = (p, self.processes[p].incarnation);
-            self.run_statement(writer, id, &statement, early, forces)
-        };
-        if let Some(lane) = self.waiting_lane(p, kind) {
-            lane.applied = Some(reply);
-        }
-        true
-    }
-
-    fn run_statement(
-        &mut self,
-        (p, incarnation): (ProcessId, u32),
-        connection: ConnectionId,
-        statement: &Statement,
-        early: Option<bool>,
-        forces: bool,
-    ) -> Result<Reply, Failure> {
-        self.statements += 1;
-        if forces {
-            self.note_forced(p, statement);
-        }
-        let reply = self.db.apply(connection, statement, early);
-        self.after_write(Writer::Process(p, incarnation));
-        reply
-    }
-
-    /// Checks what a write did, and passes notifications on.
-    pub(super) fn after_write(&mut self, writer: Writer) {
-        for change in self.db.take_changes() {
-            self.check_row_change(&change, writer);
-        }
-        for told in self.db.take_notifications() {
-            for process in self.processes.iter_mut().filter(|p| p.is_alive()) {
-                process.notifications.push_back(told.clone());
-            }
-        }
-    }
-
-    fn answer(&mut self, p: ProcessId, kind: LaneKind) -> bool {
-        if !self.can_answer(p, kind) {
-            return false;
-        }
-        self.apply(p, kind, false);
-        let applied = self
-            .waiting_lane(p, kind)
-            .and_then(|lane| lane.applied.take());
-        let Some(reply) = applied else {
-            return false;
-        };
-        self.deliver(p, kind, reply);
-        true
-    }
-
-    /// Hands in the answer of a statement.
-    fn deliver(&mut self, p: ProcessId, kind: LaneKind, reply: Result<Reply, Failure>) {
-        let Some(lane) = self.waiting_lane(p, kind) else {
-            return;
-        };
-        lane.statement = None;
-        if let Err(failure) = &reply {
-            let breaks = matches!(failure.class, Class::Indeterminate | Class::ReadOnly);
-            if breaks || lane.connection.is_locked() {
-                lane.connection.unlock();
-                let id = lane.id;
-                if !breaks {
-                    // The driver closes it, and the server sees that.
-                    self.db.disconnect(id);
-                }
-                self.replace_connection(p, kind);
-            }
-        }
-        let lane = self.processes[p].lanes.get_mut(&kind).expect("it is there");
-        lane.connection.answer(reply);
-        self.advance_lane(p, kind);
-    }
-
-    fn replace_connection(&mut self, p: ProcessId, kind: LaneKind) {
-        self.next_connection += 1;
-        let (next, process) = (self.next_connection, &mut self.processes[p]);
-        if let Some(lane) = process.lanes.get_mut(&kind) {
-            lane.id = next;
-        }
-        if let Some((_, id)) = process.connections.get_mut(&kind) {
-            *id = next;
-        }
-    }
-
-    /// The connection breaks: its statement has no answer.
-    fn lose(&mut self, p: ProcessId, kind: LaneKind) -> bool {
-        if !self.processes.get(p).is_some_and(Process::is_running) {
-            return false;
-        }
-        let Some(lane) = self.waiting_lane(p, kind) else {
-            return false;
-        };
-        let (statement, forces) = (lane.statement.clone(), lane.forces);
-        let (connection, is_applied) = (lane.id, lane.applied.is_some());
-        let in_transaction = lane.connection.is_locked();
-        if let Some(statement) = statement.filter(|_| !is_applied)
-            && (!in_transaction || matches!(statement, Statement::Commit))
-        {
-            self.late.push(Late {
-                process: p,
-                incarnation: self.processes[p].incarnation,
-                connection,
-                statement,
-                forces,
-            });
-        }
-        let failure = Failure::simulated(Class::Indeterminate, Kind::Other);
-        self.deliver(p, kind, Err(failure));
-        true
-    }
-
-    pub(super) fn apply_late(&mut self, index: usize) -> bool {
-        let Some(late) = self.late.get(index) else {
-            return false;
-        };
-        if self.db.blocks(late.connection, &late.statement) {
-            return false;
-        }
-        let late = self.late.remove(index);
-        let (writer, connection) = ((late.process, late.incarnation), late.connection);
-        drop(self.run_statement(writer, connection, &late.statement, None, late.forces));
-        true
-    }
-
     // Time.
 
     /// When something happens next by itself.
@@ -544,20 +306,16 @@ impl World {
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         let mut events = 0;
-        while self.violation.is_none() {
-            let next = self.next_event().unwrap_or(end).max(self.now);
-            if next > end {
-                break;
-            }
-            self.now = next;
-            self.db.now = next;
+        while let Some(next) = self.next_event()
+            && next <= end
+            && self.violation.is_none()
+        {
+            self.now = next.max(self.now);
+            self.db.now = self.now;
             self.fire();
             events += 1;
             if events > MOST_EVENTS {
                 self.fail("no-busy-loop", "time does not pass");
-            }
-            if next == end && self.next_event().is_none_or(|at| at > end) {
-                break;
             }
         }
         self.now = end;
@@ -632,7 +390,7 @@ impl World {
         let process = &mut self.processes[p];
         match process.state {
             State::Paused => {}
-            State::Asleep(since) => process.slept += self.now - since,
+            State::Asleep(since) => process.slept += self.now.saturating_sub(since),
             _ => return false,
         }
         process.state = State::Running;
@@ -682,36 +440,6 @@ impl World {
     }
 
     // Steps.
-
-    /// What a step means now.
-    pub(super) fn describe(&self, step: &Step) -> String {
-        let statement = |p: &ProcessId, kind: &LaneKind| {
-            let lane = self.processes.get(*p)?.lanes.get(kind)?;
-            lane.statement.as_ref().map(Statement::name)
-        };
-        match step {
-            Step::Begin(p, kind)
-            | Step::Apply(p, kind)
-            | Step::ApplyStale(p, kind)
-            | Step::Answer(p, kind)
-            | Step::Lose(p, kind)
-            | Step::Fail(p, kind, _) => match statement(p, kind) {
-                Some(statement) => format!("{step} ({statement})"),
-                None => step.to_string(),
-            },
-            Step::ApplyLate(index) => match self.late.get(*index) {
-                Some(late) => {
-                    format!(
-                        "the {} of {} is applied late",
-                        late.statement.name(),
-                        process_name(late.process)
-                    )
-                }
-                None => step.to_string(),
-            },
-            _ => step.to_string(),
-        }
-    }
 
     /// Takes a step, if it is possible.
     pub(super) fn step(&mut self, step: &Step) -> bool {
@@ -809,24 +537,6 @@ impl World {
             Step::Restore => self.restore(),
             _ => self.take_original(step) || self.take_caller(step),
         }
-    }
-
-    fn begin(&mut self, p: ProcessId, kind: LaneKind) -> bool {
-        if !self.setup.engine.early_preconditions {
-            return false;
-        }
-        let lane = self
-            .waiting_lane(p, kind)
-            .filter(|lane| lane.early.is_none());
-        let statement = lane.and_then(|lane| lane.statement.clone());
-        let Some(Statement::CompareAndSet { preconditions, .. }) = statement else {
-            return false;
-        };
-        let holds = self.db.preconditions_hold(&preconditions);
-        if let Some(lane) = self.waiting_lane(p, kind) {
-            lane.early = Some(holds);
-        }
-        true
     }
 
     fn restore(&mut self) -> bool {

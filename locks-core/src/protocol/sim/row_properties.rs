@@ -1,0 +1,286 @@
+//! What must be true of every change of the row.
+
+use std::collections::BTreeMap;
+
+use super::{
+    callers::Told,
+    database::RowChange,
+    execution::parse,
+    original::TASK,
+    properties::{GrantedName, Writer, refuses, refuses_by, table_of},
+    schedule::ProcessId,
+    world::World,
+};
+use crate::{
+    matrix::ConflictMatrix,
+    name::LockName,
+    options::Fairness,
+    protocol::config::Name,
+    store::LocksRow,
+    table::{LockTable, Nonce, QueuedRequest, SessionId},
+};
+
+/// Whether two requests conflict in either direction.
+fn meets(a: &[LockName], b: &[LockName]) -> bool {
+    let mut pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
+    pairs.any(|(a, b)| refuses(a, b) || refuses(b, a))
+}
+
+/// The grants of a table: name, session, nonce, token.
+pub(super) fn grants(table: &LockTable) -> BTreeMap<LockName, (SessionId, Nonce, i64)> {
+    let names = table.holders().into_iter().map(|holder| holder.name);
+    let grants = names.filter_map(|name| {
+        let grant = table.entry(name.as_str())?.grant.as_ref()?;
+        let grant = (grant.session.clone(), grant.nonce, grant.token);
+        Some((name, grant))
+    });
+    grants.collect()
+}
+
+/// A row in words.
+fn describe(row: Option<&LocksRow>, table: &LockTable) -> String {
+    let Some(row) = row else {
+        return "  the row is gone".into();
+    };
+    let holders = table.holders().into_iter();
+    let held: Vec<_> = holders
+        .map(|h| format!("{} by {}", h.name, h.task_id))
+        .collect();
+    let queue = table.queue().iter();
+    let queue: Vec<_> = queue
+        .map(|q| format!("{:?} for {}", q.names, q.task))
+        .collect();
+    let (held, queue) = (held.join(", "), queue.join(", "));
+    let version = row.version.version;
+    format!("  the row is of version {version}: held [{held}], queue [{queue}]")
+}
+
+impl World {
+    pub(super) fn check_row_change(&mut self, change: &RowChange, writer: Writer) {
+        let before = table_of(change.before.as_ref());
+        let after = change
+            .after
+            .as_ref()
+            .map_or_else(|| Some(LockTable::default()), parse);
+        let Some(after) = after else {
+            return self.fail("row-can-be-read", format!("{:?}", change.after));
+        };
+        self.checks.started_anew |= writer == Writer::Operator || change.after.is_none();
+        self.note(|| describe(change.after.as_ref(), &after));
+        let (held_before, held_after) = (grants(&before), grants(&after));
+        for (name, grant) in &held_before {
+            let (session, nonce, _) = grant;
+            if held_after.get(name) == Some(grant) {
+                continue;
+            }
+            match writer {
+                Writer::Process(..) => self.check_removal(writer, session, *nonce, name.as_str()),
+                Writer::Original | Writer::Operator => {
+                    self.checks.taken.insert(*nonce);
+                }
+            }
+        }
+        if let Writer::Process(..) = writer {
+            self.check_original(&before, &after);
+            for queued in before.queue() {
+                let stays = |other: &QueuedRequest| other.nonce == queued.nonce;
+                let is_granted = held_after
+                    .values()
+                    .any(|(_, nonce, _)| *nonce == queued.nonce);
+                if !after.queue().iter().any(stays) && !is_granted {
+                    self.check_removal(writer, &queued.session, queued.nonce, "the queue");
+                }
+            }
+            let new: Vec<_> = held_after
+                .iter()
+                .filter(|(name, grant)| held_before.get(*name) != Some(*grant))
+                .collect();
+            for (name, (session, nonce, token)) in &new {
+                self.check_row_grant(change, name, session, *nonce, *token, &after);
+                self.check_order(&before, &after, name, session, *nonce);
+            }
+            for (name, (_, nonce, token)) in new {
+                self.checks.granted.push(GrantedName {
+                    namespace: change.namespace.clone(),
+                    name: name.clone(),
+                    nonce: *nonce,
+                    token: *token,
+                });
+            }
+        }
+        for queued in after.queue() {
+            let tickets = &mut self.checks.tickets;
+            tickets.entry(queued.nonce).or_insert(queued.ticket);
+        }
+        for caller in self.callers.values_mut() {
+            if caller.told == Told::Waiting && caller.namespace == change.namespace {
+                caller.saw_conflict |= conflicts(&caller.names, &after);
+            }
+        }
+    }
+
+    /// A process may remove its own entries, and those of dead sessions.
+    fn check_removal(&mut self, writer: Writer, session: &SessionId, nonce: Nonce, place: &str) {
+        let owner = self.checks.session_owners.get(session).copied();
+        let own = owner.is_some_and(|(p, incarnation)| writer == Writer::Process(p, incarnation));
+        let rows = &self.db.tables;
+        // A restore may bring back the heartbeat row of a session that is being evicted.
+        let beats = rows.heartbeats.contains_key(session) && !self.checks.restored;
+        let is_dead = !rows.fences.contains(&session.0) && !beats;
+        if !own && !is_dead {
+            let text = format!(
+                "{writer:?} removed the entry of the living session {session:?} from {place}"
+            );
+            self.fail("only-dead-sessions-lose-entries", text);
+        }
+        let mut holders = self.callers.values().filter(|caller| self.relies(caller));
+        if own && let Some(holder) = holders.find(|caller| caller.nonce == nonce) {
+            let text = format!(
+                "grant {} was removed from {place} and is held",
+                holder.number
+            );
+            self.fail("held-locks-stay", text);
+        }
+    }
+
+    /// A process leaves the locks of the original alone.
+    fn check_original(&mut self, before: &LockTable, after: &LockTable) {
+        let is_originals = |table: &LockTable, name: &LockName| {
+            let entry = table.entry(name.as_str());
+            entry.is_some_and(|entry| &*entry.task == TASK)
+        };
+        let mut held = before.holders().into_iter().map(|holder| holder.name);
+        let lost = held.find(|name| is_originals(before, name) && !is_originals(after, name));
+        if let (Some(name), false) = (lost, self.checks.removed_all) {
+            self.fail("only-the-original-releases-its-locks", name.to_string());
+        }
+    }
+
+    /// The matrix of a session's process. The original has the platform's.
+    fn matrix_of(&self, session: Option<&SessionId>) -> ConflictMatrix {
+        let owner = session.and_then(|session| self.checks.session_owners.get(session));
+        let matrix = owner.map(|(p, _)| self.setup.matrix_of(*p));
+        matrix.unwrap_or_default()
+    }
+
+    /// A lock is granted in the row: it conflicts with no other one, its session is alive,
+    /// and its token is larger than those of earlier grants.
+    fn check_row_grant(
+        &mut self,
+        change: &RowChange,
+        name: &LockName,
+        session: &SessionId,
+        nonce: Nonce,
+        token: i64,
+        after: &LockTable,
+    ) {
+        self.checks.grants += 1;
+        let version = change.after.as_ref().map(|row| row.version.version);
+        for holder in after.holders() {
+            let entry = after.entry(holder.name.as_str()).expect("it is held");
+            let other = entry.grant.as_ref();
+            if other.is_some_and(|other| other.nonce == nonce) {
+                continue;
+            }
+            let matrix = self.matrix_of(Some(session));
+            let others = self.matrix_of(other.map(|other| &other.session));
+            let is_alien = matrix.fingerprint() != others.fingerprint();
+            if !is_alien && !refuses_by(matrix, name, &holder.name) {
+                continue;
+            }
+            // Two grants of one write may have been made in the other order.
+            let together = other.is_some_and(|other| Some(other.token) == version);
+            if !together || is_alien || refuses_by(matrix, &holder.name, name) {
+                let text = format!("{name} was granted while {} is held", holder.name);
+                self.fail("exclusion-in-the-row", text);
+            }
+        }
+        if !self.setup.engine.early_preconditions
+            && !self.db.tables.heartbeats.contains_key(session)
+        {
+            let text = format!("{name} was granted under the dead session {session:?}");
+            self.fail("grants-under-living-sessions", text);
+        }
+        let matrix = self.matrix_of(Some(session));
+        let earlier = self.checks.granted.iter().filter(|earlier| {
+            earlier.namespace == change.namespace && refuses_by(matrix, name, &earlier.name)
+        });
+        let highest = earlier.map(|earlier| earlier.token).max();
+        // Where the row starts anew, tokens grow as the clocks do: a new row begins with the
+        // database's clock, and after a restore versions go on with the processes' clocks.
+        let changed = self.checks.clocks_changed;
+        let behind = self.setup.clocks_behind && self.checks.restored;
+        if self.checks.started_anew && (changed || behind) {
+            return;
+        }
+        if highest.is_some_and(|highest| token <= highest) {
+            let text = format!("{name} was granted with {token} after {highest:?}");
+            self.fail("tokens-grow", text);
+        }
+    }
+
+    /// A request that holds nothing is not granted before an earlier one that it conflicts
+    /// with.
+    fn check_order(
+        &mut self,
+        before: &LockTable,
+        after: &LockTable,
+        name: &LockName,
+        session: &SessionId,
+        nonce: Nonce,
+    ) {
+        let task = |id: &SessionId| self.checks.session_owners.get(id).copied();
+        let owner = task(session);
+        let grants = grants(after)
+            .into_values()
+            .chain(grants(before).into_values());
+        let mut others = grants.filter(|(_, other, _)| *other != nonce);
+        let has_no_order = self.setup.fairness == Fairness::Barging || self.setup.mixed_matrices;
+        if has_no_order || others.any(|(id, ..)| task(&id) == owner) {
+            return;
+        }
+        let queue = before.queue();
+        let place = queue.iter().position(|queued| queued.nonce == nonce);
+        let earlier = &queue[..place.unwrap_or(queue.len())];
+        let still_waits = |queued: &&QueuedRequest| {
+            let mut left = after.queue().iter();
+            left.any(|left| left.nonce == queued.nonce && left.ticket == queued.ticket)
+        };
+        let names = std::slice::from_ref(name);
+        // A request that was removed from the queue returns to its position.
+        let ticket = self.checks.tickets.get(&nonce).copied();
+        let is_later = |queued: &&QueuedRequest| ticket.is_some_and(|t| t < queued.ticket);
+        let mut overtaken = earlier.iter().filter(|q| still_waits(q) && !is_later(q));
+        if let Some(overtaken) = overtaken.find(|queued| meets(&queued.names, names)) {
+            let text = format!(
+                "{name} was granted before {:?}, which waits",
+                overtaken.names
+            );
+            self.fail("order-of-arrival", text);
+        }
+    }
+
+    /// Whether the row, or an earlier request of the process that is not in it yet, shows
+    /// something that a request conflicts with.
+    pub(super) fn shows_conflict(&self, p: ProcessId, space: &Name, names: &[LockName]) -> bool {
+        let mut waiting = self.callers.values().filter(|caller| {
+            caller.process == p && caller.namespace == *space && caller.told == Told::Waiting
+        });
+        waiting.any(|caller| meets(&caller.names, names))
+            || conflicts(names, &table_of(self.db.tables.locks.get(space)))
+    }
+}
+
+/// Whether a table shows something that a request conflicts with.
+fn conflicts(names: &[LockName], table: &LockTable) -> bool {
+    let held = table.holders().into_iter().map(|holder| holder.name);
+    let held: Vec<_> = held.collect();
+    let is_refused = names
+        .iter()
+        .any(|name| held.iter().any(|held| refuses(name, held)));
+    is_refused
+        || table
+            .queue()
+            .iter()
+            .any(|queued| meets(&queued.names, names))
+}
