@@ -16,13 +16,12 @@ pub(crate) const MECHANISMS: [&str; 6] = [
 
 /// Connects with the default settings, and without these mechanisms.
 pub(crate) async fn connect(url: &str, without: &[String]) -> Result<LockManager> {
-    let builder = turn_off(LockManager::builder(), without)?;
+    let builder = turn_off(LockManager::builder(), without);
     Ok(builder.connect(url).await?)
 }
 
 /// Turns these mechanisms off.
-fn turn_off(builder: Builder, without: &[String]) -> Result<Builder> {
-    Ok(without
-        .iter()
-        .fold(builder, |builder, name| builder.without(name)))
+fn turn_off(builder: Builder, without: &[String]) -> Builder {
+    let off = |builder: Builder, name: &String| builder.without(name);
+    without.iter().fold(builder, off)
 }

@@ -17,7 +17,6 @@ type Held = BTreeMap<String, String>;
 /// What the original knows of one namespace.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Original {
-    pub(super) number: usize,
     /// The version and the content of the row when it was last read.
     read: Option<(i64, Held)>,
     /// Whether the row is deleted and not inserted again.
@@ -26,10 +25,7 @@ pub(super) struct Original {
 
 impl Original {
     pub(super) fn new(number: usize) -> Self {
-        Self {
-            number,
-            ..Self::default()
-        }
+        Self { ..Self::default() }
     }
 }
 

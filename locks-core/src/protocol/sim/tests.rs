@@ -24,6 +24,7 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "it reports how fast it is")]
 fn every_property_holds_in_random_schedules() {
     let schedules = variable("LOCKS_SIM_SCHEDULES");
     let seed = variable("LOCKS_SIM_SEED");

@@ -117,6 +117,7 @@ fn waiting_behind_an_earlier_request_is_no_edge() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "it measures")]
 fn search_for_a_cycle_visits_each_request_once() {
     let mut scenario: Vec<_> = (0..400)
         .map(|n| format!("t{n}:{} holds l{n}", n + 1))
