@@ -23,12 +23,6 @@ pub(super) struct Original {
     pub(super) restarting: bool,
 }
 
-impl Original {
-    pub(super) fn new(number: usize) -> Self {
-        Self { ..Self::default() }
-    }
-}
-
 impl World {
     /// Takes a step of the original, if it is possible.
     pub(super) fn take_original(&mut self, step: &Step) -> bool {

@@ -71,7 +71,7 @@ impl World {
             calls: BTreeMap::new(),
             transactions: BTreeMap::new(),
             late: Vec::new(),
-            originals: (0..setup.namespaces).map(Original::new).collect(),
+            originals: (0..setup.namespaces).map(|_| Original::default()).collect(),
             backup: None,
             checks: Checks::default(),
             violation: None,
