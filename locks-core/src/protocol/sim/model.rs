@@ -345,7 +345,7 @@ fn a_process_and_the_original() {
             ],
             faults: vec![Step::OriginalDeletes(0), Step::OriginalInserts(0)],
             most_faults: 0,
-            most_timers: 0,
+            most_timers: 1,
             breaks: false,
         },
     );
@@ -364,7 +364,7 @@ fn a_killed_process() {
             calls: vec![Step::Release(1)],
             faults: vec![Step::Kill(0), Step::RemoveTask(1, 0, 0, 'a')],
             most_faults: 0,
-            most_timers: 1,
+            most_timers: 3,
             breaks: false,
         },
     );
