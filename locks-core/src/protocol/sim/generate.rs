@@ -302,7 +302,7 @@ impl Generator {
             choices.push((2, Step::OriginalReads(space)));
             choices.push((2, Step::OriginalTakes(space, name)));
             choices.push((2, Step::OriginalReleases(space, name)));
-            if faults.supervisor {
+            if faults.supervisor || self.rng.bool() {
                 choices.push((1, Step::OriginalReleasesTask(space, p, task)));
             }
             if restarting {

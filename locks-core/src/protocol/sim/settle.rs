@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    callers::{Caller, Told},
+    callers::Told,
     execution::parse,
     generate::NAMES,
     schedule::{Ask, Patience, ProcessId, Scope, Step, process_name},
@@ -19,11 +19,6 @@ const WARM: Duration = Duration::from_millis(20);
 /// The numbers of the requests before and after a schedule.
 const WARM_UP: u32 = 900_000;
 const LAST: u32 = 1_000_000;
-/// How often every lock is requested at the end, at most; the numbers of each round, and the
-/// time after it.
-const MOST_ROUNDS: u32 = 10 * ROUND_NUMBERS;
-const ROUND_NUMBERS: u32 = 10;
-const ROUND: Duration = Duration::from_secs(20);
 /// How long after the last fault a renewal shows that its session is in use.
 const FRESH: Duration = Duration::from_secs(1);
 /// Within which time every request is answered.
@@ -83,25 +78,8 @@ impl World {
         }
         let last = self.living_process();
         self.remove_permanent(last);
-        let mut first = LAST;
-        while self.violation.is_none() {
-            self.ask_for_everything(last, first);
-            if !self.calm(ANSWERED, Self::is_answered) || first > LAST + MOST_ROUNDS {
-                let text = format!("{last} cannot have every lock: {}", self.unanswered());
-                self.fail("every-request-is-answered", text);
-            }
-            let refused = |caller: &Caller| caller.told == Told::Failed;
-            if !self
-                .callers
-                .range(first..)
-                .any(|(_, caller)| refused(caller))
-            {
-                break;
-            }
-            // The queue is full of requests of dead processes, which are removed some time
-            // after the refusal.
-            self.calm(ROUND, |_| false);
-            first += ROUND_NUMBERS;
+        for space in 0..self.setup.namespaces {
+            self.ask_for_everything(last, space);
         }
         self.remove_permanent(last);
         if !self.calm(CLEAN, Self::is_clean) {
@@ -254,18 +232,34 @@ impl World {
         )
     }
 
-    /// Asks for every lock of each namespace, with request numbers from `first` on.
-    fn ask_for_everything(&mut self, p: ProcessId, first: u32) {
-        for namespace in 0..self.setup.namespaces {
+    /// A process is granted every lock of a namespace in the end.
+    fn ask_for_everything(&mut self, p: ProcessId, namespace: usize) {
+        let start = self.now;
+        while self.violation.is_none() {
+            let number = LAST + u32::try_from(self.callers.len()).unwrap_or_default();
             self.step(&Step::Ask(Ask {
                 process: p,
-                number: first + u32::try_from(namespace).unwrap_or_default(),
+                number,
                 namespace,
                 task: 'z',
                 names: NAMES.to_vec(),
                 patience: Patience::Forever,
                 scope: Scope::None,
             }));
+            if !self.calm(ANSWERED, Self::is_answered) || self.now > start + ANSWERED {
+                let name = process_name(p);
+                let text = format!("{name} cannot have every lock: {}", self.unanswered());
+                self.fail("every-request-is-answered", text);
+            }
+            // Dead waiters may fill the queue for some time.
+            if self
+                .callers
+                .get(&number)
+                .is_some_and(|caller| caller.grant.is_some())
+            {
+                break;
+            }
+            self.calm(Duration::from_secs(1), |_| false);
         }
     }
 

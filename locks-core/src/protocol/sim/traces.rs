@@ -567,3 +567,15 @@ fn deletion_of_idle_sessions_does_not_end_the_shutdown() {
     );
     s.end();
 }
+
+#[test]
+fn tokens_grow_when_a_process_that_has_seen_no_row_creates_it() {
+    let behind = |setup: &mut Setup| setup.clocks_behind = true;
+    let mut s = Scene::with(3, "PostgreSQL", behind);
+    s.granted(0, 1);
+    s.step(&Step::Release(1));
+    s.answer_now(0);
+    s.step(&Step::OriginalDeletes(0));
+    s.granted(2, 2);
+    s.end();
+}

@@ -53,7 +53,7 @@ pub(super) struct World {
     pub(super) backup: Option<Tables>,
     pub(super) checks: Checks,
     pub(super) violation: Option<Violation>,
-    /// What happened, in words; `None`: nobody reads it.
+    /// What happened, in words; `None`: it is not kept.
     pub(super) log: Option<Vec<String>>,
     pub(super) statements: u64,
     /// How long a step takes.
