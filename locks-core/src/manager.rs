@@ -364,11 +364,11 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// - [`LockError::InvalidConfig`]: a setting or the URL is invalid.
-    /// - [`LockError::Schema`]: tables are missing and cannot be created; tables of these names
+    /// - [`LockError::InvalidConfig`](crate::LockError::InvalidConfig): a setting or the URL is invalid.
+    /// - [`LockError::Schema`](crate::LockError::Schema): tables are missing and cannot be created; tables of these names
     ///   are not lock tables, lack a key or a right, or are not durable; or another schema has
     ///   the lock tables.
-    /// - [`LockError::Database`]: the server cannot be reached or refuses the connection.
+    /// - [`LockError::Database`](crate::LockError::Database): the server cannot be reached or refuses the connection.
     ///
     /// No error contains the URL.
     ///
