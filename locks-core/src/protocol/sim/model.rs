@@ -350,22 +350,3 @@ fn a_process_and_the_original() {
         },
     );
 }
-
-#[test]
-fn a_killed_process() {
-    search(
-        "two processes, one is killed or its task removed",
-        Small {
-            setup: setup("PostgreSQL"),
-            before: vec![
-                ask(0, "app_task_1", Patience::NoWait),
-                ask(1, "app_task_1", Patience::Forever),
-            ],
-            calls: vec![Step::Release(1)],
-            faults: vec![Step::Kill(0), Step::RemoveTask(1, 0, 0, 'a')],
-            most_faults: 0,
-            most_timers: 3,
-            breaks: false,
-        },
-    );
-}
