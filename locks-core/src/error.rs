@@ -126,6 +126,16 @@ pub enum LockError {
         /// What was found, and what to do.
         reason: Box<str>,
     },
+    /// The database cannot store the name of a lock or the id of a task: it lacks a character,
+    /// or the text is too long. Other requests are not affected.
+    #[error("the database rejects {what}: {source}")]
+    #[non_exhaustive]
+    Rejected {
+        /// The locks or the task.
+        what: Box<str>,
+        /// The error of the database driver.
+        source: Arc<sqlx::Error>,
+    },
     /// The database failed or could not be reached.
     #[error("the lock database failed: {source}")]
     #[non_exhaustive]

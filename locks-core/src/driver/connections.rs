@@ -89,6 +89,15 @@ impl Connections {
         }));
     }
 
+    /// Runs a step of a renewal on the connection of the rows, which is free.
+    pub(super) fn renew_over_rows(&mut self, renewal: Renewal) {
+        let mut link = self.row.take().expect("BUG: one query at a time");
+        self.running.push(Box::pin(async move {
+            let renewed = queries::renew(renewal, &mut link).await;
+            (Returned::Row(link), Event::Renewed(renewed))
+        }));
+    }
+
     /// Runs a task as soon as a side connection is free.
     pub(super) fn task(&mut self, namespace: Name, task: Task) {
         self.tasks_waiting.push_back((namespace, task));

@@ -229,6 +229,7 @@ impl EventLoop {
                 self.connections.query(namespace, query);
             }
             DriverOutput::Renew(renewal) => self.connections.renew(renewal),
+            DriverOutput::RenewOverRows(renewal) => self.connections.renew_over_rows(renewal),
             DriverOutput::From(namespace, output) => self.perform_for(namespace, output),
             DriverOutput::Flushed => self.flushed.report(),
             DriverOutput::Ended { calls, error } => self.ended = Some((calls, error)),

@@ -23,6 +23,10 @@ const LIST_PAUSES: [Duration; 4] = [
 pub(super) async fn run(task: Task, link: &mut Reconnecting, namespace: &str) -> TaskResult {
     match task {
         Task::Prepare => TaskResult::Prepared(link.with(async |_| Ok(())).await),
+        Task::ReadRow(call) => {
+            let result = link.with(async |c| c.read(namespace).await).await;
+            TaskResult::RowRead { call, result }
+        }
         Task::Evict {
             session,
             reason,

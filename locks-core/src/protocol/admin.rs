@@ -22,6 +22,9 @@ use crate::{
 /// them are open.
 const STUCK: Duration = Duration::from_mins(1);
 
+/// How long a call waits for the connection of the rows, which may be busy with a write.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// An inspection without answer.
 #[derive(Debug)]
 struct PendingInspection {
@@ -29,6 +32,15 @@ struct PendingInspection {
     since: Time,
     /// The session that has to be looked for, if the answer depends on it.
     session: Option<SessionId>,
+    /// Whether the row is read for it on a side connection.
+    aside: bool,
+}
+
+impl PendingInspection {
+    /// Whether any connection can answer it.
+    fn may_go_aside(&self) -> bool {
+        !self.aside && matches!(self.what, Inspection::Held | Inspection::Waiting)
+    }
 }
 
 /// A removal without answer.
@@ -111,6 +123,7 @@ impl Admin {
             what,
             since,
             session,
+            aside: false,
         };
         self.inspections.insert(call, pending);
     }
@@ -140,6 +153,26 @@ impl Admin {
             .partition(|(_, since)| proven >= *since);
         let fresh = fresh.into_iter().map(|(call, _)| call).collect();
         (fresh, !stale.is_empty())
+    }
+
+    /// The calls to answer on a side connection, because the connection of the rows takes too
+    /// long, or because what it does `fails`.
+    pub(super) fn go_aside(&mut self, fails: bool, now: Time) -> Vec<CallId> {
+        let slow = |p: &PendingInspection| fails || p.since + SLOW <= now;
+        let inspections = self.inspections.iter_mut();
+        let slow = inspections.filter(|(_, p)| p.may_go_aside() && slow(p));
+        slow.map(|(call, pending)| {
+            pending.aside = true;
+            *call
+        })
+        .collect()
+    }
+
+    /// When a call has to be answered on a side connection.
+    pub(super) fn next_aside(&self) -> Option<Time> {
+        let inspections = self.inspections.values();
+        let waiting = inspections.filter(|pending| pending.may_go_aside());
+        waiting.map(|pending| pending.since + SLOW).min()
     }
 
     pub(super) fn take_inspection(&mut self, call: CallId) -> Option<Inspection> {

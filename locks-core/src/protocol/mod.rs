@@ -41,6 +41,7 @@ mod call;
 mod config;
 mod task;
 
+mod batch_limit;
 mod failure_detector;
 mod poll_schedule;
 mod row;

@@ -26,6 +26,7 @@ use std::{
 
 use super::{
     admin::Admin,
+    batch_limit::BatchLimit,
     call::Answer,
     config::{Config, Name},
     failure_detector::FailureDetector,
@@ -53,6 +54,8 @@ use crate::{
 const MISSING: Duration = Duration::from_millis(50);
 /// How often the process table of this machine is read.
 const NEIGHBOURS: Duration = Duration::from_millis(20);
+/// How often a lasting failure is logged.
+const LOG_AGAIN: Duration = Duration::from_mins(1);
 /// The pause after a task that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// The pause after a task that met the lock of an open transaction, for each such task, up
@@ -93,6 +96,9 @@ pub(crate) struct Namespace {
     detector: FailureDetector,
     write_schedule: WriteSchedule,
     poll_schedule: PollSchedule,
+    /// How many requests a write may add, and how many sessions an insert.
+    requests_per_write: BatchLimit,
+    sessions_per_insert: BatchLimit,
     change_source: ChangeSource,
     /// Sessions whose rows were deleted. The locks row may still have entries of theirs.
     dead: BTreeSet<SessionId>,
@@ -116,6 +122,8 @@ pub(crate) struct Namespace {
     replan: bool,
     /// The last failure, until a query succeeds that shows the opposite.
     last_error: Option<LockError>,
+    /// When a failure was logged, until a query succeeds that shows the opposite.
+    failure_logged: Option<Time>,
     /// How many callers the last completion answered with success.
     answered: usize,
     /// Whether the timers that depend on what is pending have to be set again.
@@ -140,6 +148,8 @@ impl Namespace {
             detector: FailureDetector::default(),
             write_schedule: WriteSchedule::new(config.mechanisms, config.row_lock),
             poll_schedule: PollSchedule::default(),
+            requests_per_write: BatchLimit::default(),
+            sessions_per_insert: BatchLimit::default(),
             change_source: ChangeSource::None,
             dead: BTreeSet::new(),
             evicting: BTreeSet::new(),
@@ -152,6 +162,7 @@ impl Namespace {
             needs_read: false,
             replan: false,
             last_error: None,
+            failure_logged: None,
             answered: 0,
             timers_stale: true,
             config,
@@ -324,6 +335,8 @@ impl Namespace {
     /// A session was renewed by a statement sent at `sent`.
     pub(super) fn on_renewed(&mut self, key: &SessionKey, id: &SessionId, sent: Now, now: Now) {
         let ttl = self.config.session_ttl();
+        // Requests may have waited for it.
+        self.replan |= self.sessions.ends_soon(key, ttl, now);
         if let Some(deadline) = self.sessions.renew(key, id, ttl, sent, now) {
             let output = Output::LeaseExtended(id.clone(), deadline);
             self.outputs.push_back(output);
@@ -376,6 +389,9 @@ impl Namespace {
                 self.answer(call, Answer::Failed(error.clone()));
             }
         }
+        if self.timers.take_due(Timer::Aside, time) {
+            self.look_aside(now);
+        }
         if self.timers.take_due(Timer::Processes, time) && self.observing {
             let near = self.detector.neighbours(&self.config.process);
             if !near.is_empty() {
@@ -403,6 +419,7 @@ impl Namespace {
         let calls = self.admin.oldest().into_iter();
         let calls = calls.chain(self.grants.oldest_call()).min();
         timers.set_or_stop(Timer::Call, calls.filter(|_| fails).map(|at| at + PATIENCE));
+        timers.set_or_stop(Timer::Aside, self.admin.next_aside());
         let lease = self.sessions.earliest_deadline();
         let lease = lease.map(|at| now.monotonic + (at - now.boot));
         timers.set_or_stop(Timer::Lease, lease);

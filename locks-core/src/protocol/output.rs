@@ -44,6 +44,8 @@ pub(crate) enum DriverOutput {
     Query(Arc<str>, Query),
     /// Run a renewal on its connection.
     Renew(Renewal),
+    /// Run a renewal on the connection of the rows, because its own could not be opened.
+    RenewOverRows(Renewal),
     /// What one namespace wants done.
     From(Arc<str>, Output),
     /// Nothing is pending any more.

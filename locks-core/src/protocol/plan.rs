@@ -38,6 +38,8 @@ pub(super) struct PlanInput<'a> {
     pub(super) dead: &'a BTreeSet<SessionId>,
     /// How long a queue entry may wait for another write to join.
     pub(super) deferral: Duration,
+    /// How many requests the write may add to the row.
+    pub(super) batch: usize,
     pub(super) config: &'a Config,
 }
 
@@ -79,6 +81,8 @@ pub(super) struct Plan {
     pub(super) cut: bool,
     /// When the row had the content that the plan is based on.
     pub(super) proven: Time,
+    /// The requests whose names the write adds to the row.
+    pub(super) added: BTreeSet<Nonce>,
     /// The requests of this process that are in the queue.
     queued: BTreeSet<Nonce>,
     /// New queue entries that may wait for another write, and until when.
@@ -223,7 +227,7 @@ impl Plan {
                 .get(queued.nonce)
                 .filter(|p| p.is_ready() && *p.queue_session() == queued.session);
             if let Some(pending) = pending {
-                if !self.has_room(&pending.request().session) {
+                if !self.has_room(&pending.request().session) || self.is_full(input) {
                     return;
                 }
                 let nonce = queued.nonce;
@@ -260,12 +264,20 @@ impl Plan {
         room
     }
 
+    /// Whether the write adds as many requests as it may.
+    fn is_full(&mut self, input: &PlanInput<'_>) -> bool {
+        let full = self.added.len() >= input.batch;
+        self.cut |= full;
+        full
+    }
+
     fn grant(&mut self, table: &mut LockTable, input: &PlanInput<'_>, pending: &PendingRequest) {
         let request = pending.request();
         self.again |= table.is_nested(request);
         table.grant(request, input.next_version);
         self.sessions.insert(request.session.clone());
         self.granted.insert(request.nonce, input.next_version);
+        self.added.insert(request.nonce);
         self.changed = true;
         // A queued request blocked more than a holder does.
         self.frees = true;
@@ -287,6 +299,9 @@ impl Plan {
                 // A write without answer was applied.
                 self.granted.insert(*nonce, token);
                 continue;
+            }
+            if self.is_full(input) {
+                return;
             }
             let order = order(input, table.queue().len());
             if self.stolen.is_empty() && table.is_free(request, order) {
@@ -355,6 +370,7 @@ impl Plan {
         self.queued.insert(nonce);
         self.sessions.insert(session.clone());
         self.enqueued.insert(nonce, session.clone());
+        self.added.insert(nonce);
         let until = pending.since() + input.deferral;
         self.deferrable.push(((session.clone(), nonce), until));
         // A request that waits for this one's job may pass those that are queued behind it;
@@ -377,6 +393,7 @@ impl Plan {
             table.dequeue(&id);
             self.queued.remove(&id.1);
             self.enqueued.remove(&id.1);
+            self.added.remove(&id.1);
             // Neither a write nor a row that was read since shows that it is blocked.
             let fresh = |pending: &PendingRequest| input.proven >= pending.since();
             if !input.requests.get(id.1).is_some_and(fresh) {

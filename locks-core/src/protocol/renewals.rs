@@ -17,6 +17,7 @@ use super::{
     renewal::{Renewal, Renewed, RenewedSession},
     time::{Now, Time},
 };
+use crate::store::Kind;
 
 /// The shortest pause after a renewal that failed; and the part of the ttl, if it is longer.
 const RETRY: Duration = Duration::from_millis(20);
@@ -32,19 +33,34 @@ pub(super) struct Renewals {
     due: Option<Time>,
     /// What is left of this tick.
     steps: VecDeque<Renewal>,
+    /// Whether the connection for renewals could not be opened. Until it can be, sessions are
+    /// renewed on the connection of the rows.
+    over_rows: bool,
+    /// Whether it was logged that sessions cannot be renewed.
+    logged: bool,
+}
+
+/// The connection for a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// That for renewals.
+    Own,
+    /// That of the rows.
+    Rows,
 }
 
 impl Renewals {
-    /// The step that is due, if one is. `concerned` are the namespaces that have sessions or
-    /// hold something.
+    /// The step that is due on this connection, if one is. `concerned` are the namespaces that
+    /// have sessions or hold something.
     pub(super) fn next(
         &mut self,
+        way: Way,
         namespaces: &mut Namespaces,
         concerned: &BTreeSet<Name>,
         config: &Config,
         now: Now,
     ) -> Option<Renewal> {
-        if self.in_flight.is_some() {
+        if self.in_flight.is_some() || (way == Way::Rows && !self.over_rows) {
             return None;
         }
         if self.steps.is_empty() {
@@ -62,10 +78,17 @@ impl Renewals {
                 Some(_) => {
                     self.due = Some(next);
                     self.steps = tick(namespaces, concerned, now);
+                    if self.over_rows {
+                        self.steps.push_back(Renewal::Open);
+                    }
                 }
             }
         }
-        let step = self.steps.pop_front()?;
+        let next = match self.steps.front()? {
+            Renewal::Sessions(_) | Renewal::Versions(_) if self.over_rows => Way::Rows,
+            _ => Way::Own,
+        };
+        let step = self.steps.pop_front_if(|_| next == way)?;
         self.in_flight = Some(now);
         Some(step)
     }
@@ -81,14 +104,18 @@ impl Renewals {
         let sent = self.in_flight.take().unwrap_or(now);
         let mut concerned = Vec::new();
         match renewed {
-            Renewed::Opened(Ok(())) => {}
+            Renewed::Opened(Ok(())) => self.over_rows = false,
             Renewed::Opened(Err(failure)) => {
                 tracing::debug!(%failure, "the connection for renewals could not be opened");
+                self.over_rows = true;
             }
             Renewed::Sessions {
                 sessions,
                 result: Ok(missing),
             } => {
+                if std::mem::take(&mut self.logged) {
+                    tracing::info!("sessions are renewed again");
+                }
                 for RenewedSession { namespace, key, id } in sessions {
                     let Some(known) = namespaces.get_mut(&namespace) else {
                         continue;
@@ -107,6 +134,7 @@ impl Renewals {
             } => {
                 // Those that have the least time left are renewed before the others.
                 self.steps.clear();
+                self.over_rows = failure.kind == Kind::Unreachable;
                 let ttl = config.session_ttl();
                 self.due = Some(now.monotonic + (ttl / RETRY_PART).max(RETRY));
                 let left = sessions.iter().filter_map(|session| {
@@ -115,10 +143,14 @@ impl Renewals {
                     Some((deadline - now.boot, session))
                 });
                 match left.min_by_key(|(left, _)| *left) {
-                    Some((left, session)) if left < ttl / 2 => tracing::warn!(
-                        %failure, ?left, task = %session.key.0, namespace = %session.namespace,
-                        "sessions cannot be renewed; their locks will be lost"
-                    ),
+                    Some((left, session)) if left < ttl / 2 && !self.logged => {
+                        self.logged = true;
+                        tracing::warn!(
+                            %failure, ?left, task = %session.key.0,
+                            namespace = %session.namespace,
+                            "sessions cannot be renewed; their locks will be lost"
+                        );
+                    }
                     _ => tracing::debug!(%failure, "a renewal failed and is run again"),
                 }
             }
@@ -146,9 +178,10 @@ impl Renewals {
         self.due
     }
 
-    /// When the next step is due, unless one is in flight.
+    /// When the next tick is due, unless a step is in flight or waits for its connection.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.due.filter(|_| self.in_flight.is_none())
+        let waits = self.in_flight.is_some() || !self.steps.is_empty();
+        self.due.filter(|_| !waits)
     }
 }
 

@@ -214,6 +214,12 @@ impl Requests {
         waiting.map(|pending| pending.since).max()
     }
 
+    /// The requests of a task.
+    pub(super) fn of_task(&self, task: &str) -> impl Iterator<Item = Nonce> {
+        let of = self.0.iter().filter(move |(_, p)| *p.request.task == *task);
+        of.map(|(nonce, _)| *nonce)
+    }
+
     /// The tasks that have a request.
     pub(super) fn tasks(&self) -> BTreeSet<std::sync::Arc<str>> {
         let tasks = self.0.values().map(|pending| pending.request.task.clone());
@@ -236,8 +242,10 @@ impl Requests {
                 let id = sessions.living(&key, now);
                 if id.is_none() {
                     missing.insert(key);
+                    return None;
                 }
-                id
+                let soon = sessions.ends_soon(&key, config.session_ttl(), now);
+                id.filter(|_| !soon)
             };
             let hold = open(Kind::holding(config));
             let queue = if waits {

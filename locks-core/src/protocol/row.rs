@@ -125,7 +125,9 @@ impl RowCache {
     pub(super) fn take(&mut self) -> Option<(CachedRow, bool)> {
         match std::mem::take(&mut self.row) {
             Row::Known(cached) => {
-                let settles = self.unsettled.take().is_some_and(|at| at == cached.version);
+                // A row that is older than the write may be one that a lagging node has shown.
+                let unsettled = self.unsettled.take();
+                let settles = unsettled.is_some_and(|at| at.version >= cached.version.version);
                 Some((cached, settles))
             }
             other => {
@@ -330,6 +332,9 @@ mod tests {
         cache.on_read(row(7), "n", at(0));
         assert!(cache.take().expect("known").1);
         assert!(!cache.is_unsettled() && cache.known().is_none());
+        cache.on_indeterminate(version(7));
+        cache.on_read(row(6), "n", at(0));
+        assert!(cache.take().expect("known").1, "the read was stale");
         cache.on_indeterminate(version(7));
         cache.on_read(row(8), "n", at(0));
         assert!(

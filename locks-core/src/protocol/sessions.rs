@@ -20,6 +20,9 @@ const INSERTS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 /// How long a session may hold and wait for nothing while a handle acts for its task.
 const IDLE: Duration = Duration::from_mins(1);
 
+/// Nothing new is held under a session that has less than this part of its ttl left.
+const SHORT: u32 = 4;
+
 /// Whether a session ends when it is not renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -57,6 +60,12 @@ struct Session {
 impl Session {
     fn is_over(&self, now: Now) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now.boot)
+    }
+
+    /// Whether its lease ends within this time.
+    fn ends_within(&self, time: Duration, now: Now) -> bool {
+        let end = now.boot + time;
+        self.deadline.is_some_and(|deadline| deadline <= end)
     }
 }
 
@@ -97,6 +106,13 @@ impl OwnSessions {
         (!session.is_over(now)).then(|| session.id.clone())
     }
 
+    /// Whether the lease of this key's session ends so soon that it has to be renewed before
+    /// anything is granted under it.
+    pub(super) fn ends_soon(&self, key: &SessionKey, ttl: Duration, now: Now) -> bool {
+        let session = self.sessions.get(key);
+        session.is_some_and(|session| session.ends_within(ttl / SHORT, now))
+    }
+
     /// A session whose lease has not ended. An answer that does not show it proves nothing.
     pub(super) fn witness(&self, now: Now) -> Option<SessionId> {
         let mut living = self.sessions.values().filter(|s| !s.is_over(now));
@@ -125,6 +141,7 @@ impl OwnSessions {
         &mut self,
         missing: BTreeSet<SessionKey>,
         others_ready: bool,
+        at_most: usize,
         namespace: &Arc<str>,
         config: &Config,
         rng: &mut fastrand::Rng,
@@ -148,7 +165,8 @@ impl OwnSessions {
             },
         };
         // One statement each, so that their leases begin when they are sent.
-        let size = INSERTS.into_iter().find(|size| *size <= missing.len());
+        let most = missing.len().min(at_most);
+        let size = INSERTS.into_iter().find(|size| *size <= most);
         let chunk = missing.into_iter().take(size.unwrap_or(1));
         Some(chunk.map(&mut new).collect())
     }

@@ -7,7 +7,11 @@
 use std::sync::Arc;
 
 use super::call::CallId;
-use crate::{report::Holder, store::Failure, table::SessionId};
+use crate::{
+    report::Holder,
+    store::{Failure, LocksRow},
+    table::SessionId,
+};
 
 /// Why a session may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ impl ReleaseId {
 pub(crate) enum Task {
     /// Open the connection, because an eviction may follow soon.
     Prepare,
+    /// Read the row, to answer a call that the connection of the rows does not answer in time.
+    ReadRow(CallId),
     /// Delete the rows of a session, the heartbeat row first.
     Evict {
         session: SessionId,
@@ -70,6 +76,10 @@ pub(crate) enum Task {
 #[derive(Debug)]
 pub(crate) enum TaskResult {
     Prepared(Result<(), Failure>),
+    RowRead {
+        call: CallId,
+        result: Result<Option<LocksRow>, Failure>,
+    },
     /// Whether the session is dead now. If it is not, it is alive.
     Evicted {
         session: SessionId,

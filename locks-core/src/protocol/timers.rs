@@ -15,6 +15,8 @@ pub(super) enum Timer {
     Processes,
     /// A task that failed is run again.
     RetryTask,
+    /// A call is answered on a side connection.
+    Aside,
 
     // The timers below let a query begin. They wait while a query is in flight.
     /// The pause after a conflict or a failure ends.

@@ -38,9 +38,14 @@ pub(crate) struct Connection {
     /// The text that begins the transaction of each statement, if the settings do not stay on
     /// the connection.
     transaction: Option<String>,
+    /// How many bytes the server accepts in one statement, if it says so.
+    longest: Option<usize>,
     /// Whether the transaction of `read_locked` is open.
     locked: bool,
 }
+
+/// What a statement has besides the texts of its arguments is shorter than this.
+const OVERHEAD: usize = 4096;
 
 /// Identifies the write that made a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +123,7 @@ impl Connection {
             statements: server.statements.clone(),
             fence_rows: server.fence.rows,
             transaction: (server.dialect.transaction)(limit, &server.facts),
+            longest: server.facts.number("max_allowed_packet"),
             locked: false,
         };
         for setting in (server.dialect.settings)(limit, &server.facts) {
@@ -278,7 +284,14 @@ impl Connection {
             let Condition { before, after } = condition;
             sql = format!("{sql}{before}{list}{after}{count}");
         }
-        let rows = self.execute(&sql, &args).await?;
+        let result = self.execute(&sql, &args).await;
+        if let Err(failure) = &result
+            && self.locked
+            && failure.keeps_connection()
+        {
+            self.unlock().await?;
+        }
+        let rows = result?;
         if self.locked {
             let commit = statements.row_lock.as_ref().map_or("COMMIT", |l| l.commit);
             self.commit(commit).await?;
@@ -376,8 +389,25 @@ impl Connection {
         sql: &str,
         args: &[Argument<'_>],
     ) -> Result<u64, Failure> {
+        self.check_length(args)?;
         self.transact(async |executor| executor.execute(Sql(sql), args).await)
             .await
+    }
+
+    /// Fails if the server would refuse the statement because of its length, and close the
+    /// connection.
+    fn check_length(&self, args: &[Argument<'_>]) -> Result<(), Failure> {
+        let texts = args.iter().map(|arg| match arg {
+            Argument::Text(text) => text.len(),
+            Argument::Int(_) | Argument::OptionalInt(_) => 0,
+        });
+        let len = texts.sum::<usize>() + OVERHEAD;
+        match self.longest {
+            Some(longest) if len > longest.max(2 * OVERHEAD) => {
+                Err(Failure::too_long(len, longest))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn fetch(

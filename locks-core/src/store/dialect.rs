@@ -95,6 +95,10 @@ impl Facts {
         self.0.get(name).map(String::as_str)
     }
 
+    pub(super) fn number(&self, name: &str) -> Option<usize> {
+        self.get(name)?.parse().ok()
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

@@ -40,8 +40,13 @@ pub(crate) enum Kind {
     Locked,
     /// Another transaction changed or deleted a row that this one has read.
     Conflict,
-    /// The tables have the wrong structure, or an answer contradicts itself.
+    /// The tables have the wrong structure, an answer contradicts itself, or the database
+    /// file is another one.
     Inconsistent,
+    /// The database cannot store a value of the statement, or the statement is too long.
+    Content,
+    /// No connection could be opened.
+    Unreachable,
     Other,
 }
 
@@ -85,7 +90,20 @@ impl Failure {
     pub(super) fn replaced() -> Self {
         let text = "the database file was deleted or replaced while it was open";
         let error = std::io::Error::new(std::io::ErrorKind::NotFound, text);
-        Self::new(Class::Permanent, Kind::Other, sqlx::Error::Io(error))
+        Self::new(Class::Permanent, Kind::Inconsistent, sqlx::Error::Io(error))
+    }
+
+    /// The statement is longer than the server accepts.
+    pub(super) fn too_long(len: usize, limit: usize) -> Self {
+        let text = format!(
+            "a statement of {len} bytes is longer than the server accepts: \
+             max_allowed_packet is {limit}"
+        );
+        Self::new(
+            Class::NotApplied,
+            Kind::Content,
+            sqlx::Error::Protocol(text),
+        )
     }
 
     /// Whether the connection can still be used.
@@ -93,11 +111,12 @@ impl Failure {
         matches!(self.class, Class::NotApplied | Class::Permanent)
     }
 
-    /// Converts the failure of a connect. No statement was sent, so an indeterminate failure
-    /// becomes [`Class::ReadOnly`].
-    pub(super) fn not_applied(mut self) -> Self {
-        if self.class == Class::Indeterminate {
+    /// Converts the failure of a reconnect. The database was reached before, so whatever
+    /// the server says may heal: a password that is being changed, for example.
+    pub(super) fn of_reconnect(mut self) -> Self {
+        if self.kind != Kind::Inconsistent {
             self.class = Class::ReadOnly;
+            self.kind = Kind::Unreachable;
         }
         self
     }
@@ -113,6 +132,19 @@ impl Failure {
 
     pub(crate) fn is_permanent(&self) -> bool {
         self.class == Class::Permanent
+    }
+
+    /// Whether waiting for the database to recover is pointless.
+    pub(crate) fn is_final(&self) -> bool {
+        self.is_permanent() && self.kind == Kind::Inconsistent
+    }
+
+    /// The error of a request whose name or task id the database rejects.
+    pub(crate) fn into_rejected(self, what: String) -> LockError {
+        LockError::Rejected {
+            what: what.into(),
+            source: self.source,
+        }
     }
 }
 

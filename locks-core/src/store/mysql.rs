@@ -35,7 +35,8 @@ const DIALECT: Dialect = Dialect {
             'group_replication_single_primary_mode', 'innodb_flush_log_at_trx_commit', \
             'completion_type', 'wsrep_sync_wait', 'wsrep_dirty_reads', 'alter_algorithm', 'idle_transaction_timeout', \
             'innodb_snapshot_isolation', 'query_cache_type', 'max_statement_time', \
-            'max_execution_time', 'innodb_lock_wait_timeout', 'lock_wait_timeout')",
+            'max_execution_time', 'innodb_lock_wait_timeout', 'lock_wait_timeout', \
+            'max_allowed_packet', 'log_bin', 'binlog_format')",
     settings,
     transaction: |_, _| None,
     statements,
@@ -231,6 +232,12 @@ fn catalog(names: &TableNames) -> Catalog {
     }
 }
 
+/// Whether a value cannot be stored: a character that the column's character set lacks, or a
+/// text that is too long.
+fn is_content(number: u16) -> bool {
+    matches!(number, 1366 | 1406 | 1301 | 3854 | 3988)
+}
+
 /// The options without those that [`settings`] replaces.
 pub(super) fn prepared(options: MySqlConnectOptions) -> MySqlConnectOptions {
     options
@@ -256,15 +263,26 @@ impl Engine for MySql {
             // timeout, too many connections, user limit, node not ready; write conflicts of TiDB.
             1213 | 1205 | 3572 | 1020 | 1317 | 1969 | 3024 | 1040 | 1203 | 1047 | 8002 | 8005
             | 8022 | 8028 | 9007 => Class::NotApplied,
-            // Read-only server, read-only transaction, refused by an option.
-            1290 | 1792 | 1836 => Class::ReadOnly,
-            // Denied, missing or wrong tables, values out of range, duplicates, unknown
-            // variables.
-            1044 | 1045 | 1049 | 1054 | 1060 | 1050 | 1061 | 1062 | 1064 | 1142 | 1143 | 1146
-            | 1193 | 1227 | 1264 | 1366 | 1406 | 1698 => Class::Permanent,
+            // Read-only server, read-only transaction, refused by an option; a statement that is
+            // too long, after which the server closes the connection.
+            1290 | 1792 | 1836 | 1153 => Class::ReadOnly,
+            // A value that the table cannot store.
+            number if is_content(number) => Class::NotApplied,
+            // Denied, no database, missing or wrong tables, values out of range, duplicates,
+            // unknown variables, a format of the binary log that forbids the isolation level.
+            1044 | 1045 | 1046 | 1049 | 1054 | 1060 | 1050 | 1061 | 1062 | 1064 | 1142 | 1143
+            | 1146 | 1193 | 1227 | 1264 | 1665 | 1698 => Class::Permanent,
+            // The end of the server or of the connection, and errors during a commit.
+            1053 | 1080 | 1152 | 1158..=1161 | 1180 | 1184 | 1196 | 1927 | 3169 => {
+                Class::Indeterminate
+            }
+            // Any other error ends its statement only.
+            1000..2000 | 3000..5000 => Class::NotApplied,
             _ => Class::Indeterminate,
         };
         let kind = match number {
+            1153 => Kind::Content,
+            number if is_content(number) => Kind::Content,
             1146 | 1054 => Kind::Missing,
             1050 | 1060 | 1061 | 1062 => Kind::Exists,
             1142 | 1143 | 1227 | 1290 | 1792 | 1836 => Kind::Denied,

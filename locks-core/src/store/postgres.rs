@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{
     PgConnection, Postgres,
     error::DatabaseError,
-    postgres::{PgConnectOptions, PgQueryResult},
+    postgres::{PgConnectOptions, PgDatabaseError, PgQueryResult, PgSeverity},
 };
 
 use super::{
@@ -270,20 +270,29 @@ impl Engine for Postgres {
 
     fn classify(error: &dyn DatabaseError) -> (Class, Kind) {
         let code = error.code().unwrap_or_default();
+        let severity = error
+            .try_downcast_ref::<PgDatabaseError>()
+            .map(PgDatabaseError::severity);
         // https://www.postgresql.org/docs/current/errcodes-appendix.html
         let class = match &*code {
             "40001" | "40P01" | "55P03" | "57014" | "53300" | "57P03" => Class::NotApplied,
-            "25006" => Class::ReadOnly,
-            "22003" | "23505" => Class::Permanent,
-            code if ["42", "28", "3D", "3F", "22"]
+            // A read-only server; a prepared statement that is unknown or out of date; a
+            // transaction in the wrong state. Another connection may be right.
+            "25006" | "26000" | "42P05" | "0A000" | "25001" | "25P01" | "25P02" => Class::ReadOnly,
+            code if is_content(code) => Class::NotApplied,
+            code if ["42", "28", "3D", "3F", "22", "23"]
                 .iter()
                 .any(|class| code.starts_with(class)) =>
             {
                 Class::Permanent
             }
+            // An error ends its statement or its transaction only. What is more severe ends the
+            // connection.
+            _ if matches!(severity, Some(PgSeverity::Error)) => Class::NotApplied,
             _ => Class::Indeterminate,
         };
         let kind = match &*code {
+            code if is_content(code) => Kind::Content,
             "42P01" | "42703" => Kind::Missing,
             "23505" | "42P07" | "42701" | "42710" => Kind::Exists,
             "42501" | "25006" => Kind::Denied,
@@ -293,6 +302,12 @@ impl Engine for Postgres {
         };
         (class, kind)
     }
+}
+
+/// Whether a value cannot be stored: a character that the database's encoding lacks, or a text
+/// that is too long.
+fn is_content(code: &str) -> bool {
+    matches!(code, "22P05" | "22021" | "22001" | "54000")
 }
 
 /// Whether the error means that the server refuses settings in the startup message, after it

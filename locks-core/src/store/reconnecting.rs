@@ -97,7 +97,7 @@ impl Reconnecting {
     ) -> Result<T, Failure> {
         if self.connection.is_none() {
             let opened = self.target.open(self.limit).await;
-            let opened = opened.map_err(Failure::not_applied)?;
+            let opened = opened.map_err(Failure::of_reconnect)?;
             tracing::debug!(role = self.role, target = ?self.target, "connected");
             self.connection = Some(opened);
         }
@@ -106,7 +106,7 @@ impl Reconnecting {
         if let Err(failure) = &result
             && (!failure.keeps_connection() || connection.is_locked())
         {
-            tracing::warn!(role = self.role, %failure, "connection dropped");
+            tracing::debug!(role = self.role, %failure, "connection dropped");
             self.connection = None;
         }
         result

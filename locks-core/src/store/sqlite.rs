@@ -143,11 +143,12 @@ impl Engine for Sqlite {
         let class = match code & 0xff {
             // Busy and locked, also between the connections of one process.
             5 | 6 => Class::NotApplied,
+            // Too big.
+            18 => Class::NotApplied,
             // Read-only, for now or for ever.
             8 => Class::ReadOnly,
-            // Error, permission, corrupt, cannot open, too big, constraint, mismatch, not a
-            // database.
-            1 | 3 | 11 | 14 | 18 | 19 | 20 | 26 => Class::Permanent,
+            // Error, permission, corrupt, cannot open, constraint, mismatch, not a database.
+            1 | 3 | 11 | 14 | 19 | 20 | 26 => Class::Permanent,
             _ => Class::Indeterminate,
         };
         let text = error.message();
@@ -161,6 +162,8 @@ impl Engine for Sqlite {
             Kind::Conflict
         } else if code & 0xff == 5 {
             Kind::Busy
+        } else if code & 0xff == 18 {
+            Kind::Content
         } else {
             Kind::Other
         };

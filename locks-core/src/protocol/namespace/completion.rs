@@ -7,7 +7,7 @@ use crate::{
     protocol::{
         failure_detector::FailureDetector, query::Completion, row::Read, time::Now, timers::Timer,
     },
-    store::{LocksRow, RowVersion},
+    store::{Kind, LocksRow, RowVersion},
 };
 
 impl Namespace {
@@ -22,7 +22,9 @@ impl Namespace {
                 self.cycle = Cycle::RowLocked;
                 self.on_row(row, sent, now);
             }
-            Completion::ReadLocked(Err(failure)) if failure.is_permanent() => {
+            Completion::ReadLocked(Err(failure))
+                if failure.is_permanent() && !failure.is_final() =>
+            {
                 tracing::debug!(%failure, "the row cannot be locked");
                 self.write_schedule.on_row_lock_refused();
                 self.row.forget();
@@ -38,15 +40,20 @@ impl Namespace {
             }
             Completion::SessionsOpened(sessions, Ok(())) => {
                 self.write_schedule.on_progress(&mut self.timers);
+                self.sessions_per_insert.on_accepted();
                 for session in sessions {
                     self.on_session_opened(session, sent, now);
                 }
             }
             Completion::SessionsOpened(sessions, Err(failure)) => {
                 // An id is used for one attempt only. Rows that were inserted are deleted.
-                let ids = sessions.into_iter().map(|session| session.id);
+                let ids = sessions.iter().map(|session| session.id.clone());
                 self.delete_sessions(ids.collect());
-                self.on_failure(failure, Writes::Yes, now);
+                if failure.kind == Kind::Content {
+                    self.on_sessions_rejected(&sessions, &failure);
+                } else {
+                    self.on_failure(failure, Writes::Yes, now);
+                }
             }
             Completion::PeersChecked(Ok(peers)) => self.on_peers_checked(peers, sent, now),
             Completion::PeersChecked(Err(failure)) => {

@@ -201,6 +201,7 @@ impl Namespace {
                 reason,
                 result,
             } => self.on_evicted(session, reason, result, now),
+            TaskResult::RowRead { call, result } => self.on_row_read_aside(call, result, now),
             TaskResult::AllEvicted(result) => self.on_all_evicted(result, now),
             TaskResult::TaskEvicted { call, result } => self.on_task_evicted(call, result, now),
             TaskResult::FenceAwaited {

@@ -148,9 +148,10 @@ impl Namespace {
         let missing = self.assign_sessions(now);
         let ready = self.requests.any_ready();
         let (config, rng) = (&self.config, &mut self.rng);
+        let at_most = self.sessions_per_insert.get();
         let sessions = self
             .sessions
-            .open_next(missing, ready, &self.name, config, rng)?;
+            .open_next(missing, ready, at_most, &self.name, config, rng)?;
         Some(Query::OpenSessions(sessions))
     }
 
@@ -179,6 +180,7 @@ impl Namespace {
                 unchecked,
                 dead: &dead,
                 deferral: self.write_schedule.deferral(),
+                batch: self.requests_per_write.get(),
                 config: &self.config,
             },
         );

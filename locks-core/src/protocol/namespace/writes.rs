@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::Namespace;
+use super::{LOG_AGAIN, Namespace};
 use crate::{
     error::LockError,
     name::LockName,
@@ -19,7 +19,7 @@ use crate::{
         write_schedule::Written,
     },
     report::{Blocker, Waiter},
-    store::{Class, Failure},
+    store::{Class, Failure, Kind, NewSession},
     table::{LockTable, Nonce},
 };
 
@@ -54,6 +54,7 @@ impl Namespace {
                 let (timers, rng) = (&mut self.timers, &mut self.rng);
                 self.write_schedule
                     .on_written(written, now.monotonic, timers, rng);
+                self.requests_per_write.on_accepted();
                 self.notify = (plan.frees && others_wait).then_some(new.version);
                 // An answer that needs a row that is read now has one.
                 self.replan |= plan.needs_read;
@@ -66,7 +67,7 @@ impl Namespace {
             }
             Ok(false) => {
                 tracing::trace!(namespace = %self.name, "another process wrote first");
-                self.last_error = None;
+                self.on_success();
                 self.replan = true;
                 let (timers, rng) = (&mut self.timers, &mut self.rng);
                 self.write_schedule.on_conflict(now.monotonic, timers, rng);
@@ -74,9 +75,12 @@ impl Namespace {
                 let ours = preconditions.alive.into_iter().chain(preconditions.witness);
                 self.row.on_refused(expected, ours.collect());
             }
+            Err(failure) if failure.kind == Kind::Content && !plan.added.is_empty() => {
+                self.on_content_rejected(&plan, failure);
+            }
             Err(failure) => {
                 if failure.class == Class::Indeterminate {
-                    tracing::warn!(
+                    tracing::debug!(
                         namespace = %self.name, %failure,
                         "a write has no answer; the row will show whether it was applied"
                     );
@@ -90,6 +94,46 @@ impl Namespace {
         }
     }
 
+    /// The database cannot store what one of the requests adds to the row. The next write
+    /// carries fewer of them, until the one at fault is alone.
+    fn on_content_rejected(&mut self, plan: &Plan, failure: Failure) {
+        self.replan = true;
+        if self.requests_per_write.on_rejected(plan.added.len()) {
+            return;
+        }
+        for nonce in &plan.added {
+            if let Some(pending) = self.requests.get(*nonce) {
+                let what = format!("lock {}", joined(&pending.request().names));
+                let error = failure.clone().into_rejected(what);
+                self.refuse(vec![(*nonce, error)]);
+            }
+        }
+    }
+
+    /// The database cannot store the id of one of the tasks for which sessions were to be
+    /// opened.
+    pub(super) fn on_sessions_rejected(&mut self, sessions: &[NewSession], failure: &Failure) {
+        self.replan = true;
+        if self.sessions_per_insert.on_rejected(sessions.len()) {
+            return;
+        }
+        for session in sessions {
+            let what = format!("task id {:?}", session.task);
+            let error = failure.clone().into_rejected(what);
+            let refused = self.requests.of_task(&session.task);
+            let refused = refused.map(|nonce| (nonce, error.clone())).collect();
+            self.refuse(refused);
+        }
+    }
+
+    /// A query succeeded that shows that requests are served.
+    pub(super) fn on_success(&mut self) {
+        self.last_error = None;
+        if self.failure_logged.take().is_some() {
+            tracing::info!(namespace = %self.name, "the database serves requests again");
+        }
+    }
+
     /// Does what a plan means, once the row says so.
     pub(super) fn apply(&mut self, plan: Plan, cached: CachedRow, now: Now) {
         let version = cached.version.version;
@@ -98,7 +142,7 @@ impl Namespace {
         self.row.put_back(cached);
         // Either the plan was written, or nothing had to be. That a row can be read says
         // nothing to a request that needs a write.
-        self.last_error = None;
+        self.on_success();
         for (nonce, session) in plan.enqueued {
             self.requests.on_enqueued(nonce, session, version);
         }
@@ -296,19 +340,31 @@ impl Namespace {
 
     /// The database did not do what it was asked to do.
     pub(super) fn on_failure(&mut self, failure: Failure, writes: Writes, now: Now) {
-        tracing::warn!(namespace = %self.name, %failure, "a query failed and is run again");
+        self.log_failure(&failure, now.monotonic);
+        self.look_aside(now);
         self.row.forget();
         self.replan = true;
         let (timers, rng) = (&mut self.timers, &mut self.rng);
         let writes = writes == Writes::Yes;
         self.write_schedule
             .on_failure(writes, now.monotonic, timers, rng);
-        let permanent = failure.is_permanent();
+        let is_final = failure.is_final();
         let error = LockError::from(failure);
-        if permanent {
+        if is_final {
             self.fail_all(&error, now);
         }
         self.last_error = Some(error);
+    }
+
+    /// Logs a failure, and one that lasts once in a while.
+    fn log_failure(&mut self, failure: &Failure, now: Time) {
+        let logged = self.failure_logged;
+        if logged.is_some_and(|at| now - at < LOG_AGAIN) {
+            tracing::debug!(namespace = %self.name, %failure, "a query failed again");
+        } else {
+            tracing::warn!(namespace = %self.name, %failure, "queries fail and are run again");
+            self.failure_logged = Some(now);
+        }
     }
 
     /// Answers every caller with an error.

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     engine::Engine,
+    generate::UNSTORABLE,
     statement::{OnlyIf, Reply, Statement},
 };
 use crate::{
@@ -267,6 +268,10 @@ impl Database {
                 let holds = early.unwrap_or_else(|| self.preconditions_hold(preconditions));
                 let row = self.tables.locks.get(namespace);
                 let is_expected = row.is_some_and(|row| row.version == *expected);
+                if columns.data_json.contains(UNSTORABLE) || columns.meta_json.contains(UNSTORABLE)
+                {
+                    return Err(Failure::simulated(Class::NotApplied, Kind::Content));
+                }
                 if !is_expected || !holds {
                     return count(false);
                 }

@@ -309,6 +309,10 @@ pub(super) async fn run_task(c: Connection, namespace: Name, task: Task) -> Inpu
     let (c, namespace) = (&c, &namespace);
     Input::TaskDone(match task {
         Task::Prepare => TaskResult::Prepared(Ok(())),
+        Task::ReadRow(call) => {
+            let result = c.read(namespace).await;
+            TaskResult::RowRead { call, result }
+        }
         Task::Evict {
             session,
             reason,
@@ -535,6 +539,22 @@ pub(super) async fn run_renewal(c: Connection, renewal: Renewal) -> Renewed {
                 Ok(reply) => panic!("no versions: {reply:?}"),
                 Err(failure) => Err(failure),
             };
+            Renewed::Versions { namespaces, result }
+        }
+    }
+}
+
+/// What a step of a renewal comes to if its connection cannot be opened.
+pub(super) fn refuse_renewal(renewal: Renewal) -> Renewed {
+    let failure = Failure::simulated(Class::ReadOnly, Kind::Unreachable);
+    match renewal {
+        Renewal::Open => Renewed::Opened(Err(failure)),
+        Renewal::Sessions(sessions) => {
+            let result = Err(failure);
+            Renewed::Sessions { sessions, result }
+        }
+        Renewal::Versions(namespaces) => {
+            let result = Err(failure);
             Renewed::Versions { namespaces, result }
         }
     }

@@ -8,6 +8,7 @@ use super::{
     transactions::Phase,
     world::{World, notifies},
 };
+use crate::options::Fairness;
 
 /// The locks that callers request.
 pub(super) const NAMES: [&str; 5] = [
@@ -17,6 +18,8 @@ pub(super) const NAMES: [&str; 5] = [
     "app_backup_1",
     "mail_restart",
 ];
+/// A name that some databases cannot store.
+pub(super) const UNSTORABLE: &str = "unstorable";
 /// How many requests of a process may be open.
 const MOST_OPEN: usize = 5;
 
@@ -29,6 +32,7 @@ struct Faults {
     stops: bool,
     kills: bool,
     cuts: bool,
+    refusals: bool,
     clocks: bool,
     original: bool,
     deletions: bool,
@@ -60,6 +64,7 @@ impl Generator {
             stops: often(4),
             kills: often(4),
             cuts: often(3),
+            refusals: often(2),
             clocks: often(2),
             original: often(3),
             deletions: often(5),
@@ -230,6 +235,9 @@ impl Generator {
         if rng.u32(..5) == 0 && second != names[0] {
             names.push(second);
         }
+        if world.setup.rejects_names && rng.u32(..8) == 0 {
+            names.push(UNSTORABLE);
+        }
         let patience = match rng.u32(..6) {
             0 | 1 => Patience::NoWait,
             2 => Patience::Millis(rng.u32(1..3_000)),
@@ -246,10 +254,21 @@ impl Generator {
                 _ => Scope::Outermost,
             };
         }
+        let mut namespace = rng.usize(..world.setup.namespaces);
+        let mut patience = patience;
+        if let Scope::Inside(outer) = scope {
+            // A deadlock is seen only in one namespace, and only where requests are queued.
+            let outer = &world.callers[&outer].namespace;
+            let mut spaces = 0..world.setup.namespaces;
+            namespace = spaces.find(|n| world.namespace(*n) == *outer).unwrap_or(0);
+            if world.setup.fairness == Fairness::Barging && patience == Patience::Forever {
+                patience = Patience::Millis(rng.u32(1..3_000));
+            }
+        }
         Ask {
             process: process.number,
             number: self.next_number,
-            namespace: rng.usize(..world.setup.namespaces),
+            namespace,
             task: self.task(),
             names,
             patience,
@@ -273,6 +292,9 @@ impl Generator {
             if process.cut_off {
                 choices.push((3, Step::Reconnect(process.number)));
             }
+            if process.renewals_refused {
+                choices.push((1, Step::AllowRenewals(process.number)));
+            }
         }
         let mut add = |is_on: bool, step: Step| {
             if is_on {
@@ -283,6 +305,7 @@ impl Generator {
         add(faults.stops, Step::Sleep(p));
         add(faults.kills, Step::Kill(p));
         add(faults.cuts, Step::CutOff(p));
+        add(faults.refusals, Step::RefuseRenewals(p));
         add(faults.closes, Step::Close(p));
         add(faults.closes, Step::HandlesGone(p));
         let ahead = self.rng.i32(-4_000..4_000);

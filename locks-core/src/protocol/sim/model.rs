@@ -265,6 +265,7 @@ fn setup(engine: &str) -> Setup {
         warm: false,
         clocks_behind: true,
         mixed_matrices: false,
+        rejects_names: false,
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 use super::{
     callers::Caller,
     execution::parse,
+    generate::UNSTORABLE,
     process::State,
     row_properties::grants,
     schedule::{Patience, ProcessId, RequestNumber, process_name},
@@ -241,6 +242,11 @@ impl World {
                 Patience::Millis(_) => None,
                 _ => Some("it has no time-out"),
             },
+            LockError::Rejected { .. } => {
+                let mut names = caller.names.iter();
+                let is_at_fault = names.any(|name| name.as_str() == UNSTORABLE);
+                (!is_at_fault).then_some("the database can store its names")
+            }
             _ => None,
         };
         if let Some(fault) = fault {

@@ -90,6 +90,8 @@ pub(super) enum Step {
     Start(ProcessId),
     CutOff(ProcessId),
     Reconnect(ProcessId),
+    RefuseRenewals(ProcessId),
+    AllowRenewals(ProcessId),
     // The original.
     OriginalReads(usize),
     OriginalTakes(usize, &'static str),
@@ -234,6 +236,12 @@ impl fmt::Display for Step {
             Self::Start(q) => write!(f, "{} is started again", p(q)),
             Self::CutOff(q) => write!(f, "{} is cut off from the database", p(q)),
             Self::Reconnect(q) => write!(f, "{} reaches the database again", p(q)),
+            Self::RefuseRenewals(q) => {
+                write!(f, "the server refuses the renewal connection of {}", p(q))
+            }
+            Self::AllowRenewals(q) => {
+                write!(f, "the server accepts the renewal connection of {}", p(q))
+            }
             Self::OriginalReads(s) => write!(f, "the original reads the row of {}", n(s)),
             Self::OriginalTakes(s, name) => write!(f, "the original takes {name} in {}", n(s)),
             Self::OriginalReleases(s, name) => {

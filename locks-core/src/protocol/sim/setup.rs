@@ -31,6 +31,8 @@ pub(super) struct Setup {
     pub(super) warm: bool,
     /// Whether the processes' wall clocks are behind, so that versions count writes.
     pub(super) clocks_behind: bool,
+    /// Whether the database cannot store one of the names.
+    pub(super) rejects_names: bool,
     /// Whether the last process has a matrix of its own.
     pub(super) mixed_matrices: bool,
 }
@@ -84,5 +86,6 @@ pub(super) fn setup(seed: u64) -> Setup {
         warm: rng.u32(..6) > 0,
         clocks_behind: one_of(&mut rng, 4),
         mixed_matrices: one_of(&mut rng, 10),
+        rejects_names: one_of(&mut rng, 4),
     }
 }

@@ -54,6 +54,7 @@ impl Scene {
             warm: true,
             clocks_behind: false,
             mixed_matrices: false,
+            rejects_names: false,
         };
         change(&mut setup);
         let mut world = World::new(setup);

@@ -9,7 +9,7 @@ use std::{
 use super::{
     callers::{Call, Caller},
     database::{ConnectionId, Database, Tables},
-    execution::{Connection, run_query, run_renewal, run_task},
+    execution::{Connection, refuse_renewal, run_query, run_renewal, run_task},
     messages::Late,
     original::Original,
     process::{Lane, LaneKind, Process, SIDE_LANES, State},
@@ -116,6 +116,7 @@ impl World {
             identity,
             state: State::Running,
             cut_off: false,
+            renewals_refused: false,
             slept: Duration::ZERO,
             wall_offset: setup.wall_offset(),
             next_nonce: rng.u64(1 << 40..1 << 60),
@@ -216,6 +217,20 @@ impl World {
                         let input = run_query(connection, namespace.clone(), query, rows).await;
                         DriverInput::To(namespace, input)
                     }
+                };
+                let lane = Lane::new(connection, id, LIMIT, false, work);
+                self.start_lane(p, LaneKind::Rows, lane);
+            }
+            DriverOutput::Renew(renewal) if self.processes[p].renewals_refused => {
+                let now = self.clocks(p);
+                let refused = DriverInput::Renewed(refuse_renewal(renewal));
+                self.processes[p].namespaces.handle(now, refused);
+            }
+            DriverOutput::RenewOverRows(renewal) => {
+                let (connection, id) = self.connection(p, LaneKind::Rows);
+                let work = {
+                    let connection = connection.clone();
+                    async move { DriverInput::Renewed(run_renewal(connection, renewal).await) }
                 };
                 let lane = Lane::new(connection, id, LIMIT, false, work);
                 self.start_lane(p, LaneKind::Rows, lane);
@@ -518,6 +533,19 @@ impl World {
                 possible
             }
             Step::Start(p) => *p < self.processes.len() && self.start(*p),
+            Step::RefuseRenewals(p) => {
+                let Some(process) = self.processes.get_mut(*p) else {
+                    return false;
+                };
+                // A connection that is in use stays.
+                let used = process.lanes.contains_key(&LaneKind::Renewals);
+                process.renewals_refused |= !used;
+                !used
+            }
+            Step::AllowRenewals(p) => {
+                let process = self.processes.get_mut(*p);
+                process.is_some_and(|p| std::mem::replace(&mut p.renewals_refused, false))
+            }
             Step::CutOff(p) | Step::Reconnect(p) => {
                 let Some(process) = self.processes.get_mut(*p) else {
                     return false;
