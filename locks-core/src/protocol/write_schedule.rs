@@ -27,7 +27,7 @@ pub(super) const DEFERRAL: Duration = Duration::from_millis(1);
 /// The first and the longest pause after a conflict.
 const CONFLICT_PAUSES: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(5)];
 /// The first and the longest pause after a failure.
-const FAILURE_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+const FAILURE_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 /// This many consecutive conflicts show that racing does not work.
 const CONFLICTS: u32 = 2;
 /// This many writes of this process, with none of others between them, show that it is

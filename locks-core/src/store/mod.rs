@@ -17,6 +17,7 @@ mod names;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod reconnecting;
+mod reopen;
 mod schema;
 mod session_rows;
 #[cfg(feature = "sqlite")]

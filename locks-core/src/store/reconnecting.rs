@@ -96,8 +96,7 @@ impl Reconnecting {
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         if self.connection.is_none() {
-            let opened = self.target.open(self.limit).await;
-            let opened = opened.map_err(Failure::of_reconnect)?;
+            let opened = self.target.reopen(self.limit).await?;
             tracing::debug!(role = self.role, target = ?self.target, "connected");
             self.connection = Some(opened);
         }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::ConnectOptions;
@@ -23,6 +23,7 @@ use super::{
     failure::{Class, Failure},
     file::FileIdentity,
     names::{TableChoice, TableNames},
+    reopen::Reopen,
     statements::{FenceStatement, Statements},
 };
 use crate::error::{LockError, Result};
@@ -38,6 +39,7 @@ pub(crate) struct Target {
     tables: TableChoice,
     /// Set by the first connect, and used by all later ones.
     server: Arc<OnceLock<Arc<Server>>>,
+    reopen: Arc<Reopen>,
 }
 
 /// The facts about a server, and the statements for it.
@@ -69,6 +71,7 @@ impl Target {
             file,
             tables: TableChoice::default(),
             server: Arc::default(),
+            reopen: Arc::default(),
         }
     }
 
@@ -106,6 +109,17 @@ impl Target {
         }
         self.tables = tables;
         Ok(self)
+    }
+
+    /// Opens a connection again, unless attempts have failed just now.
+    pub(super) async fn reopen(&self, limit: Duration) -> Result<Connection, Failure> {
+        self.file.check()?;
+        #[allow(clippy::disallowed_methods, reason = "the pause between attempts")]
+        let now = Instant::now;
+        self.reopen.check(now())?;
+        let result = self.open(limit).await;
+        self.reopen.on_attempt(&result, now());
+        result.map_err(Failure::of_reconnect)
     }
 
     /// Opens a connection whose statements may take `limit` each. The first connect also reads
@@ -360,8 +374,8 @@ fn postgres(_: &str) -> Result<Target> {
 /// `pool.connect_options()` returns them.
 ///
 /// The driver opens its own connections with these options and takes none from a pool. It
-/// does not executor the pool's hooks, such as `after_connect`. The `:memory:` database of a pool
-/// is not visible to the driver.
+/// does not run the pool's hooks, such as `after_connect`. The `:memory:` database of a pool is
+/// not visible to the driver.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say how to connect",
     label = "not the connect options of an engine that is compiled in",
