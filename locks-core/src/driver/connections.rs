@@ -29,6 +29,8 @@ const TASKS: usize = 2;
 pub(super) enum Event {
     Completed(Name, Completion),
     TaskDone(Name, TaskResult),
+    /// No side connection could be opened for a task.
+    NoConnection(Name, Task),
     Renewed(Renewed),
     Heard(Heard),
     /// A side connection was closed.
@@ -112,8 +114,13 @@ impl Connections {
             let mut link = free.unwrap_or_else(|| self.source.sibling(TASK_LIMIT, "tasks"));
             self.tasks_running += 1;
             self.running.push(Box::pin(async move {
-                let result = tasks::run(task, &mut link, &namespace).await;
-                (Returned::Side(link), Event::TaskDone(namespace, result))
+                let event = if link.with(async |_| Ok(())).await.is_ok() {
+                    let result = tasks::run(task, &mut link, &namespace).await;
+                    Event::TaskDone(namespace, result)
+                } else {
+                    Event::NoConnection(namespace, task)
+                };
+                (Returned::Side(link), event)
             }));
         }
     }

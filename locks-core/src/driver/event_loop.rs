@@ -290,6 +290,7 @@ impl EventLoop {
                 }
             }
             Event::TaskDone(namespace, result) => self.to(namespace, Input::TaskDone(result)),
+            Event::NoConnection(namespace, task) => self.to(namespace, Input::NoConnection(task)),
             Event::Renewed(renewed) => self.handle(DriverInput::Renewed(renewed)),
             Event::Heard(heard) => {
                 let (source, change) = self.notifications.on_heard(heard, Instant::now());

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::tasks;
 use crate::{
     protocol::{CHUNK, CompareAndSet, Completion, Orphans, Peers, Query, Renewal, Renewed},
     store::{Class, Connection, Failure, Liveness, Reconnecting, RowVersion},
@@ -73,6 +74,7 @@ pub(super) async fn run(query: Query, link: &mut Reconnecting, namespace: &str) 
             let notify = async |c: &mut Connection| c.notify(namespace, version).await;
             Completion::Notified(link.with(notify).await)
         }
+        Query::Task(task) => Completion::TaskDone(tasks::run(task, link, namespace).await),
         Query::DataVersion => {
             Completion::DataVersion(link.with(async |c| c.data_version().await).await)
         }

@@ -6,7 +6,7 @@ use super::{
     call::{AcquireRequest, CallId, Inspection, Removal},
     query::Completion,
     renewal::Renewed,
-    task::TaskResult,
+    task::{Task, TaskResult},
 };
 use crate::{
     store::ChangeSource,
@@ -45,6 +45,8 @@ pub(crate) enum Input {
     Completed(Completion),
     /// A task is done.
     TaskDone(TaskResult),
+    /// No side connection could be opened for a task.
+    NoConnection(Task),
     /// The processes of these sessions have ended.
     ProcessesExited(Vec<SessionId>),
     /// A lease ended before it could be extended.

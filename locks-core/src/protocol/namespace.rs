@@ -108,6 +108,8 @@ pub(crate) struct Namespace {
     deleting: BTreeSet<SessionId>,
     /// Sessions of this process whose rows have to be looked for.
     doubtful: BTreeSet<SessionId>,
+    /// Tasks for the row connection, because no side connection can be opened.
+    over_rows: VecDeque<Task>,
     /// Tasks that failed, and when to run them again.
     retries: Vec<(Time, Task)>,
     /// Whether the sessions of other processes are checked, because they block a request.
@@ -155,6 +157,7 @@ impl Namespace {
             evicting: BTreeSet::new(),
             deleting: BTreeSet::new(),
             doubtful: BTreeSet::new(),
+            over_rows: VecDeque::new(),
             retries: Vec::new(),
             observing: false,
             clearing: false,
@@ -196,6 +199,7 @@ impl Namespace {
             Input::OwnerGone(task) => self.sessions.on_owner(&task, false),
             Input::Completed(completion) => self.on_completed(completion, now),
             Input::TaskDone(result) => self.on_task_done(result, now),
+            Input::NoConnection(task) => self.over_rows.push_back(task),
             Input::ProcessesExited(sessions) => {
                 for session in sessions {
                     self.evict(session, EvictReason::ProcessExited, now);

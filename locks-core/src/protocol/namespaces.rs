@@ -184,7 +184,13 @@ impl Namespaces {
                 return;
             }
         }
-        if let Input::TaskDone(TaskResult::OwnSessionsDeleted { sessions, result }) = &input
+        let task = match &input {
+            Input::TaskDone(result) | Input::Completed(Completion::TaskDone(result)) => {
+                Some(result)
+            }
+            _ => None,
+        };
+        if let Some(TaskResult::OwnSessionsDeleted { sessions, result }) = task
             && let Some(shutdown) = &mut self.shutdown
         {
             if let Err(failure) = result {

@@ -2,7 +2,10 @@
 //!
 //! A query owns what it needs. At most one is in flight at a time.
 
-use super::plan::Plan;
+use super::{
+    plan::Plan,
+    task::{Task, TaskResult},
+};
 use crate::{
     store::{Failure, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
     table::{LockTable, SessionId},
@@ -53,6 +56,8 @@ pub(crate) enum Query {
     Notify(i64),
     /// Read the change counter of the database file.
     DataVersion,
+    /// Run a task, because no side connection can be opened.
+    Task(Task),
 }
 
 /// A replacement of the row, and the decision that it carries out.
@@ -90,6 +95,7 @@ pub(crate) enum Completion {
     OrphansListed(Result<Orphans, Failure>),
     Notified(Result<(), Failure>),
     DataVersion(Result<Option<i64>, Failure>),
+    TaskDone(TaskResult),
 }
 
 /// What a look at the sessions of other processes found.

@@ -19,9 +19,10 @@ use super::{
 };
 use crate::store::Kind;
 
-/// The shortest pause after a renewal that failed; and the part of the ttl, if it is longer.
-const RETRY: Duration = Duration::from_millis(20);
-const RETRY_PART: u32 = 30;
+/// The first and the longest pause after a renewal that failed, as parts of the ttl; and their
+/// limits. A pause is twice the one before.
+const RETRY_PARTS: [u32; 2] = [30, 10];
+const RETRY_LIMITS: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
 type Namespaces = BTreeMap<Name, Namespace>;
 
@@ -36,6 +37,8 @@ pub(super) struct Renewals {
     /// Whether the connection for renewals could not be opened. Until it can be, sessions are
     /// renewed on the connection of the rows.
     over_rows: bool,
+    /// How many renewals have failed since the last one that succeeded.
+    failures: u32,
     /// Whether it was logged that sessions cannot be renewed.
     logged: bool,
 }
@@ -113,6 +116,7 @@ impl Renewals {
                 sessions,
                 result: Ok(missing),
             } => {
+                self.failures = 0;
                 if std::mem::take(&mut self.logged) {
                     tracing::info!("sessions are renewed again");
                 }
@@ -136,7 +140,8 @@ impl Renewals {
                 self.steps.clear();
                 self.over_rows = failure.kind == Kind::Unreachable;
                 let ttl = config.session_ttl();
-                self.due = Some(now.monotonic + (ttl / RETRY_PART).max(RETRY));
+                self.due = Some(now.monotonic + retry_pause(ttl, self.failures));
+                self.failures += 1;
                 let left = sessions.iter().filter_map(|session| {
                     let namespace = namespaces.get(&session.namespace)?;
                     let deadline = namespace.lease_deadline(&session.id)?;
@@ -183,6 +188,15 @@ impl Renewals {
         let waits = self.in_flight.is_some() || !self.steps.is_empty();
         self.due.filter(|_| !waits)
     }
+}
+
+/// The pause after a renewal that failed after so many others.
+fn retry_pause(ttl: Duration, failures: u32) -> Duration {
+    let [first, longest] = RETRY_PARTS.map(|part| ttl / part);
+    let [shortest, limit] = RETRY_LIMITS;
+    let first = first.max(shortest);
+    let longest = longest.min(limit).max(first);
+    first.saturating_mul(1 << failures.min(8)).min(longest)
 }
 
 /// The steps of a tick: the sessions with the least time left first.

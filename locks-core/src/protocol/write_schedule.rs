@@ -416,7 +416,7 @@ mod tests {
             scene.fail(true);
             let pause = scene.pause().expect("it failed");
             let [first, longest] = FAILURE_PAUSES;
-            let doubled = first * (1 << (attempt - 1).min(6));
+            let doubled = first * (1 << (attempt - 1).min(7));
             let shortest = doubled.min(longest);
             assert!(
                 pause >= shortest && pause <= shortest * 3 / 2,

@@ -111,6 +111,11 @@ impl Failure {
         matches!(self.class, Class::NotApplied | Class::Permanent)
     }
 
+    /// Whether the server cannot write now, and the connection is good.
+    pub(super) fn is_refused_write(&self) -> bool {
+        self.class == Class::ReadOnly && self.kind == Kind::Denied
+    }
+
     /// Converts the failure of a reconnect. The database was reached before, so whatever
     /// the server says may heal: a password that is being changed, for example.
     pub(super) fn of_reconnect(mut self) -> Self {

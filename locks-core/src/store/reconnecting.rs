@@ -1,6 +1,6 @@
 //! A connection that is reopened after a failure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 
@@ -22,7 +22,13 @@ pub(crate) struct Reconnecting {
     limit: Duration,
     role: &'static str,
     connection: Option<Connection>,
+    /// When the connection was opened.
+    opened: Option<Instant>,
 }
+
+/// How old a connection is before it is replaced because its server cannot write: a new one may
+/// lead to another server.
+const READ_ONLY: Duration = Duration::from_secs(3);
 
 impl Reconnecting {
     /// A connection whose statements may take `limit` each. Log events name it by `role`.
@@ -32,6 +38,7 @@ impl Reconnecting {
             limit,
             role,
             connection: None,
+            opened: None,
         }
     }
 
@@ -95,15 +102,20 @@ impl Reconnecting {
         &mut self,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        #[allow(clippy::disallowed_methods, reason = "the age of a connection")]
+        let now = Instant::now;
         if self.connection.is_none() {
             let opened = self.target.reopen(self.limit).await?;
             tracing::debug!(role = self.role, target = ?self.target, "connected");
             self.connection = Some(opened);
+            self.opened = Some(now());
         }
         let connection = self.connection.as_mut().expect("BUG: just connected");
         let result = work(connection).await;
+        let is_new = self.opened.is_some_and(|at| at.elapsed() < READ_ONLY);
         if let Err(failure) = &result
             && (!failure.keeps_connection() || connection.is_locked())
+            && !(failure.is_refused_write() && is_new && !connection.is_locked())
         {
             tracing::debug!(role = self.role, %failure, "connection dropped");
             self.connection = None;

@@ -141,10 +141,8 @@ impl Engine for Sqlite {
         let code: i32 = code.and_then(|code| code.parse().ok()).unwrap_or(0);
         // The low byte is the primary code (https://sqlite.org/rescode.html).
         let class = match code & 0xff {
-            // Busy and locked, also between the connections of one process.
-            5 | 6 => Class::NotApplied,
-            // Too big.
-            18 => Class::NotApplied,
+            // Busy and locked, also between the connections of one process; too big.
+            5 | 6 | 18 => Class::NotApplied,
             // Read-only, for now or for ever.
             8 => Class::ReadOnly,
             // Error, permission, corrupt, cannot open, constraint, mismatch, not a database.

@@ -81,6 +81,7 @@ impl Namespace {
                     self.timers.set(Timer::Poll, now.monotonic);
                 }
             }
+            Completion::TaskDone(result) => self.on_task_done(result, now),
             Completion::Adopted(Err(failure)) | Completion::Created(Err(failure)) => {
                 self.on_failure(failure, Writes::Yes, now);
             }

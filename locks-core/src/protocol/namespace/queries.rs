@@ -31,6 +31,9 @@ impl Namespace {
         if let Some(version) = self.notify.take() {
             return Some(Query::Notify(version));
         }
+        if let Some(task) = self.over_rows.pop_front() {
+            return Some(Query::Task(task));
+        }
         if self.is_paused(now.monotonic) {
             return None;
         }

@@ -76,7 +76,7 @@ impl Namespace {
                 self.row.on_refused(expected, ours.collect());
             }
             Err(failure) if failure.kind == Kind::Content && !plan.added.is_empty() => {
-                self.on_content_rejected(&plan, failure);
+                self.on_content_rejected(&plan, &failure);
             }
             Err(failure) => {
                 if failure.class == Class::Indeterminate {
@@ -96,7 +96,7 @@ impl Namespace {
 
     /// The database cannot store what one of the requests adds to the row. The next write
     /// carries fewer of them, until the one at fault is alone.
-    fn on_content_rejected(&mut self, plan: &Plan, failure: Failure) {
+    fn on_content_rejected(&mut self, plan: &Plan, failure: &Failure) {
         self.replan = true;
         if self.requests_per_write.on_rejected(plan.added.len()) {
             return;

@@ -198,8 +198,15 @@ pub(super) async fn run_query(
     query: Query,
     fence_rows: usize,
 ) -> Input {
+    if let Query::Task(task) = query {
+        let Input::TaskDone(result) = run_task(c, namespace, task).await else {
+            unreachable!("a task is done");
+        };
+        return Input::Completed(Completion::TaskDone(result));
+    }
     let c = &c;
     Input::Completed(match query {
+        Query::Task(_) => unreachable!("it was run"),
         Query::Read => Completion::Read(c.read(&namespace).await),
         Query::ReadLocked => {
             c.0.borrow_mut().locked = true;

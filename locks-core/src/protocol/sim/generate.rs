@@ -292,8 +292,8 @@ impl Generator {
             if process.cut_off {
                 choices.push((3, Step::Reconnect(process.number)));
             }
-            if process.renewals_refused {
-                choices.push((1, Step::AllowRenewals(process.number)));
+            if process.connections_refused {
+                choices.push((1, Step::AcceptConnections(process.number)));
             }
         }
         let mut add = |is_on: bool, step: Step| {
@@ -305,7 +305,7 @@ impl Generator {
         add(faults.stops, Step::Sleep(p));
         add(faults.kills, Step::Kill(p));
         add(faults.cuts, Step::CutOff(p));
-        add(faults.refusals, Step::RefuseRenewals(p));
+        add(faults.refusals, Step::RefuseConnections(p));
         add(faults.closes, Step::Close(p));
         add(faults.closes, Step::HandlesGone(p));
         let ahead = self.rng.i32(-4_000..4_000);

@@ -139,8 +139,8 @@ pub(super) struct Process {
     pub(super) state: State,
     /// Whether no message to or from the database gets through.
     pub(super) cut_off: bool,
-    /// Whether the server refuses its connection for renewals.
-    pub(super) renewals_refused: bool,
+    /// Whether the server refuses further connections of it.
+    pub(super) connections_refused: bool,
     /// How long its machine slept.
     pub(super) slept: Duration,
     /// How far its wall clock is ahead, in microseconds.

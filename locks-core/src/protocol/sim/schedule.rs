@@ -90,8 +90,8 @@ pub(super) enum Step {
     Start(ProcessId),
     CutOff(ProcessId),
     Reconnect(ProcessId),
-    RefuseRenewals(ProcessId),
-    AllowRenewals(ProcessId),
+    RefuseConnections(ProcessId),
+    AcceptConnections(ProcessId),
     // The original.
     OriginalReads(usize),
     OriginalTakes(usize, &'static str),
@@ -236,11 +236,11 @@ impl fmt::Display for Step {
             Self::Start(q) => write!(f, "{} is started again", p(q)),
             Self::CutOff(q) => write!(f, "{} is cut off from the database", p(q)),
             Self::Reconnect(q) => write!(f, "{} reaches the database again", p(q)),
-            Self::RefuseRenewals(q) => {
-                write!(f, "the server refuses the renewal connection of {}", p(q))
+            Self::RefuseConnections(q) => {
+                write!(f, "the server refuses further connections of {}", p(q))
             }
-            Self::AllowRenewals(q) => {
-                write!(f, "the server accepts the renewal connection of {}", p(q))
+            Self::AcceptConnections(q) => {
+                write!(f, "the server accepts connections of {} again", p(q))
             }
             Self::OriginalReads(s) => write!(f, "the original reads the row of {}", n(s)),
             Self::OriginalTakes(s, name) => write!(f, "the original takes {name} in {}", n(s)),

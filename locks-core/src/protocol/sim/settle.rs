@@ -56,7 +56,7 @@ impl World {
         self.note(|| "the faults stop".into());
         for p in 0..self.processes.len() {
             self.processes[p].cut_off = false;
-            self.processes[p].renewals_refused = false;
+            self.processes[p].connections_refused = false;
             self.step(&Step::Resume(p));
         }
         if self.setup.seed.is_multiple_of(2) {

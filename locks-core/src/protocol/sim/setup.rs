@@ -17,6 +17,7 @@ const BEHIND: i64 = 10_000_000_000;
 
 /// What the processes of a world have in common.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Setup {
     pub(super) seed: u64,
     pub(super) engine: Engine,

@@ -23,7 +23,7 @@ use crate::{
     process::Identity,
     protocol::{
         CallId, Config, DriverInput, DriverOutput, EvictReason, Input, Namespaces, Now, Output,
-        Task, config::Name,
+        Query, Task, config::Name,
     },
     store::{ChangeSource, Class, Failure, Kind},
     table::SessionId,
@@ -116,7 +116,7 @@ impl World {
             identity,
             state: State::Running,
             cut_off: false,
-            renewals_refused: false,
+            connections_refused: false,
             slept: Duration::ZERO,
             wall_offset: setup.wall_offset(),
             next_nonce: rng.u64(1 << 40..1 << 60),
@@ -209,6 +209,10 @@ impl World {
                 let now = self.now;
                 self.processes[p].queries.push_back(now);
                 self.check_query_rate(p);
+                let forces = match &query {
+                    Query::Task(task) => self.begin_task(p, task),
+                    _ => false,
+                };
                 let (connection, id) = self.connection(p, LaneKind::Rows);
                 let rows = self.setup.engine.fence_rows;
                 let work = {
@@ -218,10 +222,10 @@ impl World {
                         DriverInput::To(namespace, input)
                     }
                 };
-                let lane = Lane::new(connection, id, LIMIT, false, work);
+                let lane = Lane::new(connection, id, LIMIT, forces, work);
                 self.start_lane(p, LaneKind::Rows, lane);
             }
-            DriverOutput::Renew(renewal) if self.processes[p].renewals_refused => {
+            DriverOutput::Renew(renewal) if self.processes[p].connections_refused => {
                 let now = self.clocks(p);
                 let refused = DriverInput::Renewed(refuse_renewal(renewal));
                 self.processes[p].namespaces.handle(now, refused);
@@ -279,18 +283,15 @@ impl World {
         let Some((namespace, task)) = process.side_queue.pop_front() else {
             return false;
         };
+        if process.connections_refused {
+            let now = self.clocks(p);
+            let input = DriverInput::To(namespace, Input::NoConnection(task));
+            self.processes[p].namespaces.handle(now, input);
+            return true;
+        }
         let kind = LaneKind::Side(process.next_side);
         process.next_side += 1;
-        let forces = match &task {
-            Task::EvictAll(_) | Task::EvictTask { .. } => true,
-            Task::Evict {
-                session, reason, ..
-            } => {
-                self.check_eviction(p, session, *reason);
-                *reason == EvictReason::Lost
-            }
-            _ => false,
-        };
+        let forces = self.begin_task(p, &task);
         self.next_connection += 1;
         let connection = Connection::default();
         let work = {
@@ -303,6 +304,20 @@ impl World {
         let lane = Lane::new(connection, self.next_connection, LIMIT, forces, work);
         self.start_lane(p, kind, lane);
         true
+    }
+
+    /// Checks a task, and says whether it ends sessions that may be alive.
+    fn begin_task(&mut self, p: ProcessId, task: &Task) -> bool {
+        match task {
+            Task::EvictAll(_) | Task::EvictTask { .. } => true,
+            Task::Evict {
+                session, reason, ..
+            } => {
+                self.check_eviction(p, session, *reason);
+                *reason == EvictReason::Lost
+            }
+            _ => false,
+        }
     }
 
     fn start_lane(&mut self, p: ProcessId, kind: LaneKind, lane: Lane) {
@@ -533,18 +548,18 @@ impl World {
                 possible
             }
             Step::Start(p) => *p < self.processes.len() && self.start(*p),
-            Step::RefuseRenewals(p) => {
+            Step::RefuseConnections(p) => {
                 let Some(process) = self.processes.get_mut(*p) else {
                     return false;
                 };
                 // A connection that is in use stays.
                 let used = process.lanes.contains_key(&LaneKind::Renewals);
-                process.renewals_refused |= !used;
+                process.connections_refused |= !used;
                 !used
             }
-            Step::AllowRenewals(p) => {
+            Step::AcceptConnections(p) => {
                 let process = self.processes.get_mut(*p);
-                process.is_some_and(|p| std::mem::replace(&mut p.renewals_refused, false))
+                process.is_some_and(|p| std::mem::replace(&mut p.connections_refused, false))
             }
             Step::CutOff(p) | Step::Reconnect(p) => {
                 let Some(process) = self.processes.get_mut(*p) else {
