@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     builder::Builder,
     driver::{Command, Driver, Owner, Reply},
-    error::Result,
+    error::{LockError, Result},
     guard::LockGuard,
     matrix::ConflictMatrix,
     name::{self, IntoLockNames, LockName},
@@ -238,6 +238,9 @@ impl LockManager {
     /// Releases every lock that a task holds, and returns them. A supervisor calls it when a
     /// worker has ended.
     ///
+    /// The call means every process that uses the task id. If a new life of a worker uses the id
+    /// of the last one, [`release_holder`](Self::release_holder) ends one of them.
+    ///
     /// The task's sessions are deleted first, so that a commit which the task has fenced cannot
     /// follow. Each lock is logged as forgotten. If the task holds nothing, the locks row is not
     /// written.
@@ -256,6 +259,42 @@ impl LockManager {
             Ok(task) => self.remove(Removal::Task(task)),
             Err(error) => Request::failed(error),
         }
+    }
+
+    /// Takes a lock away from its holder, if it is still the grant that `holder` reports. An
+    /// operator ends one life of a worker with it, while another life with the same task id goes on.
+    ///
+    /// The holder's session is deleted first, so that a commit which it has fenced cannot follow.
+    /// So the holder loses everything that its session holds: all locks of its task in its process
+    /// and namespace. Each lock is logged as forgotten.
+    ///
+    /// # Errors
+    ///
+    /// - [`NotHeld`](crate::LockError::NotHeld): the lock is free, or was granted again.
+    /// - [`Database`](crate::LockError::Database).
+    ///
+    /// # Cancel safety
+    ///
+    /// Once the future was polled, dropping it does not stop the call.
+    pub fn release_holder(&self, holder: &Holder) -> Request<()> {
+        let Self { driver, owner } = self.clone();
+        let what = Removal::Grant(holder.clone());
+        let name = holder.name.clone();
+        Request::new(move |answer: AnswerSender<()>| {
+            let reply = Reply::new(move |removed: Result<Vec<Holder>>| {
+                let answered = removed.and_then(|removed| match removed.is_empty() {
+                    true => Err(LockError::NotHeld { name }),
+                    false => Ok(()),
+                });
+                drop(answer.send(answered));
+            });
+            let namespace = owner.namespace.clone();
+            driver.send(Command::Remove {
+                namespace,
+                what,
+                reply,
+            });
+        })
     }
 
     /// Releases every lock of the namespace, of any task, and returns them. A platform calls it

@@ -21,6 +21,11 @@ pub struct Holder {
     /// The time of the grant by the holder's clock, for display only; `None` if the
     /// original platform granted it.
     pub since: Option<SystemTime>,
+    /// The id of the session that holds the lock; `None` if the original platform granted it.
+    ///
+    /// Each task of each process has a session of its own. So two lives of a worker with one task
+    /// id have different sessions.
+    pub session: Option<Arc<str>>,
 }
 
 /// A request in the queue.

@@ -6,7 +6,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time;
 
 use crate::{
-    protocol::{CHUNK, EvictReason, Evicted, Task, TaskResult},
+    protocol::{CHUNK, EvictReason, Evicted, Removal, Task, TaskResult},
     store::{Class, Connection, Failure, Kind, Liveness, Reconnecting, RowVersion},
     table::{LockTable, SessionId},
 };
@@ -45,10 +45,10 @@ pub(super) async fn run(task: Task, link: &mut Reconnecting, namespace: &str) ->
             let clear = async |c: &mut Connection| evict_all(c, namespace, version).await;
             TaskResult::AllEvicted(persist(link, clear).await)
         }
-        Task::EvictTask { call, task } => {
-            let evict = async |c: &mut Connection| evict_task(c, namespace, task.as_deref()).await;
+        Task::EvictHolders { call, what } => {
+            let evict = async |c: &mut Connection| evict_holders(c, namespace, &what).await;
             let result = persist(link, evict).await;
-            TaskResult::TaskEvicted { call, result }
+            TaskResult::HoldersEvicted { call, result }
         }
         Task::AwaitFence { row, release } => {
             let result = persist(link, async |c| c.await_fence(&row).await).await;
@@ -127,25 +127,25 @@ async fn evict_all(
     Ok(Some(sessions))
 }
 
-/// Deletes the sessions of one task, or of all tasks.
-async fn evict_task(
+/// Deletes the sessions whose locks a removal takes away.
+async fn evict_holders(
     c: &mut Connection,
     namespace: &str,
-    task: Option<&str>,
+    what: &Removal,
 ) -> Result<Evicted, Failure> {
-    let of = |t: &str| task.is_none_or(|task| task == t);
-    let mut sessions = sessions_in(c, namespace, of, task.is_none()).await?;
+    let mut sessions = match what {
+        Removal::Task(task) => sessions_in(c, namespace, |t| **task == *t, false).await?,
+        Removal::All => sessions_in(c, namespace, |_| true, true).await?,
+        Removal::Grant(_) => Vec::new(),
+    };
     let mut evicted = Evicted::default();
     // The row also names sessions whose heartbeat row is gone. What is held is noted first,
     // because any process may remove the entries of a dead session.
     if let Some(row) = c.read(namespace).await?
         && let Ok(table) = LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref())
     {
-        sessions.extend(table.sessions_of(task));
-        evicted.held = table.holders();
-        evicted
-            .held
-            .retain(|holder| holder.token.is_some() && of(&holder.task_id));
+        sessions.extend(what.sessions_in(&table));
+        evicted.held = what.held_in(&table);
     }
     sessions.sort();
     sessions.dedup();

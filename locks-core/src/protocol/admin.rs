@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +12,7 @@ use super::{
     time::Time,
 };
 use crate::{
+    name::LockName,
     report::Holder,
     store::Failure,
     table::{Entry, Nonce, SessionId},
@@ -76,11 +76,14 @@ pub(super) struct ReadyRemoval<'a> {
 
 impl ReadyRemoval<'_> {
     /// Whether the removal takes this entry away. Entries of the original have no session.
-    pub(super) fn covers(&self, entry: &Entry) -> bool {
+    pub(super) fn covers(&self, name: &LockName, entry: &Entry) -> bool {
         match (&entry.grant, self.what) {
             (Some(grant), _) => self.dead.contains(&grant.session),
             (None, Removal::Task(task)) => entry.task == *task,
             (None, Removal::All) => true,
+            (None, Removal::Grant(holder)) => {
+                holder.session.is_none() && holder.name == *name && holder.task_id == entry.task
+            }
         }
     }
 
@@ -207,7 +210,7 @@ impl Admin {
         waiting
             .map(|(call, pending)| {
                 pending.phase = Phase::Evicting;
-                evict_task(*call, &pending.what)
+                evict_holders(*call, &pending.what)
             })
             .collect()
     }
@@ -238,7 +241,7 @@ impl Admin {
                 self.removals.remove(&call);
                 return AfterEviction::Failed(failure);
             }
-            return AfterEviction::Retry(evict_task(call, &pending.what), failure);
+            return AfterEviction::Retry(evict_holders(call, &pending.what), failure);
         }
         pending.since = now;
         pending.phase = Phase::Evicted(evicted.dead.into_iter().collect());
@@ -301,12 +304,9 @@ impl Admin {
     }
 }
 
-fn evict_task(call: CallId, what: &Removal) -> Task {
-    let task: Option<Arc<str>> = match what {
-        Removal::Task(task) => Some(task.clone()),
-        Removal::All => None,
-    };
-    Task::EvictTask { call, task }
+fn evict_holders(call: CallId, what: &Removal) -> Task {
+    let what = what.clone();
+    Task::EvictHolders { call, what }
 }
 
 /// Whether two reports are of one grant.

@@ -1,6 +1,6 @@
 //! What callers ask for, and what they are told.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::time::Time;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     name::LockName,
     report::{Holder, Waiter},
     scope::ScopePath,
-    table::{Nonce, SessionId},
+    table::{Grant, LockTable, Nonce, SessionId},
 };
 
 /// Identifies a call that waits for an answer. The driver never uses one twice.
@@ -65,6 +65,43 @@ pub(crate) enum Removal {
     Task(Arc<str>),
     /// Everything.
     All,
+    /// This grant, and everything else that is held under its session.
+    Grant(Holder),
+}
+
+impl Removal {
+    /// The sessions of this table whose locks it takes away. A session can occur repeatedly.
+    pub(crate) fn sessions_in(&self, table: &LockTable) -> Vec<SessionId> {
+        match self {
+            Self::Task(task) => table.sessions_of(Some(task)),
+            Self::All => table.sessions_of(None),
+            Self::Grant(holder) => {
+                let entry = table.entry(holder.name.as_str());
+                let grant = entry.and_then(|entry| entry.grant.as_ref());
+                let is_it = |grant: &&Grant| {
+                    Some(grant.token) == holder.token
+                        && Some(&grant.session.0) == holder.session.as_ref()
+                };
+                let grant = grant.filter(is_it);
+                grant
+                    .map(|grant| grant.session.clone())
+                    .into_iter()
+                    .collect()
+            }
+        }
+    }
+
+    /// What is held in this table under the sessions whose locks it takes away.
+    pub(crate) fn held_in(&self, table: &LockTable) -> Vec<Holder> {
+        let sessions = self.sessions_in(table).into_iter();
+        let sessions: BTreeSet<_> = sessions.map(|session| session.0).collect();
+        let mut held = table.holders();
+        held.retain(|holder| {
+            let session = holder.session.as_ref();
+            session.is_some_and(|session| sessions.contains(session))
+        });
+        held
+    }
 }
 
 /// A grant, as its guard needs it.

@@ -172,7 +172,7 @@ impl Plan {
         self.inspected = inspected;
         self.needs_read |= stale;
         for removal in input.admin.ready_removals() {
-            let mut removed = table.release_where(|entry| removal.covers(entry));
+            let mut removed = table.release_where(|name, entry| removal.covers(name, entry));
             // This comes before the removal of dead sessions, so that what is found here is
             // reported. The write proves it. Only finding nothing needs a row that is read
             // now.
@@ -206,7 +206,7 @@ impl Plan {
     /// Removes what dead sessions left.
     fn remove_dead(&mut self, table: &mut LockTable, input: &PlanInput<'_>) {
         if !input.dead.is_empty() {
-            self.recovered = table.release_where(|entry| {
+            self.recovered = table.release_where(|_, entry| {
                 let grant = entry.grant.as_ref();
                 grant.is_some_and(|grant| input.dead.contains(&grant.session))
             });

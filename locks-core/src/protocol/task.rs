@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::call::CallId;
+use super::call::{CallId, Removal};
 use crate::{
     report::Holder,
     store::{Failure, LocksRow},
@@ -58,11 +58,8 @@ pub(crate) enum Task {
     /// Delete all sessions of the namespace, whose row has no stamp and is still of this
     /// version. `None`: there is no row.
     EvictAll(Option<i64>),
-    /// Delete the sessions of one task, or of all tasks.
-    EvictTask {
-        call: CallId,
-        task: Option<Arc<str>>,
-    },
+    /// Delete the sessions whose locks a removal takes away.
+    EvictHolders { call: CallId, what: Removal },
     /// Check that no open transaction is fenced with this fence row, so that the release
     /// can go on.
     AwaitFence { row: Arc<str>, release: ReleaseId },
@@ -88,7 +85,7 @@ pub(crate) enum TaskResult {
     },
     /// The sessions that are dead now. `None`: the row had changed.
     AllEvicted(Result<Option<Vec<SessionId>>, Failure>),
-    TaskEvicted {
+    HoldersEvicted {
         call: CallId,
         result: Result<Evicted, Failure>,
     },

@@ -77,8 +77,9 @@ fn settings(limit: Duration, facts: &Facts) -> Vec<String> {
     let statement_seconds = (statement as f64 / 1000.0).to_string();
     let variables = [
         ("completion_type", "0"),
-        // A Galera node answers a read after it has caught up with the cluster.
-        ("wsrep_sync_wait", "1"),
+        // A Galera node runs a statement after it has caught up with the cluster: reads, updates
+        // and deletes, and inserts.
+        ("wsrep_sync_wait", "7"),
         ("wsrep_dirty_reads", "0"),
         // Widening a table of the original may need any algorithm.
         ("alter_algorithm", "DEFAULT"),
@@ -260,12 +261,13 @@ impl Engine for MySql {
             .map_or(0, MySqlDatabaseError::number);
         let class = match number {
             // Deadlock, lock wait timeout, NOWAIT, record changed, interrupted, statement
-            // timeout, too many connections, user limit, node not ready; write conflicts of TiDB.
-            1213 | 1205 | 3572 | 1020 | 1317 | 1969 | 3024 | 1040 | 1203 | 1047 | 8002 | 8005
-            | 8022 | 8028 | 9007 => Class::NotApplied,
+            // timeout, too many connections, user limit; write conflicts of TiDB.
+            1213 | 1205 | 3572 | 1020 | 1317 | 1969 | 3024 | 1040 | 1203 | 8002 | 8005 | 8022
+            | 8028 | 9007 => Class::NotApplied,
             // Read-only server, read-only transaction, refused by an option; a statement that is
             // too long, after which the server closes the connection.
-            1290 | 1792 | 1836 | 1153 => Class::ReadOnly,
+            // A node that has left its cluster. Another connection may lead to another node.
+            1290 | 1792 | 1836 | 1153 | 1047 => Class::ReadOnly,
             // A value that the table cannot store.
             number if is_content(number) => Class::NotApplied,
             // Denied, no database, missing or wrong tables, values out of range, duplicates,

@@ -152,7 +152,10 @@ impl Engine for Sqlite {
         let text = error.message();
         let kind = if code & 0xff == 1 && text.starts_with("no such") {
             Kind::Missing
-        } else if code & 0xff == 19 || text.contains("already exists") {
+        } else if code & 0xff == 19
+            || text.contains("already exists")
+            || text.starts_with("duplicate column name")
+        {
             Kind::Exists
         } else if code & 0xff == 8 {
             Kind::Denied

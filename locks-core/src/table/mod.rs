@@ -356,11 +356,14 @@ impl LockTable {
     }
 
     /// Removes every entry for which `is_released` returns true, and returns them.
-    pub(crate) fn release_where(&mut self, is_released: impl Fn(&Entry) -> bool) -> Vec<Holder> {
+    pub(crate) fn release_where(
+        &mut self,
+        is_released: impl Fn(&LockName, &Entry) -> bool,
+    ) -> Vec<Holder> {
         let names: Vec<_> = self
             .held
             .iter()
-            .filter(|(_, entry)| is_released(entry))
+            .filter(|(name, entry)| is_released(name, entry))
             .map(|(name, _)| name.clone())
             .collect();
         let take = |name: LockName| {
@@ -431,6 +434,7 @@ pub(crate) fn holder(name: &LockName, entry: &Entry) -> Holder {
         task_id: entry.task.clone(),
         token: entry.grant.as_ref().map(|grant| grant.token),
         since: entry.grant.as_ref().and_then(|grant| time(grant.since)),
+        session: entry.grant.as_ref().map(|grant| grant.session.0.clone()),
     }
 }
 

@@ -203,7 +203,9 @@ impl Namespace {
             } => self.on_evicted(session, reason, result, now),
             TaskResult::RowRead { call, result } => self.on_row_read_aside(call, result, now),
             TaskResult::AllEvicted(result) => self.on_all_evicted(result, now),
-            TaskResult::TaskEvicted { call, result } => self.on_task_evicted(call, result, now),
+            TaskResult::HoldersEvicted { call, result } => {
+                self.on_holders_evicted(call, result, now)
+            }
             TaskResult::FenceAwaited {
                 release,
                 result: Ok(()),
@@ -292,7 +294,7 @@ impl Namespace {
         }
     }
 
-    pub(super) fn on_task_evicted(
+    pub(super) fn on_holders_evicted(
         &mut self,
         call: CallId,
         result: Result<Evicted, Failure>,

@@ -65,7 +65,13 @@ impl Namespace {
                 };
                 self.apply(plan, cached, now);
             }
-            Ok(false) => {
+            // An engine may report the write of another process as a conflict.
+            Ok(false)
+            | Err(Failure {
+                kind: Kind::Conflict,
+                class: Class::NotApplied,
+                ..
+            }) => {
                 tracing::trace!(namespace = %self.name, "another process wrote first");
                 self.on_success();
                 self.replan = true;
@@ -359,7 +365,9 @@ impl Namespace {
     /// Logs a failure, and one that lasts once in a while.
     fn log_failure(&mut self, failure: &Failure, now: Time) {
         let logged = self.failure_logged;
-        if logged.is_some_and(|at| now - at < LOG_AGAIN) {
+        if matches!(failure.kind, Kind::Conflict | Kind::Busy | Kind::Locked) {
+            tracing::debug!(namespace = %self.name, %failure, "other connections are in the way");
+        } else if logged.is_some_and(|at| now - at < LOG_AGAIN) {
             tracing::debug!(namespace = %self.name, %failure, "a query failed again");
         } else {
             tracing::warn!(namespace = %self.name, %failure, "queries fail and are run again");

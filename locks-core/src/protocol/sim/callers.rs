@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
+    execution::parse,
     process::Process,
     schedule::{Ask, Patience, ProcessId, RequestNumber, Scope, Step},
     transactions::Phase,
@@ -94,6 +95,15 @@ impl World {
             Step::Waiting(p, space) => self.inspect(*p, *space, Inspection::Waiting),
             Step::RemoveTask(p, space, of, name) => {
                 self.remove(*p, *space, Removal::Task(task(*of, *name)))
+            }
+            Step::RemoveGrant(p, space, name) => {
+                let row = self.db.tables.locks.get(&self.namespace(*space));
+                let table = row.and_then(parse);
+                let holders = table.map(|table| table.holders()).unwrap_or_default();
+                let holder = holders.into_iter().find(|h| h.name.as_str() == *name);
+                // A lock of the original is taken away as well.
+                self.checks.removed_all |= holder.as_ref().is_some_and(|h| h.session.is_none());
+                holder.is_some_and(|holder| self.remove(*p, *space, Removal::Grant(holder)))
             }
             Step::RemoveAll(p, space) => self.remove(*p, *space, Removal::All),
             Step::OwnerGone(p, name) => self.owner_gone(*p, *name),

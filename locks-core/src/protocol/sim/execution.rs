@@ -12,7 +12,7 @@ use super::statement::{OnlyIf, Reply, Statement};
 use crate::{
     protocol::{
         CHUNK, CompareAndSet, Completion, EvictReason, Evicted, Input, Orphans, Peers, Query,
-        Renewal, Renewed, Task, TaskResult, config::Name,
+        Removal, Renewal, Renewed, Task, TaskResult, config::Name,
     },
     store::{Class, Failure, Kind, Liveness, LocksRow, NewSession, RowVersion, SessionRow},
     table::{LockTable, SessionId},
@@ -337,10 +337,10 @@ pub(super) async fn run_task(c: Connection, namespace: Name, task: Task) -> Inpu
             let evict = async || evict_all(c, namespace, version).await;
             TaskResult::AllEvicted(persist(c, evict).await)
         }
-        Task::EvictTask { call, task } => {
-            let evict = async || evict_task(c, namespace, task.as_deref()).await;
+        Task::EvictHolders { call, what } => {
+            let evict = async || evict_holders(c, namespace, &what).await;
             let result = persist(c, evict).await;
-            TaskResult::TaskEvicted { call, result }
+            TaskResult::HoldersEvicted { call, result }
         }
         Task::AwaitFence { row, release } => {
             let wait = async || c.ask(Statement::TryFence(row.clone())).await.map(drop);
@@ -445,21 +445,22 @@ async fn evict_all(
     Ok(Some(sessions))
 }
 
-/// Deletes the sessions of one task, or of all tasks.
-async fn evict_task(
+/// Deletes the sessions whose locks a removal takes away.
+async fn evict_holders(
     c: &Connection,
     namespace: &Name,
-    task: Option<&str>,
+    what: &Removal,
 ) -> Result<Evicted, Failure> {
-    let of = |t: &str| task.is_none_or(|task| task == t);
-    let mut sessions = sessions_in(c, namespace, of, task.is_none()).await?;
+    let mut sessions = match what {
+        Removal::Task(task) => sessions_in(c, namespace, |t| **task == *t, false).await?,
+        Removal::All => sessions_in(c, namespace, |_| true, true).await?,
+        Removal::Grant(_) => Vec::new(),
+    };
     let mut evicted = Evicted::default();
     let row = c.read(namespace).await?;
     if let Some(table) = row.as_ref().and_then(parse) {
-        sessions.extend(table.sessions_of(task));
-        evicted.held = table.holders();
-        let held = &mut evicted.held;
-        held.retain(|holder| holder.token.is_some() && of(&holder.task_id));
+        sessions.extend(what.sessions_in(&table));
+        evicted.held = what.held_in(&table);
     }
     sessions.sort();
     sessions.dedup();

@@ -313,6 +313,8 @@ impl Generator {
         let task = self.task();
         let other = self.rng.usize(..count);
         add(faults.supervisor, Step::RemoveTask(p, space, other, task));
+        let name = NAMES[self.rng.usize(..self.names)];
+        add(faults.supervisor, Step::RemoveGrant(p, space, name));
         add(
             faults.supervisor && self.rng.u32(..4) == 0,
             Step::RemoveAll(p, space),

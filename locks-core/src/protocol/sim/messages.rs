@@ -6,7 +6,7 @@ use super::{
     properties::Writer,
     schedule::{ProcessId, Step, process_name},
     statement::{Reply, Statement},
-    world::World,
+    world::{World, broken},
 };
 use crate::store::{Class, Failure, Kind};
 
@@ -38,9 +38,14 @@ impl World {
     }
 
     pub(super) fn on_sent(&mut self, p: ProcessId, kind: LaneKind) {
-        let lane = &self.processes[p].lanes[&kind];
+        let process = &mut self.processes[p];
+        let lane = process.lanes.get_mut(&kind).expect("it is there");
+        if lane.statement.is_some() && process.broken.remove(&kind) {
+            lane.applied = Some(Err(broken()));
+            return;
+        }
         if let Some(Statement::InsertHeartbeats(sessions)) = &lane.statement {
-            let owner = (p, self.processes[p].incarnation);
+            let owner = (p, process.incarnation);
             for session in sessions {
                 self.checks.session_owners.insert(session.id.clone(), owner);
             }

@@ -21,6 +21,8 @@ pub(super) struct Original {
     read: Option<(i64, Held)>,
     /// Whether the row is deleted and not inserted again.
     pub(super) restarting: bool,
+    /// Whether it has written the row.
+    pub(super) has_written: bool,
 }
 
 impl World {
@@ -45,6 +47,7 @@ impl World {
         if !self.db.is_writable(&namespace) {
             return false;
         }
+        self.originals[number].has_written = true;
         let done = match step {
             Step::OriginalTakes(_, name) => self.original_writes(number, &namespace, |held| {
                 let matrix = ConflictMatrix::platform();

@@ -151,6 +151,8 @@ pub(super) struct Process {
     pub(super) next_side: u32,
     /// The connections that outlive a query.
     pub(super) connections: BTreeMap<LaneKind, (Connection, ConnectionId)>,
+    /// The connections that broke while nothing was asked on them.
+    pub(super) broken: BTreeSet<LaneKind>,
     /// When the leases end that guards look at, on the boot clock.
     pub(super) leases: BTreeMap<SessionId, Time>,
     pub(super) next_nonce: u64,

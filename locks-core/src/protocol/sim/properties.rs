@@ -270,7 +270,10 @@ impl World {
             table.granted(&id, names).is_some()
         });
         let process = &self.processes[caller.process];
+        // A restore undoes the grant of one lock, and the session ends for the others as well.
+        let goes_along = self.checks.restored && loss.reason.contains("lock of the session");
         let is_intact = stands
+            && !goes_along
             && rows.heartbeats.contains_key(&grant.session)
             && process.has_lease(&grant.session, self.now)
             && !self.checks.forced.contains(&grant.session)

@@ -71,6 +71,7 @@ pub(super) enum Step {
     Waiting(ProcessId, usize),
     RemoveTask(ProcessId, usize, ProcessId, char),
     RemoveAll(ProcessId, usize),
+    RemoveGrant(ProcessId, usize, &'static str),
     OwnerGone(ProcessId, char),
     Close(ProcessId),
     HandlesGone(ProcessId),
@@ -212,6 +213,9 @@ impl fmt::Display for Step {
             Self::RemoveTask(q, s, of, task) => {
                 let task = task_id(*of, *task);
                 write!(f, "{} removes the locks of task {task} in {}", p(q), n(s))
+            }
+            Self::RemoveGrant(q, s, name) => {
+                write!(f, "{} takes {name} in {} from its holder", p(q), n(s))
             }
             Self::RemoveAll(q, s) => write!(f, "{} removes all locks in {}", p(q), n(s)),
             Self::OwnerGone(q, task) => {

@@ -126,6 +126,7 @@ impl World {
             side_queue: VecDeque::new(),
             next_side: 0,
             connections: BTreeMap::new(),
+            broken: BTreeSet::new(),
             leases: BTreeMap::new(),
             owners: BTreeSet::new(),
             closing: false,
@@ -309,7 +310,7 @@ impl World {
     /// Checks a task, and says whether it ends sessions that may be alive.
     fn begin_task(&mut self, p: ProcessId, task: &Task) -> bool {
         match task {
-            Task::EvictAll(_) | Task::EvictTask { .. } => true,
+            Task::EvictAll(_) | Task::EvictHolders { .. } => true,
             Task::Evict {
                 session, reason, ..
             } => {
@@ -592,19 +593,30 @@ impl World {
         for transaction in std::mem::take(&mut self.transactions).into_keys() {
             self.db.end_transaction(transaction);
         }
-        // The server was restarted: every connection is broken.
+        // The server was restarted: every statement fails that waits for its answer.
         self.late.clear();
         for p in 0..self.processes.len() {
             let kinds: Vec<_> = self.processes[p].lanes.keys().copied().collect();
+            let mut idle = BTreeSet::from([LaneKind::Rows, LaneKind::Renewals]);
             for kind in kinds {
                 if let Some(lane) = self.waiting_lane(p, kind) {
-                    let failure = Failure::simulated(Class::Indeterminate, Kind::Other);
-                    lane.applied.get_or_insert(Err(failure));
+                    lane.applied.get_or_insert(Err(broken()));
+                    idle.remove(&kind);
                 }
+            }
+            // Tables may also be restored under open connections. The original must not write
+            // then: it would give a version twice, with different contents.
+            if self.originals.iter().any(|original| original.has_written) {
+                self.processes[p].broken = idle;
             }
         }
         true
     }
+}
+
+/// What a statement on a broken connection comes to.
+pub(super) fn broken() -> Failure {
+    Failure::simulated(Class::Indeterminate, Kind::Other)
 }
 
 /// The task ids of a process, as the library has them.

@@ -219,7 +219,7 @@ proptest! {
         let (mut table, _) = scenario.table();
         let other = |entry: &Entry| entry.grant.as_ref().is_none_or(|g| &*g.session.0 != "ns/a");
         let kept: Vec<_> = table.held.iter().filter(|(_, e)| other(e)).map(|(n, _)| n.clone()).collect();
-        table.release_where(|entry| !other(entry));
+        table.release_where(|_, entry| !other(entry));
         table.dequeue_where(|queued| &*queued.session.0 == "ns/a");
         prop_assert!(table.session_ids().iter().all(|id| &*id.0 != "ns/a"));
         prop_assert_eq!(table.held.keys().cloned().collect::<Vec<_>>(), kept);

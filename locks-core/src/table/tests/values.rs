@@ -124,13 +124,13 @@ fn release_removes_the_locks_of_its_own_request_only() {
 #[test]
 fn release_where_removes_and_returns_the_chosen_locks() {
     let mut table = table(&["a holds x y", "b holds z", "original holds o"]);
-    let of_a = |entry: &Entry| &*entry.task == "a";
+    let of_a = |_: &LockName, entry: &Entry| &*entry.task == "a";
     let removed = table.release_where(of_a);
     let removed: Vec<_> = removed.iter().map(|holder| holder.name.as_str()).collect();
     assert_eq!(removed, ["x", "y"]);
     assert_eq!(held(&table), ["original holds o", "b holds z"]);
     assert!(table.release_where(of_a).is_empty());
-    assert_eq!(table.release_where(|_| true).len(), 2);
+    assert_eq!(table.release_where(|_, _| true).len(), 2);
     assert_eq!(table, LockTable::default());
     // The platform's matrix of the original's lock is gone as well.
     assert!(table.is_free(&request("e! asks x"), Order::Behind(0)));
