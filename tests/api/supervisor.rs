@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use locks_core::{Expiry, LockManager};
+use locks_core::{Expiry, LockError, LockManager};
 use locks_tests::{
     engine::Database,
     journal::{Journal, Tx},
@@ -25,6 +25,8 @@ on_every_engine!(
     async released_task_can_acquire_again,
     async grant_to_a_released_idle_task_is_valid,
     async waiters_of_a_released_task_keep_waiting,
+    async one_life_of_a_worker_can_be_ended_while_another_goes_on,
+    async grant_that_was_released_and_given_again_is_not_taken_away,
     async release_all_releases_every_task,
     async release_all_keeps_versions_and_tokens_growing,
 );
@@ -251,4 +253,65 @@ async fn release_waits_for_an_open_fenced_transaction(db: Database) {
     assert!(journal.has("fenced").await);
     assert_eq!(taken.await.expect("no panic").expect("it can").len(), 1);
     assert!(!next.is_lost());
+}
+
+/// A worker is started again with its task id while its last life is not over.
+async fn one_life_of_a_worker_can_be_ended_while_another_goes_on(db: Database) {
+    let supervisor = connect(&db, "supervisor").await;
+    // A holder learns of its loss when it renews its session.
+    let life = async || {
+        let builder = LockManager::builder().task_id("worker-0");
+        let builder = builder.expiry(Expiry::After(SOON / 4));
+        builder.connect(db.url()).await.expect("it connects")
+    };
+    let (old, new) = (life().await, life().await);
+    let lost = old.acquire("app_task_1").await.expect("it is free");
+    let also_lost = old.acquire("app_backup_1").await.expect("it is free");
+    let kept = new.acquire("mail_restart").await.expect("it is free");
+    let held = supervisor.held().await.expect("it answers");
+    let holder = |name| {
+        held.iter()
+            .find(|h| h.name.as_str() == name)
+            .expect("it is held")
+    };
+    let [first, second, other] = ["app_task_1", "app_backup_1", "mail_restart"].map(holder);
+    assert!(first.session.is_some() && first.session == second.session);
+    assert_ne!(first.session, other.session);
+    supervisor.release_holder(first).await.expect("it can");
+    for guard in [lost, also_lost] {
+        tokio::time::timeout(SOON, guard.lost())
+            .await
+            .expect("it is told");
+    }
+    let held = supervisor.held().await.expect("it answers");
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert!(!kept.is_lost());
+    kept.release().await.expect("it is held");
+    let again = old.acquire("app_task_1").await.expect("its next life");
+    again.release().await.expect("it is held");
+}
+
+async fn grant_that_was_released_and_given_again_is_not_taken_away(db: Database) {
+    let supervisor = connect(&db, "supervisor").await;
+    let worker = connect(&db, "worker").await;
+    let guard = worker.acquire("x").await.expect("it is free");
+    let [holder] = &supervisor.held().await.expect("it answers")[..] else {
+        panic!("one lock is held")
+    };
+    let holder = holder.clone();
+    guard.release().await.expect("it is held");
+    let is_not_held = |error: &LockError| matches!(error, LockError::NotHeld { .. });
+    let error = supervisor
+        .release_holder(&holder)
+        .await
+        .expect_err("it is free");
+    assert!(is_not_held(&error), "{error:?}");
+    let guard = worker.acquire("x").await.expect("it is free");
+    let error = supervisor
+        .release_holder(&holder)
+        .await
+        .expect_err("it is another grant");
+    assert!(is_not_held(&error), "{error:?}");
+    assert!(!guard.is_lost());
+    guard.release().await.expect("it is held");
 }

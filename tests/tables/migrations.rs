@@ -24,6 +24,8 @@ on_every_engine!(
     async migrations_of_the_application_are_not_affected,
     async missing_tables_are_created_and_existing_ones_kept,
     async migration_may_be_repeated,
+    async columns_and_tables_of_a_later_version_are_left_alone,
+    async column_that_a_later_version_adds_twice_is_no_error,
 );
 
 /// The directory of this engine's migrations, for the users' own tooling.
@@ -216,4 +218,50 @@ async fn migration_may_be_repeated(db: Database) {
     }
     assert_eq!(shape(&db).await, made);
     assert_eq!(LocksRow::read(&db, "platform").await, row);
+}
+
+/// A rolling deployment has processes of two versions. The later one may add columns with a
+/// default, indexes and tables.
+async fn columns_and_tables_of_a_later_version_are_left_alone(db: Database) {
+    let before = LockManager::connect(db.url()).await.expect("it connects");
+    let guard = before.acquire("x").await.expect("it is free");
+    for table in TABLES {
+        db.execute(&format!(
+            "ALTER TABLE {table} ADD COLUMN later BIGINT DEFAULT 7"
+        ))
+        .await;
+    }
+    db.execute("CREATE TABLE lock_later (id INTEGER PRIMARY KEY)")
+        .await;
+    let after = LockManager::connect(db.url()).await.expect("it connects");
+    assert!(after.acquire("x").await.expect_err("it is held").is_busy());
+    let waiting = tokio::spawn(after.wait("x").into_future());
+    guard.release().await.expect("it is held");
+    let granted = tokio::time::timeout(SOON, waiting)
+        .await
+        .expect("an answer");
+    let granted = granted.expect("no panic").expect("it is free");
+    granted.release().await.expect("it is held");
+    let mut rows = db.connect().await;
+    let kept = rows
+        .rows("SELECT later FROM locks")
+        .await
+        .expect("it is there");
+    assert!(
+        kept.iter().all(|row| row.get("later") == Some("7")),
+        "{kept:?}"
+    );
+}
+
+/// Two processes of a later version may run one migration at a time.
+async fn column_that_a_later_version_adds_twice_is_no_error(db: Database) {
+    let locks = LockManager::connect(db.url()).await.expect("it connects");
+    locks.close().await.expect("it closes");
+    // Without the column the migration runs again, and finds the others.
+    db.execute("ALTER TABLE locks DROP COLUMN stamp").await;
+    let locks = LockManager::connect(db.url())
+        .await
+        .expect("it adds the column");
+    let guard = locks.acquire("x").await.expect("it is free");
+    guard.release().await.expect("it is held");
 }

@@ -15,9 +15,8 @@ pub(super) struct Dialect {
     pub(super) name: &'static str,
     /// The quotation mark of names.
     pub(super) quote: char,
-    pub(super) migration: &'static str,
-    /// The path of the migration in the repository, for users.
-    pub(super) migration_path: &'static str,
+    /// In their order. A statement may find that it was run before.
+    pub(super) migrations: &'static [Migration],
     /// How the engine reports changes.
     pub(super) change_source: ChangeSource,
     /// Run first on the first connection, so that no setting truncates the answers.
@@ -36,6 +35,22 @@ pub(super) struct Dialect {
     pub(super) fits: fn(ColumnUse, &str) -> bool,
     /// A warning about settings of the server with which a crash can undo a committed write.
     pub(super) relaxed: fn(&Facts) -> Option<String>,
+}
+
+/// A file with statements that create or change the tables.
+#[derive(Debug)]
+pub(super) struct Migration {
+    /// The path in the repository, for users.
+    pub(super) path: &'static str,
+    pub(super) sql: &'static str,
+}
+
+impl Dialect {
+    /// The paths of the migrations, for users.
+    pub(super) fn migration_paths(&self) -> String {
+        let paths: Vec<_> = self.migrations.iter().map(|one| one.path).collect();
+        paths.join(", ")
+    }
 }
 
 /// The catalog queries about the three tables.

@@ -10,7 +10,7 @@ use sqlx::{
 
 use super::{
     change::ChangeSource,
-    dialect::{Catalog, ColumnUse, Dialect, Facts, Rights, share},
+    dialect::{Catalog, ColumnUse, Dialect, Facts, Migration, Rights, share},
     executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
@@ -26,8 +26,10 @@ const FENCE_ROWS: usize = 65;
 
 const DIALECT: Dialect = Dialect {
     name: "MySQL or MariaDB",
-    migration: include_str!("../../migrations/mysql/0001_locks.sql"),
-    migration_path: "migrations/mysql/0001_locks.sql",
+    migrations: &[Migration {
+        path: "migrations/mysql/0001_locks.sql",
+        sql: include_str!("../../migrations/mysql/0001_locks.sql"),
+    }],
     quote: '`',
     change_source: ChangeSource::None,
     unlimited: Some("SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1"),

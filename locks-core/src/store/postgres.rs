@@ -10,7 +10,7 @@ use sqlx::{
 
 use super::{
     change::ChangeSource,
-    dialect::{Catalog, ColumnUse, Dialect, Facts, Rights, share},
+    dialect::{Catalog, ColumnUse, Dialect, Facts, Migration, Rights, share},
     executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
@@ -27,8 +27,10 @@ pub(super) const SHARED: &str = "connections are shared";
 
 const DIALECT: Dialect = Dialect {
     name: "PostgreSQL",
-    migration: include_str!("../../migrations/postgres/0001_locks.sql"),
-    migration_path: "migrations/postgres/0001_locks.sql",
+    migrations: &[Migration {
+        path: "migrations/postgres/0001_locks.sql",
+        sql: include_str!("../../migrations/postgres/0001_locks.sql"),
+    }],
     quote: '"',
     change_source: ChangeSource::Notifications,
     unlimited: None,

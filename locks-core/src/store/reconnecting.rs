@@ -88,7 +88,9 @@ impl Reconnecting {
             .await
             .map_err(|failure| match failure.kind {
                 // A read-only file without lock tables.
-                Kind::Denied => schema::not_allowed(&failure, self.target.dialect().migration_path),
+                Kind::Denied => {
+                    schema::not_allowed(&failure, &self.target.dialect().migration_paths())
+                }
                 _ => failure.into(),
             })?;
         connection.ensure_tables(&self.target.server()).await?;

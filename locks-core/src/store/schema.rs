@@ -118,7 +118,7 @@ impl Connection {
             if migrations > 2 {
                 return Err(LockError::schema(format!(
                     "the migration was applied, and {missing}; apply {}",
-                    server.dialect.migration_path
+                    server.dialect.migration_paths()
                 )));
             }
             self.refuse_second_tables(server).await?;
@@ -131,7 +131,7 @@ impl Connection {
                     return Err(LockError::schema(format!(
                         "{missing}, and this account cannot change that ({failure}); apply {} \
                          with an account that has the rights",
-                        server.dialect.migration_path
+                        server.dialect.migration_paths()
                     )));
                 }
                 Err(failure)
@@ -267,9 +267,10 @@ impl Connection {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// Runs the migration. What exists already is left as it is.
+    /// Runs the migrations. What exists already is left as it is.
     async fn migrate(&mut self, server: &Server) -> Result<(), Failure> {
-        for statement in server.names.migration(server.dialect.migration) {
+        let migrations = server.dialect.migrations.iter();
+        for statement in migrations.flat_map(|one| server.names.migration(one.sql)) {
             match self.raw(&statement).await {
                 Err(failure) if failure.kind != Kind::Exists => return Err(failure),
                 _ => {}

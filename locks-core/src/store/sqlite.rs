@@ -11,7 +11,7 @@ use sqlx::{
 
 use super::{
     change::ChangeSource,
-    dialect::{Catalog, Dialect, Facts, Rights},
+    dialect::{Catalog, Dialect, Facts, Migration, Rights},
     executor::Engine,
     failure::{Class, Kind},
     names::TableNames,
@@ -25,8 +25,10 @@ const SNAPSHOT: i32 = 517;
 
 const DIALECT: Dialect = Dialect {
     name: "SQLite",
-    migration: include_str!("../../migrations/sqlite/0001_locks.sql"),
-    migration_path: "migrations/sqlite/0001_locks.sql",
+    migrations: &[Migration {
+        path: "migrations/sqlite/0001_locks.sql",
+        sql: include_str!("../../migrations/sqlite/0001_locks.sql"),
+    }],
     quote: '"',
     change_source: ChangeSource::DataVersion,
     unlimited: None,
