@@ -282,10 +282,10 @@ impl LockManager {
         let name = holder.name.clone();
         Request::new(move |answer: AnswerSender<()>| {
             let reply = Reply::new(move |removed: Result<Vec<Holder>>| {
-                let answered = removed.and_then(|removed| match removed.is_empty() {
-                    true => Err(LockError::NotHeld { name }),
-                    false => Ok(()),
-                });
+                let answered = match removed {
+                    Ok(removed) if removed.is_empty() => Err(LockError::NotHeld { name }),
+                    other => other.map(drop),
+                };
                 drop(answer.send(answered));
             });
             let namespace = owner.namespace.clone();

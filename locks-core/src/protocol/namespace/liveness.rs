@@ -204,7 +204,7 @@ impl Namespace {
             TaskResult::RowRead { call, result } => self.on_row_read_aside(call, result, now),
             TaskResult::AllEvicted(result) => self.on_all_evicted(result, now),
             TaskResult::HoldersEvicted { call, result } => {
-                self.on_holders_evicted(call, result, now)
+                self.on_holders_evicted(call, result, now);
             }
             TaskResult::FenceAwaited {
                 release,

@@ -514,6 +514,25 @@ fn write_on_a_row_that_was_restored_and_written_again_is_refused() {
 }
 
 #[test]
+fn session_that_a_restore_brings_back_keeps_its_entries() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted(0, 1);
+    s.step(&Step::Backup);
+    s.step(&Step::Pause(0));
+    s.ask(1, 2, Patience::Forever);
+    let side = s.side(1, "delete of fence rows");
+    s.step(&Step::Apply(1, side));
+    s.step(&Step::Restore);
+    // The second process takes the session for dead, and its rows are there again.
+    s.step(&Step::Answer(1, side));
+    for _ in 0..10 {
+        s.answer_all(&[1]);
+    }
+    assert_eq!(s.holder().as_deref(), Some("p1a"));
+    s.end();
+}
+
+#[test]
 fn missing_row_is_looked_for_twenty_times_a_second() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.step(&Step::OriginalDeletes(0));
