@@ -2,14 +2,20 @@
 //! read-only. What is held within its ttl stays, waits go on, and neither the log nor the server
 //! is flooded.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use locks_core::{Expiry, LockManager};
 use locks_tests::{
-    engine::{Database, Engine, run_async_on},
+    engine::{Database, Engine, run_async_on, run_sync},
     events::{Event, Events},
+    process::Peer,
     relay::Relay,
     server::Server,
+    worker,
+    worker::Worker,
 };
 use tracing::Level;
 
@@ -91,6 +97,51 @@ impl Scene {
             "{connects} connects, {allowed} allowed"
         );
     }
+}
+
+locks_tests::on_every_engine!(sync process_without_file_descriptors);
+
+/// No connection can be opened: those for renewals and for tasks are not there yet.
+fn process_without_file_descriptors(db: Database) {
+    let ttl = TTL.as_millis().to_string();
+    let mut worker = worker!(db.url(), "worker", "--ttl", ttl);
+    assert_eq!(worker.ask("descriptors none"), "limited");
+    worker.acquire("x");
+    for _ in 0..4 {
+        std::thread::sleep(TTL / 2);
+        assert_eq!(worker.ask("lost"), "false");
+    }
+    worker.acquire("y");
+    assert_eq!(worker.ask("release"), "released");
+    assert_eq!(worker.ask("descriptors any"), "limited");
+    std::thread::sleep(2 * TTL);
+    assert_eq!(worker.ask("lost"), "false");
+    assert_eq!(worker.ask("release"), "released");
+}
+
+#[test]
+fn disk_that_is_full_for_less_and_for_longer_than_the_ttl() {
+    run_sync(Engine::Sqlite, |db| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+        command.args([env!("CARGO_BIN_EXE_peer"), "worker", db.url(), "worker"]);
+        command.args(["--ttl", &TTL.as_millis().to_string()]);
+        let mut worker = Worker::of(Peer::start(command));
+        worker.acquire("x");
+        assert_eq!(worker.ask("disk full"), "limited");
+        std::thread::sleep(TTL / 2);
+        assert_eq!(worker.ask("disk free"), "limited");
+        std::thread::sleep(2 * TTL);
+        assert_eq!(worker.ask("lost"), "false");
+        assert_eq!(worker.ask("disk full"), "limited");
+        let loss = worker.ask("loss");
+        assert!(loss.contains("not renewed in time"), "{loss}");
+        std::thread::sleep(TTL);
+        assert_eq!(worker.ask("disk free"), "limited");
+        let granted = worker.ask("wait x");
+        assert!(granted.starts_with("granted"), "{granted}");
+        assert_eq!(worker.ask("release"), "released");
+    });
 }
 
 fn on_private_servers<F: Future<Output = ()>>(engine: Engine, test: fn(Database) -> F) {

@@ -10,6 +10,7 @@ use locks_tests::{
     journal::{Journal, Tx},
     on_engine,
 };
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// How long it waits for the report of a loss.
 const REPORTED: Duration = Duration::from_secs(10);
@@ -111,6 +112,9 @@ impl Work {
                 self.guards.pop().expect("it has a guard").detach();
                 "detached".to_owned()
             }
+            "descriptors" => limit(Resource::Nofile, (rest == "none").then_some(3)),
+            // The process must ignore SIGXFSZ.
+            "disk" => limit(Resource::Fsize, (rest == "full").then_some(1)),
             "close" => done("closed", self.locks.close().await),
             _ => panic!("it does not know how to {command:?}"),
         }
@@ -130,6 +134,14 @@ impl Work {
             Err(error) => format!("failed: {error}"),
         }
     }
+}
+
+/// Limits a resource of this process, or ends the limit.
+fn limit(resource: Resource, most: Option<u64>) -> String {
+    let mut limits = getrlimit(resource);
+    limits.current = most.or(limits.maximum);
+    setrlimit(resource, limits).expect("a limit may be lowered");
+    "limited".to_owned()
 }
 
 /// The wall clock, in seconds.
