@@ -33,6 +33,8 @@ pub(super) struct Dialect {
     pub(super) catalog: fn(&TableNames) -> Catalog,
     /// Whether a column of this type can store every value of this use.
     pub(super) fits: fn(ColumnUse, &str) -> bool,
+    /// Why no statement that writes can succeed, if a setting of the server forbids it.
+    pub(super) unusable: fn(&Facts) -> Option<String>,
     /// A warning about settings of the server with which a crash can undo a committed write.
     pub(super) relaxed: fn(&Facts) -> Option<String>,
 }

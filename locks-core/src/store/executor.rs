@@ -178,7 +178,14 @@ pub(super) fn failure<DB: Engine>(error: sqlx::Error) -> Failure {
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::Decode(_)
         | sqlx::Error::Encode(_) => (Class::Permanent, Kind::Other),
+        sqlx::Error::Io(error) if is_unknown_host(error) => (Class::Permanent, Kind::Other),
         _ => (Class::Indeterminate, Kind::Other),
     };
     Failure::new(class, kind, error)
+}
+
+/// Whether a host name has no address. The standard library has only a text for it.
+fn is_unknown_host(error: &std::io::Error) -> bool {
+    let text = error.to_string();
+    text.contains("failed to lookup address information") && !text.contains("Temporary failure")
 }

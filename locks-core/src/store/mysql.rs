@@ -50,6 +50,14 @@ const DIALECT: Dialect = Dialect {
         ColumnUse::Name => kind.ends_with(" utf8mb4"),
         ColumnUse::Any => true,
     },
+    unusable: |facts| {
+        let logged = facts.is("log_bin", "ON") && facts.is("binlog_format", "STATEMENT");
+        logged.then(|| {
+            "binlog_format is STATEMENT, with which InnoDB refuses writes at the isolation level \
+             READ COMMITTED: set it to MIXED or ROW"
+                .to_owned()
+        })
+    },
     relaxed: |facts| {
         let value = facts.get("innodb_flush_log_at_trx_commit")?;
         (value != "1").then(|| {

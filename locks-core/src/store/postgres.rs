@@ -53,6 +53,7 @@ const DIALECT: Dialect = Dialect {
         ColumnUse::Text => matches!(kind, "text" | "character varying"),
         ColumnUse::Name | ColumnUse::Any => true,
     },
+    unusable: |_| None,
     relaxed: |facts| {
         let off: Vec<_> = ["fsync", "full_page_writes"]
             .into_iter()

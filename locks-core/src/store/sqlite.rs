@@ -40,6 +40,7 @@ const DIALECT: Dialect = Dialect {
     catalog,
     // A column stores values of any type.
     fits: |_, _| true,
+    unusable: |_| None,
     relaxed: |_| None,
 };
 

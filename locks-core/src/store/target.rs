@@ -243,6 +243,9 @@ impl Target {
             chosen => chosen,
         };
         let names = self.tables.names(schema, dialect.quote);
+        if let Some(reason) = (dialect.unusable)(&facts) {
+            return Err(Failure::inconsistent(Class::Permanent, reason));
+        }
         if let Some(warning) = (dialect.relaxed)(&facts) {
             tracing::warn!("{warning}");
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use locks_core::{Expiry, LockManager};
 use locks_tests::{
-    engine::{Database, Engine, run_async_on},
+    engine::{Database, Engine, run_async, run_async_on},
     hostile,
     relay::Relay,
     row::LocksRow,
@@ -13,6 +13,7 @@ use locks_tests::{
 };
 
 use super::{
+    SOON,
     contention::{contend, in_order, is_pending, smoke},
     task,
 };
@@ -160,5 +161,45 @@ fn each_hostile_default_by_itself_is_harmless() {
             admin.execute(&format!("SET GLOBAL {name} = DEFAULT")).await;
         }
         assert!(failed.is_empty(), "{failed:#?}");
+    });
+}
+
+/// Every write fails there, so the first connect says so.
+#[test]
+fn statement_based_binary_log_is_refused_at_connect() {
+    let settings = ["--log-bin=bin", "--binlog-format=STATEMENT"];
+    let Some(server) = Server::start_with(Engine::MySql, &settings) else {
+        return;
+    };
+    run_async_on(Database::create_on(server.url()), async |db: Database| {
+        let connecting = tokio::time::timeout(SOON, LockManager::connect(db.url())).await;
+        let error = connecting.expect("an answer").expect_err("it is refused");
+        assert!(!error.is_transient(), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains("binlog_format") && text.contains("ROW"),
+            "{text}"
+        );
+        for format in ["MIXED", "ROW"] {
+            db.execute(&format!("SET GLOBAL binlog_format = {format}"))
+                .await;
+            let locks = task(db.url(), "worker").await;
+            drop(locks.acquire("x").await.expect("it can be written"));
+        }
+    });
+}
+
+/// A URL without a database names none in which the tables could be.
+#[test]
+fn url_without_a_database_is_refused_at_connect() {
+    run_async(Engine::MySql, async |db: Database| {
+        let url = db.url_with(|url| url.set_path(""));
+        let connecting = tokio::time::timeout(SOON, LockManager::connect(&url)).await;
+        let error = connecting.expect("an answer").expect_err("it is refused");
+        assert!(!error.is_transient(), "{error:?}");
+        assert!(
+            error.to_string().contains("No database selected"),
+            "{error}"
+        );
     });
 }
