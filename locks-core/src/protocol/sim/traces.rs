@@ -516,6 +516,10 @@ fn write_on_a_row_that_was_restored_and_written_again_is_refused() {
 #[test]
 fn session_that_a_restore_brings_back_keeps_its_entries() {
     let mut s = Scene::new(2, "PostgreSQL");
+    // The second process has a session that the backup contains.
+    s.granted(1, 3);
+    s.step(&Step::Release(3));
+    s.answer_now(1);
     s.granted(0, 1);
     s.step(&Step::Backup);
     s.step(&Step::Pause(0));
