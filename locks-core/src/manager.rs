@@ -133,6 +133,7 @@ impl LockManager {
     /// - [`Busy`](crate::LockError::Busy): a lock is not available; the error names what
     ///   blocks it.
     /// - [`InvalidName`](crate::LockError::InvalidName).
+    /// - [`Rejected`](crate::LockError::Rejected): the database cannot store a name.
     /// - [`Database`](crate::LockError::Database): the database did not answer within 10 s.
     ///
     /// # Cancel safety
@@ -172,11 +173,13 @@ impl LockManager {
     /// - [`Timeout`](crate::LockError::Timeout): the time-out passed while the locks were not
     ///   available. If the database did not answer, the error is the last one of the database.
     /// - [`Deadlock`](crate::LockError::Deadlock): what blocks the request waits for the caller's
-    ///   own scope.
+    ///   own scope. This is seen within one namespace, and only with
+    ///   [`Fairness::InTurn`](crate::Fairness::InTurn), because other requests are in no queue.
     /// - [`QueueFull`](crate::LockError::QueueFull).
     /// - [`InvalidName`](crate::LockError::InvalidName).
-    /// - [`Database`](crate::LockError::Database), [`Schema`](crate::LockError::Schema): an error
-    ///   that a retry cannot heal.
+    /// - [`Rejected`](crate::LockError::Rejected): the database cannot store a name.
+    /// - [`Database`](crate::LockError::Database), [`Schema`](crate::LockError::Schema): the
+    ///   database file was replaced, or the row cannot be used.
     ///
     /// # Cancel safety
     ///
@@ -214,7 +217,11 @@ impl LockManager {
         })
     }
 
-    /// Releases a lock of this task that was [detached](LockGuard::detach).
+    /// Releases a lock of this task that was [detached](LockGuard::detach) in this process.
+    ///
+    /// If an earlier process of the task has detached it, which is possible with
+    /// [`Expiry::Never`](crate::Expiry::Never), [`release_holder`](Self::release_holder) releases
+    /// it.
     ///
     /// # Errors
     ///
