@@ -125,9 +125,11 @@ fn is_cluster(facts: &Facts) -> bool {
         && facts
             .get("wsrep_provider")
             .is_some_and(|provider| !provider.is_empty() && provider != "none");
-    galera
-        || facts.is("group_replication_single_primary_mode", "OFF")
-        || facts.get("version").is_some_and(|v| v.contains("TiDB"))
+    galera || facts.is("group_replication_single_primary_mode", "OFF") || is_tidb(facts)
+}
+
+fn is_tidb(facts: &Facts) -> bool {
+    facts.get("version").is_some_and(|v| v.contains("TiDB"))
 }
 
 const SYNTAX: Syntax = Syntax {
@@ -152,14 +154,7 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
     let write = format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?");
     let write = is_cluster(facts).then_some(write);
     Statements {
-        // Without the variable, a process that is stopped would keep the lock.
-        row_lock: facts.has("idle_transaction_timeout").then(|| RowLock {
-            begin: "START TRANSACTION",
-            limit: None,
-            read: format!("{} FOR UPDATE", common.read),
-            commit: "COMMIT AND NO CHAIN NO RELEASE",
-            rollback: "ROLLBACK AND NO CHAIN NO RELEASE",
-        }),
+        row_lock: row_lock(facts, &common.read),
         fences_in: format!("{} AND session NOT LIKE '%#%'", common.fences_in),
         try_fences: Some(format!(
             "SELECT session FROM {fences} WHERE {of_session} FOR UPDATE NOWAIT"
@@ -169,6 +164,34 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
         await_fence: [Some(lock), write].into_iter().flatten().collect(),
         ..common
     }
+}
+
+/// The row's lock, with a time limit that the server enforces: otherwise a process that is stopped
+/// would keep it. MariaDB has a limit for idle transactions. Elsewhere the limit for idle
+/// connections is lowered during the transaction.
+fn row_lock(facts: &Facts, read: &str) -> Option<RowLock> {
+    let (limit, commit, rollback) = if facts.has("idle_transaction_timeout") {
+        (
+            None,
+            "COMMIT AND NO CHAIN NO RELEASE",
+            "ROLLBACK AND NO CHAIN NO RELEASE",
+        )
+    } else if is_tidb(facts) {
+        return None;
+    } else {
+        (
+            Some("SET SESSION wait_timeout = 1"),
+            "COMMIT AND NO CHAIN NO RELEASE; SET SESSION wait_timeout = DEFAULT",
+            "ROLLBACK AND NO CHAIN NO RELEASE; SET SESSION wait_timeout = DEFAULT",
+        )
+    };
+    Some(RowLock {
+        begin: "START TRANSACTION",
+        limit,
+        read: format!("{read} FOR UPDATE"),
+        commit,
+        rollback,
+    })
 }
 
 /// The fence is a shared lock, so that the guards of a session do not block each other. On a
