@@ -231,15 +231,12 @@ impl Database {
                 Ok(Reply::Row(row))
             }
             Statement::Rollback => {
-                self.row_locks
-                    .retain(|_, lock| lock.connection != connection);
+                self.row_locks.retain(|_, l| l.connection != connection);
                 Ok(Reply::Nothing)
             }
             Statement::Commit => {
-                let locks = self
-                    .row_locks
-                    .extract_if(.., |_, lock| lock.connection == connection);
-                let locks: Vec<_> = locks.collect();
+                let of = |_: &Name, lock: &mut RowLock| lock.connection == connection;
+                let locks: Vec<_> = self.row_locks.extract_if(.., of).collect();
                 for (namespace, lock) in locks {
                     if let Some((row, _)) = lock.write {
                         self.put(&namespace, Some(row));
@@ -252,11 +249,9 @@ impl Database {
                 Ok(Reply::Version(row.map(|row| row.version.clone())))
             }
             Statement::ReadVersions(namespaces) => {
-                let rows = namespaces.iter().filter_map(|name| {
-                    let row = tables.locks.get(name)?;
-                    Some((name.to_string(), row.version.clone()))
-                });
-                Ok(Reply::Versions(rows.collect()))
+                let version = |name: &Name| Some(tables.locks.get(name)?.version.clone());
+                let row = |name| Some((Name::to_string(name), version(name)?));
+                Ok(Reply::Versions(namespaces.iter().filter_map(row).collect()))
             }
             Statement::CompareAndSet {
                 namespace,
@@ -268,8 +263,8 @@ impl Database {
                 let holds = early.unwrap_or_else(|| self.preconditions_hold(preconditions));
                 let row = self.tables.locks.get(namespace);
                 let is_expected = row.is_some_and(|row| row.version == *expected);
-                if columns.data_json.contains(UNSTORABLE) || columns.meta_json.contains(UNSTORABLE)
-                {
+                let texts = [&columns.data_json, &columns.meta_json];
+                if texts.iter().any(|text| text.contains(UNSTORABLE)) {
                     return Err(Failure::simulated(Class::NotApplied, Kind::Content));
                 }
                 if !is_expected || !holds {

@@ -7,204 +7,13 @@ use std::time::Duration;
 
 use super::{
     callers::Told,
-    engine::{ENGINES, Engine},
-    execution::parse,
-    process::LaneKind::{self, Renewals, Rows},
-    schedule::{Ask, Patience, ProcessId, RequestNumber, Scope, Step},
+    generate::UNSTORABLE,
+    process::LaneKind::{Renewals, Rows},
+    scene::{EVICTED, Scene, TTL},
+    schedule::{Ask, Patience, Scope, Step},
     setup::Setup,
     statement::Statement,
-    world::World,
 };
-use crate::{
-    options::{Evidence, Fairness},
-    protocol::Mechanisms,
-};
-
-const TTL: Duration = Duration::from_secs(2);
-/// Longer than it takes to evict a session that is not renewed.
-const EVICTED: u32 = 3_000;
-/// How many steps a script waits for something.
-const PATIENCE: usize = 2_000;
-
-fn engine(name: &str) -> Engine {
-    let mut engines = ENGINES.into_iter();
-    engines
-        .find(|engine| engine.name == name)
-        .expect("there is one")
-}
-
-struct Scene(World);
-
-impl Scene {
-    fn new(processes: usize, engine: &str) -> Self {
-        Self::with(processes, engine, |_| {})
-    }
-
-    fn with(processes: usize, name: &str, change: impl FnOnce(&mut Setup)) -> Self {
-        let mut setup = Setup {
-            seed: 2,
-            engine: engine(name),
-            processes,
-            namespaces: 1,
-            ttl: Some(TTL),
-            fairness: Fairness::InTurn,
-            evidence: Evidence::Time,
-            queue_limit: 100,
-            mechanisms: Mechanisms::default(),
-            warm: true,
-            clocks_behind: false,
-            mixed_matrices: false,
-            rejects_names: false,
-        };
-        change(&mut setup);
-        let mut world = World::new(setup);
-        world.log = Some(Vec::new());
-        world.warm_up();
-        Self(world)
-    }
-
-    #[track_caller]
-    fn step(&mut self, step: &Step) {
-        assert!(self.0.step(step), "not possible: {step}\n{}", self.log());
-        self.check();
-    }
-
-    fn log(&self) -> String {
-        self.0.log.as_deref().unwrap_or_default().join("\n")
-    }
-
-    #[track_caller]
-    fn check(&self) {
-        if let Some(violation) = &self.0.violation {
-            let (property, detail) = (violation.property, &violation.detail);
-            panic!("trace: {property} is violated: {detail}\n{}", self.log());
-        }
-    }
-
-    /// A request for `app_task_1`.
-    #[track_caller]
-    fn ask(&mut self, p: ProcessId, number: RequestNumber, patience: Patience) {
-        self.step(&Step::Ask(Ask {
-            process: p,
-            number,
-            namespace: 0,
-            task: 'a',
-            names: vec!["app_task_1"],
-            patience,
-            scope: Scope::None,
-        }));
-    }
-
-    fn told(&self, number: RequestNumber) -> &Told {
-        &self.0.callers[&number].told
-    }
-
-    fn pending(&self, p: ProcessId, kind: LaneKind) -> Option<&Statement> {
-        self.0.processes[p].lanes.get(&kind)?.statement.as_ref()
-    }
-
-    /// Answers the statements on one connection until this one is sent.
-    #[track_caller]
-    fn until_sent(&mut self, p: ProcessId, kind: LaneKind, statement: &str) {
-        for _ in 0..PATIENCE {
-            match self.pending(p, kind) {
-                Some(pending) if pending.name() == statement => return,
-                Some(_) => self.step(&Step::Answer(p, kind)),
-                None => self.step(&Step::NextTimer),
-            }
-        }
-        panic!("{statement} is not sent\n{}", self.log());
-    }
-
-    /// The side connection on which this statement is sent.
-    #[track_caller]
-    fn side(&mut self, p: ProcessId, statement: &str) -> LaneKind {
-        for _ in 0..PATIENCE {
-            let kinds: Vec<_> = self.0.processes[p].lanes.keys().copied().collect();
-            let side = kinds
-                .iter()
-                .filter(|kind| matches!(kind, LaneKind::Side(_)));
-            let is_it = |kind: &&LaneKind| {
-                self.pending(p, **kind)
-                    .is_some_and(|pending| pending.name() == statement)
-            };
-            if let Some(kind) = side.copied().find(|kind| is_it(&kind)) {
-                return kind;
-            }
-            let mut moved = false;
-            for kind in kinds {
-                moved |= self.0.step(&Step::Answer(p, kind));
-            }
-            if !moved {
-                self.step(&Step::NextTimer);
-            }
-            self.check();
-        }
-        panic!("{statement} is not sent\n{}", self.log());
-    }
-
-    /// Answers everything that these processes ask, until the request is answered.
-    #[track_caller]
-    fn until_told(&mut self, processes: &[ProcessId], number: RequestNumber) {
-        for _ in 0..PATIENCE {
-            if *self.told(number) != Told::Waiting {
-                return;
-            }
-            self.answer_all(processes);
-        }
-        panic!("request {number} is not answered\n{}", self.log());
-    }
-
-    /// Answers what these processes ask; if they ask nothing, time passes.
-    #[track_caller]
-    fn answer_all(&mut self, processes: &[ProcessId]) {
-        let mut moved = false;
-        for p in processes {
-            let kinds: Vec<_> = self.0.processes[*p].lanes.keys().copied().collect();
-            for kind in kinds {
-                moved |= self.0.step(&Step::Answer(*p, kind));
-            }
-        }
-        if !moved {
-            self.step(&Step::NextTimer);
-        }
-        self.check();
-    }
-
-    /// Answers what a process asks now. No time passes.
-    #[track_caller]
-    fn answer_now(&mut self, p: ProcessId) {
-        let kinds = |s: &Self| s.0.processes[p].lanes.keys().copied().collect::<Vec<_>>();
-        while kinds(self)
-            .into_iter()
-            .any(|kind| self.0.step(&Step::Answer(p, kind)))
-        {
-            self.check();
-        }
-    }
-
-    #[track_caller]
-    fn granted(&mut self, p: ProcessId, number: RequestNumber) {
-        self.ask(p, number, Patience::Forever);
-        self.until_told(&[p], number);
-        assert_eq!(*self.told(number), Told::Granted, "{}", self.log());
-    }
-
-    /// The task that holds `app_task_1`.
-    fn holder(&self) -> Option<String> {
-        let row = self.0.db.tables.locks.values().next()?;
-        let table = parse(row)?;
-        table
-            .entry("app_task_1")
-            .map(|entry| entry.task.to_string())
-    }
-
-    #[track_caller]
-    fn end(mut self) {
-        self.0.settle();
-        self.check();
-    }
-}
 
 #[test]
 fn late_insert_of_a_session_leaves_nothing() {
@@ -270,6 +79,29 @@ fn restart_by_the_original_waits_for_a_fenced_transaction() {
         assert_eq!(*s.told(2), Told::Granted, "{engine}");
         s.end();
     }
+}
+
+#[test]
+fn row_that_stays_missing_is_created_after_the_fenced_transaction() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted(0, 1);
+    s.step(&Step::Fence(1));
+    while !s.0.step(&Step::AbandonCommit(1)) {
+        s.answer_all(&[0]);
+    }
+    s.step(&Step::OriginalDeletes(0));
+    s.step(&Step::Pause(0));
+    s.ask(1, 2, Patience::Forever);
+    // Longer than the original takes for its restart.
+    let start = s.0.now;
+    while s.0.now < start + Duration::from_secs(6) {
+        s.answer_all(&[1]);
+    }
+    assert_eq!(*s.told(2), Told::Waiting);
+    s.step(&Step::ArriveCommit(1));
+    s.until_told(&[1], 2);
+    assert_eq!(*s.told(2), Told::Granted);
+    s.end();
 }
 
 #[test]
@@ -511,6 +343,67 @@ fn write_on_a_row_that_was_restored_and_written_again_is_refused() {
         "a late write replaced it"
     );
     s.end();
+}
+
+#[test]
+fn session_whose_insert_took_most_of_its_ttl_is_renewed_before_a_grant() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.ask(1, 1, Patience::Forever);
+    s.until_sent(1, Rows, "insert of heartbeat rows");
+    s.step(&Step::Apply(1, Rows));
+    s.step(&Step::Millis(1_700));
+    s.until_told(&[1], 1);
+    assert_eq!(*s.told(1), Told::Granted);
+    let process = &s.0.processes[1];
+    let session = s.0.callers[&1].session().expect("it is granted");
+    let left = process.leases[session] - process.now(s.0.now).boot;
+    assert!(left > TTL / 4, "{left:?} are left");
+    s.step(&Step::Release(1));
+    s.end();
+}
+
+#[test]
+fn server_that_is_full_costs_no_lock() {
+    let mut s = Scene::new(2, "MySQL");
+    s.step(&Step::RefuseConnections(1));
+    s.granted(1, 1);
+    let start = s.0.now;
+    while s.0.now < start + 3 * TTL {
+        s.answer_all(&[1]);
+    }
+    assert_eq!(*s.told(1), Told::Granted);
+    s.step(&Step::Release(1));
+    s.end();
+}
+
+#[test]
+fn request_that_the_database_cannot_store_is_refused_alone() {
+    let rejects = |setup: &mut Setup| setup.rejects_names = true;
+    for engine in ["PostgreSQL", "SQLite"] {
+        let mut s = Scene::with(2, engine, rejects);
+        s.granted(0, 1);
+        let names = ["mail_restart", UNSTORABLE, "box_update"];
+        for (number, name) in (2..).zip(names) {
+            s.step(&Step::Ask(Ask {
+                process: 0,
+                number,
+                namespace: 0,
+                task: 'b',
+                names: vec![name],
+                patience: Patience::Forever,
+                scope: Scope::None,
+            }));
+        }
+        s.step(&Step::Release(1));
+        for (number, told) in [(2, Told::Granted), (3, Told::Failed), (4, Told::Granted)] {
+            s.until_told(&[0], number);
+            assert_eq!(*s.told(number), told, "request {number}");
+            if told == Told::Granted {
+                s.step(&Step::Release(number));
+            }
+        }
+        s.end();
+    }
 }
 
 #[test]
