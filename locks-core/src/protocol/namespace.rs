@@ -124,6 +124,8 @@ pub(crate) struct Namespace {
     replan: bool,
     /// The last failure, until a query succeeds that shows the opposite.
     last_error: Option<LockError>,
+    /// The failure of the last write, until one succeeds.
+    write_error: Option<LockError>,
     /// When a failure was logged, until a query succeeds that shows the opposite.
     failure_logged: Option<Time>,
     /// How many callers the last completion answered with success.
@@ -165,6 +167,7 @@ impl Namespace {
             needs_read: false,
             replan: false,
             last_error: None,
+            write_error: None,
             failure_logged: None,
             answered: 0,
             timers_stale: true,

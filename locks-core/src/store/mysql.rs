@@ -269,7 +269,7 @@ fn catalog(names: &TableNames) -> Catalog {
 /// Whether a value cannot be stored: a character that the column's character set lacks, or a
 /// text that is too long.
 fn is_content(number: u16) -> bool {
-    matches!(number, 1366 | 1406 | 1301 | 3854 | 3988)
+    matches!(number, 1118 | 1300 | 1301 | 1366 | 1406 | 3854 | 3988)
 }
 
 /// The options without those that [`settings`] replaces.
@@ -300,7 +300,8 @@ impl Engine for MySql {
             // Read-only server, read-only transaction, refused by an option; a statement that is
             // too long, after which the server closes the connection.
             // A node that has left its cluster. Another connection may lead to another node.
-            1290 | 1792 | 1836 | 1153 | 1047 => Class::ReadOnly,
+            // A connection that was idle for too long.
+            1290 | 1792 | 1836 | 1153 | 1047 | 4031 => Class::ReadOnly,
             // A value that the table cannot store.
             number if is_content(number) => Class::NotApplied,
             // Denied, no database, missing or wrong tables, values out of range, duplicates,

@@ -159,7 +159,9 @@ async fn dropped_table_is_reported_and_not_recreated(db: Database) {
     let locks = connect(&db, "us").await;
     let guard = locks.acquire("x").await.unwrap();
     db.execute("DROP TABLE locks").await;
-    let limit = Duration::from_mins(1);
+    // A table may be restored, so requests wait for it as long as they would for a server.
+    let waiting = tokio::spawn(locks.wait("z").into_future());
+    let limit = Duration::from_secs(2);
     let errors = [
         failure("acquire", SOON, locks.acquire("y")).await,
         failure("wait", SOON, locks.wait("y").timeout(limit)).await,
@@ -173,7 +175,7 @@ async fn dropped_table_is_reported_and_not_recreated(db: Database) {
             "{text}"
         );
     }
-    assert!(!is_there(&db, "locks").await);
+    assert!(!is_there(&db, "locks").await && !waiting.is_finished());
     // What the error advises helps, and the lock that was held before is not reported as held.
     let again = connect(&db, "again").await;
     let theirs = again.acquire("x").await.expect("the table is new");
@@ -186,6 +188,9 @@ async fn dropped_table_is_reported_and_not_recreated(db: Database) {
         .release()
         .await
         .unwrap();
+    let waited = tokio::time::timeout(SOON, waiting).await.expect("an answer");
+    let waited = waited.expect("no panic").expect("it is free");
+    waited.release().await.expect("it is held");
     let held = LocksRow::read(&db, "platform").await.unwrap().held();
     assert_eq!(held, [("x".to_owned(), "again".to_owned())].into());
     assert!(!theirs.is_lost());

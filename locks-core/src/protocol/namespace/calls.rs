@@ -158,8 +158,8 @@ impl Namespace {
                     blocked_by: self.blockers_now(pending.request()),
                 }
             } else {
-                let last = self.last_error.clone();
-                last.unwrap_or_else(|| no_answer(contended))
+                let last = self.last_error.as_ref().or(self.write_error.as_ref());
+                last.cloned().unwrap_or_else(|| no_answer(contended))
             };
             self.requests.cancel(overdue.nonce);
             self.outputs.push_back(Output::Failed(overdue.nonce, error));

@@ -55,6 +55,7 @@ impl Namespace {
                 self.write_schedule
                     .on_written(written, now.monotonic, timers, rng);
                 self.requests_per_write.on_accepted();
+                self.write_error = None;
                 self.notify = (plan.frees && others_wait).then_some(new.version);
                 // An answer that needs a row that is read now has one.
                 self.replan |= plan.needs_read;
@@ -358,6 +359,9 @@ impl Namespace {
         let error = LockError::from(failure);
         if is_final {
             self.fail_all(&error, now);
+        }
+        if writes {
+            self.write_error = Some(error.clone());
         }
         self.last_error = Some(error);
     }
