@@ -188,7 +188,9 @@ async fn dropped_table_is_reported_and_not_recreated(db: Database) {
         .release()
         .await
         .unwrap();
-    let waited = tokio::time::timeout(SOON, waiting).await.expect("an answer");
+    let waited = tokio::time::timeout(SOON, waiting)
+        .await
+        .expect("an answer");
     let waited = waited.expect("no panic").expect("it is free");
     waited.release().await.expect("it is held");
     let held = LocksRow::read(&db, "platform").await.unwrap().held();
