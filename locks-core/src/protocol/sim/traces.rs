@@ -346,6 +346,27 @@ fn write_on_a_row_that_was_restored_and_written_again_is_refused() {
 }
 
 #[test]
+fn renewal_that_is_answered_late_extends_the_lease_from_when_it_was_sent() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted(0, 1);
+    s.ask(1, 2, Patience::Forever);
+    for _ in 0..20 {
+        s.answer_all(&[0, 1]);
+    }
+    s.until_sent(0, Renewals, "renewal");
+    s.step(&Step::Apply(0, Renewals));
+    let sent = s.0.now;
+    while s.0.now < sent + TTL / 4 {
+        s.answer_all(&[1]);
+    }
+    s.step(&Step::Answer(0, Renewals));
+    s.step(&Step::Pause(0));
+    s.until_told(&[1], 2);
+    assert_eq!(*s.told(2), Told::Granted);
+    s.end();
+}
+
+#[test]
 fn session_whose_insert_took_most_of_its_ttl_is_renewed_before_a_grant() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.ask(1, 1, Patience::Forever);
