@@ -507,6 +507,32 @@ fn deletion_of_idle_sessions_does_not_end_the_shutdown() {
 }
 
 #[test]
+fn end_deletes_sessions_whose_deletion_is_under_way() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted(0, 1);
+    s.step(&Step::Release(1));
+    for _ in 0..10 {
+        s.answer_all(&[0]);
+    }
+    s.step(&Step::OwnerGone(0, 'a'));
+    let idle = s.side(0, "delete of heartbeat rows");
+    s.step(&Step::Close(0));
+    // The deletion has no answer until the process has ended.
+    while s.0.processes[0].is_alive() {
+        let kinds: Vec<_> = s.0.processes[0].lanes.keys().copied().collect();
+        let others = kinds.into_iter().filter(|kind| *kind != idle);
+        let moved = others.filter(|kind| s.0.step(&Step::Answer(0, *kind)));
+        if moved.count() == 0 {
+            s.step(&Step::NextTimer);
+        }
+        s.check();
+    }
+    let left: Vec<_> = s.0.db.tables.heartbeats.keys().collect();
+    assert!(left.is_empty(), "{left:?}");
+    s.end();
+}
+
+#[test]
 fn tokens_grow_when_a_process_that_has_seen_no_row_creates_it() {
     let behind = |setup: &mut Setup| setup.clocks_behind = true;
     let mut s = Scene::with(3, "PostgreSQL", behind);
