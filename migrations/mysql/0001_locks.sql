@@ -18,10 +18,10 @@ ALTER TABLE locks
     MODIFY dataJson LONGTEXT CHARACTER SET utf8mb4,
     MODIFY version BIGINT DEFAULT 1;
 
--- stamp: random, replaced at every write. metaJson: sessions, tokens, the wait queue.
-ALTER TABLE locks
-    ADD COLUMN stamp VARCHAR(64) CHARACTER SET ascii NULL,
-    ADD COLUMN metaJson LONGTEXT CHARACTER SET utf8mb4 NULL;
+-- stamp: random, replaced at every write. metaJson: sessions, tokens, the wait queue. One
+-- statement each, so that the migration can be repeated after one of them failed.
+ALTER TABLE locks ADD COLUMN stamp VARCHAR(64) CHARACTER SET ascii NULL;
+ALTER TABLE locks ADD COLUMN metaJson LONGTEXT CHARACTER SET utf8mb4 NULL;
 
 -- The heartbeat of a session: beat grows while its process renews it. ttlMs NULL: it
 -- never expires.
