@@ -278,12 +278,10 @@ mod tests {
                 source: Arc::new(sqlx::Error::Protocol("the cause".into())),
             },
         ] {
-            let mut chain = error.to_string();
-            let mut source = error.source();
-            while let Some(error) = source {
-                chain += &format!(": {error}");
-                source = error.source();
-            }
+            let first: &dyn Error = &error;
+            let chain = std::iter::successors(Some(first), |&error| error.source());
+            let chain: Vec<_> = chain.map(ToString::to_string).collect();
+            let chain = chain.join(": ");
             assert_eq!(chain.matches("the cause").count(), 1, "{chain}");
         }
     }
