@@ -1,6 +1,6 @@
 //! The errors of the library, and predicates that tell them apart.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{
     name::LockName,
@@ -17,12 +17,14 @@ pub type Result<T, E = LockError> = std::result::Result<T, E>;
 /// [`is_lost`](Self::is_lost) tell the cases apart. [`is_transient`](Self::is_transient)
 /// tells whether a retry may succeed.
 ///
-/// The error is `Clone`, because one failed write can be the answer to several requests.
-#[derive(Clone, Debug, thiserror::Error)]
+/// The error is `Clone`, because one failed write can be the answer to several requests. Its
+/// text contains the text of the database driver's error, which is in the field `source` of
+/// [`Database`](Self::Database) and [`Rejected`](Self::Rejected). `Error::source` returns `None`,
+/// so that reports of the chain of errors do not repeat the text.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LockError {
     /// A lock is held, or an earlier request waits for it.
-    #[error("{} is not available: {}", Locks(names), Blockers(blocked_by))]
     #[non_exhaustive]
     Busy {
         /// The requested locks.
@@ -31,11 +33,6 @@ pub enum LockError {
         blocked_by: Vec<Blocker>,
     },
     /// The locks were refused until the timeout ended.
-    #[error(
-        "timed out after {waited:.0?} of waiting for {}: {}",
-        Locks(names),
-        Blockers(blocked_by)
-    )]
     #[non_exhaustive]
     Timeout {
         /// The requested locks.
@@ -46,7 +43,6 @@ pub enum LockError {
         blocked_by: Vec<Blocker>,
     },
     /// The request was refused because what blocks it waits for the caller.
-    #[error("waiting for {} would deadlock: {}", Locks(names), Blockers(cycle))]
     #[non_exhaustive]
     Deadlock {
         /// The requested locks.
@@ -55,42 +51,32 @@ pub enum LockError {
         cycle: Vec<Blocker>,
     },
     /// The queue of the namespace is full.
-    #[error("the queue of the namespace is full: {limit} requests are waiting; retry later")]
     #[non_exhaustive]
     QueueFull {
         /// The maximum length of the queue.
         limit: usize,
     },
     /// The lock was held and is not held any more.
-    #[error("{0}")]
     Lost(Lost),
     /// A lock cannot be released because it is not held.
-    #[error("lock {name} cannot be released, because it is not held; `held` lists the held locks")]
     #[non_exhaustive]
     NotHeld {
         /// The name of the lock.
         name: LockName,
     },
     /// A lock cannot be released because another task holds it.
-    #[error(
-        "lock {} is held by task {} and cannot be released by another task; \
-         if that task has ended, call release_task({:?})",
-        holder.name, holder.task_id, holder.task_id
-    )]
     #[non_exhaustive]
     HeldByOther {
         /// The holder of the lock.
         holder: Holder,
     },
     /// A lock cannot be released by name because a guard of this process holds it.
-    #[error("lock {name} is held by a guard of this process; drop or release the guard instead")]
     #[non_exhaustive]
     HeldByGuard {
         /// The name of the lock.
         name: LockName,
     },
     /// The text cannot be a lock name.
-    #[error("invalid lock name {name:?}: {reason}")]
     #[non_exhaustive]
     InvalidName {
         /// The text that was passed.
@@ -99,7 +85,6 @@ pub enum LockError {
         reason: &'static str,
     },
     /// A setting has an invalid value.
-    #[error("invalid {what}: {reason}")]
     #[non_exhaustive]
     InvalidConfig {
         /// The name of the setting.
@@ -108,19 +93,12 @@ pub enum LockError {
         reason: Box<str>,
     },
     /// There is no default manager.
-    #[error(
-        "no default lock manager: call LockManager::install and keep the returned value, \
-         or run the future in LockManager::default_for"
-    )]
     NotInstalled,
     /// Another default manager is installed.
-    #[error("a default lock manager is already installed; drop its `Installed` value first")]
     AlreadyInstalled,
     /// The manager is closed.
-    #[error("the lock manager is closed; connect again")]
     Closed,
     /// This version cannot use the tables, or a row in them.
-    #[error("{reason}")]
     #[non_exhaustive]
     Schema {
         /// What was found, and what to do.
@@ -128,7 +106,6 @@ pub enum LockError {
     },
     /// The database cannot store the name of a lock or the id of a task: it lacks a character,
     /// or the text is too long. Other requests are not affected.
-    #[error("the database rejects {what}: {source}")]
     #[non_exhaustive]
     Rejected {
         /// The locks or the task.
@@ -137,7 +114,6 @@ pub enum LockError {
         source: Arc<sqlx::Error>,
     },
     /// The database failed or could not be reached.
-    #[error("the lock database failed: {source}")]
     #[non_exhaustive]
     Database {
         /// The error of the database driver.
@@ -146,6 +122,71 @@ pub enum LockError {
         transient: bool,
     },
 }
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy { names, blocked_by } => {
+                let (names, blockers) = (Locks(names), Blockers(blocked_by));
+                write!(f, "{names} is not available: {blockers}")
+            }
+            Self::Timeout {
+                names,
+                waited,
+                blocked_by,
+            } => {
+                let (names, blockers) = (Locks(names), Blockers(blocked_by));
+                write!(
+                    f,
+                    "timed out after {waited:.0?} of waiting for {names}: {blockers}"
+                )
+            }
+            Self::Deadlock { names, cycle } => {
+                let (names, cycle) = (Locks(names), Blockers(cycle));
+                write!(f, "waiting for {names} would deadlock: {cycle}")
+            }
+            Self::QueueFull { limit } => write!(
+                f,
+                "the queue of the namespace is full: {limit} requests are waiting; retry later"
+            ),
+            Self::Lost(lost) => lost.fmt(f),
+            Self::NotHeld { name } => write!(
+                f,
+                "lock {name} cannot be released, because it is not held; `held` lists the held \
+                 locks"
+            ),
+            Self::HeldByOther { holder } => write!(
+                f,
+                "lock {} is held by task {} and cannot be released by another task; if that task \
+                 has ended, call release_task({:?})",
+                holder.name, holder.task_id, holder.task_id
+            ),
+            Self::HeldByGuard { name } => write!(
+                f,
+                "lock {name} is held by a guard of this process; drop or release the guard instead"
+            ),
+            Self::InvalidName { name, reason } => {
+                write!(f, "invalid lock name {name:?}: {reason}")
+            }
+            Self::InvalidConfig { what, reason } => write!(f, "invalid {what}: {reason}"),
+            Self::NotInstalled => f.write_str(
+                "no default lock manager: call LockManager::install and keep the returned value, \
+                 or run the code in LockManager::default_for or default_for_sync",
+            ),
+            Self::AlreadyInstalled => f.write_str(
+                "a default lock manager is already installed; drop its `Installed` value first",
+            ),
+            Self::Closed => f.write_str("the lock manager is closed; connect again"),
+            Self::Schema { reason } => f.write_str(reason),
+            Self::Rejected { what, source } => {
+                write!(f, "the database rejects {what}: {source}")
+            }
+            Self::Database { source, .. } => write!(f, "the lock database failed: {source}"),
+        }
+    }
+}
+
+impl Error for LockError {}
 
 impl LockError {
     /// Whether the lock is not available now: [`Busy`](Self::Busy).
@@ -192,8 +233,9 @@ impl LockError {
 
     /// The error of a transaction that cannot see the fence of a lock that is held.
     pub(crate) fn too_old() -> Self {
-        let text = "the transaction cannot see the fence of the lock, because it began before \
-                    the lock was granted; acquire the lock first, then begin the transaction";
+        let text = "the transaction cannot see the fence of the lock: either it began before the \
+                    lock was granted, or it is in another database; acquire the lock first, then \
+                    begin the transaction in the database of the locks";
         Self::Database {
             source: Arc::new(sqlx::Error::Protocol(text.into())),
             transient: true,
@@ -219,6 +261,28 @@ impl LockError {
         Self::InvalidConfig {
             what,
             reason: reason.into().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_of_an_error_has_the_text_of_its_source_once() {
+        for error in [
+            LockError::no_answer("the cause"),
+            LockError::Rejected {
+                what: "lock x".into(),
+                source: Arc::new(sqlx::Error::Protocol("the cause".into())),
+            },
+        ] {
+            let first: &dyn Error = &error;
+            let chain = std::iter::successors(Some(first), |&error| error.source());
+            let chain: Vec<_> = chain.map(ToString::to_string).collect();
+            let chain = chain.join(": ");
+            assert_eq!(chain.matches("the cause").count(), 1, "{chain}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The guard of held locks.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc};
 
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::oneshot;
@@ -10,10 +10,10 @@ use crate::{
     error::{LockError, Result},
     name::LockName,
     protocol::Check,
-    report::Lost,
+    report::{Lost, NOT_RENEWED, NOT_RENEWED_AND_EVICTED, TAKEN},
     store::fence::{
         FenceConnection,
-        sealed::{Commit, Touch, Touched, Unfenced},
+        sealed::{Commit, Touch, Touched, Unfenced, other_database},
     },
     wait::Request,
 };
@@ -31,8 +31,8 @@ use crate::{
 ///
 /// # Loss
 ///
-/// A lock is lost when its session is not renewed in time, when a supervisor releases it, or when
-/// the manager is closed. Then [`lost`](Self::lost) resolves, and [`fence`](Self::fence) and
+/// A lock is lost when its session is not renewed in time, when a supervisor releases it, when
+/// the database file is replaced, or when the manager is closed or its driver ends. Then [`lost`](Self::lost) resolves, and [`fence`](Self::fence) and
 /// [`commit`](Self::commit) fail.
 #[must_use = "a lock is released as soon as its guard is dropped: `let _ = …` releases it at once, \
               `let _guard = …` keeps it to the end of the block"]
@@ -119,6 +119,14 @@ impl LockGuard {
     /// older than the lock does not see its fence and fails with a transient
     /// [`Database`](LockError::Database) error; a new transaction may succeed.
     ///
+    /// On SQLite, all writers of the file wait for a transaction that has written. A transaction
+    /// can therefore be open for longer than the ttl: the fence looks whether the file still
+    /// has the grant, and the clock decides nothing. This needs a write before another
+    /// connection writes, so begin with `BEGIN IMMEDIATE` or with a write. A transaction that
+    /// reads first cannot write any more once another connection has written: SQLite refuses
+    /// its writes with `SQLITE_BUSY_SNAPSHOT` (517). If it only reads, it can be committed, as
+    /// long as the locks are held by the clock too.
+    ///
     /// If a holder is stopped between the fence and the commit, the locks cannot be taken away
     /// while its database session lives. To limit that, set the server's limit for sessions that
     /// are idle in a transaction.
@@ -133,15 +141,44 @@ impl LockGuard {
     ///
     /// Not cancel safe: if the future is dropped early, the transaction may or may not be fenced.
     /// Roll it back.
-    pub async fn fence<C: FenceConnection + ?Sized>(&self, conn: &mut C) -> Result<()> {
+    // The future of an `async fn` would repeat the bound, and the compiler would report a pool
+    // three times.
+    pub fn fence<'a, C: FenceConnection + ?Sized>(
+        &'a self,
+        conn: &'a mut C,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+        Box::pin(self.fence_transaction(conn))
+    }
+
+    async fn fence_transaction<C: FenceConnection + ?Sized>(&self, conn: &mut C) -> Result<()> {
+        let state = self.state();
         // Counted before anything is sent, so that a release waits for the commit from now on.
-        self.state().fence_begins();
-        self.check()?;
-        match conn.touch(self.state().fence()).await? {
-            Touched::Fenced => {}
+        state.fence_begins();
+        // In the file of the locks, the rows prove more than the clock.
+        let rows_decide = C::UNFENCED == Unfenced::None && state.is_expired();
+        if !rows_decide {
+            self.check()?;
+        }
+        match conn.touch(state.fence()).await? {
+            // All other writers of the file wait for this transaction.
+            Touched::Fenced if C::UNFENCED == Unfenced::None && state.is_expired() => {
+                return match conn.is_in_file(state.fence()).await? {
+                    Some(true) => Ok(()),
+                    _ => self.check(),
+                };
+            }
+            Touched::Fenced | Touched::Seen => {}
             Touched::Absent if C::UNFENCED == Unfenced::None => {
-                let reason = "its session was evicted before the fence";
-                return Err(LockError::Lost(self.state().lose(reason, None)));
+                if conn.is_in_file(state.fence()).await? == Some(false) {
+                    return Err(other_database());
+                }
+                let expired = state.is_expired();
+                let reason = if expired {
+                    NOT_RENEWED_AND_EVICTED
+                } else {
+                    TAKEN
+                };
+                return Err(LockError::Lost(state.lose(reason, None)));
             }
             // Either the session is gone, or the transaction's snapshot is older than its row.
             Touched::Absent => {
@@ -240,8 +277,7 @@ impl LockGuard {
     /// Fails if this process knows of the loss.
     fn check(&self) -> Result<()> {
         if self.is_lost() {
-            let reason = "its session was not renewed in time";
-            return Err(LockError::Lost(self.state().lose(reason, None)));
+            return Err(LockError::Lost(self.state().lose(NOT_RENEWED, None)));
         }
         Ok(())
     }

@@ -51,6 +51,11 @@
 //! | `postgres` | no | PostgreSQL |
 //! | `tls-rustls` | no | TLS to the servers |
 
+// The programs of the README are compiled.
+#[cfg(all(doctest, feature = "macros", feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres")))]
 compile_error!("locks-core needs an engine: turn on `sqlite`, `mysql` or `postgres`");
 
@@ -81,7 +86,7 @@ pub use name::{IntoLockNames, LockName};
 pub use options::{Evidence, Expiry, Fairness};
 pub use report::{Blocker, Holder, Lost, Waiter};
 pub use store::{FenceConnection, IntoConnectOptions};
-pub use wait::{Request, Wait};
+pub use wait::{Acquire, Request, Wait};
 pub use with_lock::default_manager::Installed;
 
 pub use sqlx;

@@ -13,7 +13,7 @@ use crate::{
     report::{Holder, Waiter},
     scope::ScopePath,
     store::{IntoConnectOptions, Target, sealed::Connect},
-    wait::{AnswerSender, Request, Wait},
+    wait::{Acquire, AnswerSender, Request, Wait},
 };
 
 /// A handle to the locks of one namespace, which acts for one task.
@@ -122,7 +122,7 @@ impl LockManager {
     }
 
     /// Acquires all of these locks without waiting for them, or none. This is tokio's
-    /// `try_acquire`.
+    /// `try_acquire`. It has no timeout; [`wait`](Self::wait) waits and can have one.
     ///
     /// A lock is refused if it is held, if a held lock conflicts with it by the
     /// [`ConflictMatrix`], or if an earlier request waits for a lock that conflicts with it. A
@@ -155,11 +155,11 @@ impl LockManager {
     /// ```
     #[doc(alias = "try_lock")]
     #[doc(alias = "try_acquire")]
-    pub fn acquire(&self, names: impl IntoLockNames) -> Request<LockGuard> {
-        match name::collect(&names) {
+    pub fn acquire(&self, names: impl IntoLockNames) -> Acquire {
+        Acquire::new(match name::collect(&names) {
             Ok(names) => self.ask(names, WaitPolicy::NoWait),
             Err(error) => Request::failed(error),
-        }
+        })
     }
 
     /// Waits for all of these locks in order of arrival and acquires them together. This is
@@ -388,7 +388,8 @@ impl LockManager {
 impl Builder {
     /// Connects to a database by its URL: `sqlite:`, `mysql:`, `mariadb:`, `postgres:` or
     /// `postgresql:`. A missing SQLite file is created, unless the URL has a `mode`. Missing
-    /// tables are created.
+    /// tables are created. A relative path of a file is resolved in this call, not when the
+    /// future is polled.
     ///
     /// The oldest versions that work are MySQL 8.0, MariaDB 10.3 and PostgreSQL 12. The
     /// connections override those settings of the server, the role and the URL on which the
@@ -410,13 +411,15 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// - [`LockError::InvalidConfig`](crate::LockError::InvalidConfig): a setting or the URL is invalid.
+    /// - [`LockError::InvalidConfig`](crate::LockError::InvalidConfig): a setting or the URL is
+    ///   invalid; the file is on a network file system; or two connections to an SQLite database
+    ///   in memory would be two databases.
     /// - [`LockError::Schema`](crate::LockError::Schema): tables are missing and cannot be created; tables of these names
     ///   are not lock tables, lack a key or a right, or are not durable; or another schema has
     ///   the lock tables.
     /// - [`LockError::Database`](crate::LockError::Database): the server cannot be reached or refuses the connection.
     ///
-    /// No error contains the URL.
+    /// No error contains the URL. Errors of SQLite name the file.
     ///
     /// # Cancel safety
     ///

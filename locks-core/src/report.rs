@@ -60,6 +60,18 @@ pub enum Blocker {
     },
 }
 
+/// The reason of a loss by the clock alone: nothing shows that the lock was taken.
+pub(crate) const NOT_RENEWED: &str = "its session was not renewed in time";
+
+/// The reason of a loss by an eviction while the lease of the session was valid. Then no other
+/// process takes the session for dead.
+pub(crate) const TAKEN: &str = "its session was evicted although it was renewed in time: by \
+                                release_task, release_holder or release_all, or by hand";
+
+/// The reason of a loss by an eviction after the lease of the session had ended.
+pub(crate) const NOT_RENEWED_AND_EVICTED: &str =
+    "its session was not renewed in time, and was evicted";
+
 /// A lock that was held and is not held any more.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -4,13 +4,7 @@
 //! of scopes from the outermost to its own. The lock table compares paths: it thereby tells
 //! a call that waits for a lock of its own caller from calls that only run at one time.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{future::Future, sync::Arc};
 
 use crate::random::unique;
 
@@ -23,10 +17,6 @@ tokio::task_local! {
     static CURRENT: ScopePath;
 }
 
-/// The next id. Ids must differ between processes, so each process counts from a random
-/// start.
-static NEXT_ID: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(unique()));
-
 impl ScopePath {
     /// The path of the running task. A spawned task starts outside any scope.
     pub(crate) fn current() -> Self {
@@ -35,7 +25,8 @@ impl ScopePath {
 
     /// The path of a new scope inside this one.
     pub(crate) fn child(&self) -> Self {
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        // The ids of all processes differ. A counter would go on equally in a forked child.
+        let id = unique();
         Self(self.0.iter().copied().chain([id]).collect())
     }
 
@@ -55,11 +46,11 @@ impl ScopePath {
     }
 
     /// Whether the request was made outside any scope.
-    /// Whether `scope` is this scope or encloses it.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Whether `scope` is this scope or encloses it.
     pub(crate) fn contains(&self, scope: u64) -> bool {
         self.0.contains(&scope)
     }
@@ -100,7 +91,8 @@ mod tests {
     fn scopes_with_one_parent_differ() {
         let outer = ScopePath::default().child();
         let (one, two) = (outer.child(), outer.child());
-        assert_ne!(one.innermost(), two.innermost());
+        let [one_id, two_id] = [&one, &two].map(|path| path.innermost().unwrap());
+        assert!(one_id.abs_diff(two_id) > 1, "they are counted");
         assert!(!one.contains(two.innermost().unwrap()));
     }
 

@@ -103,7 +103,7 @@ impl<T> Request<T> {
 /// Panics in an asynchronous context. It is called before a request is sent, because tokio
 /// checks the context only when the thread blocks.
 #[track_caller]
-fn assert_may_block() {
+pub(crate) fn assert_may_block() {
     let (sender, receiver) = oneshot::channel::<Infallible>();
     drop(sender);
     // It returns at once, because the sender is gone. The check comes first.
@@ -149,6 +149,64 @@ impl<T> fmt::Debug for Request<T> {
             State::Sent { .. } => "Request(sent)",
             State::Done => "Request(done)",
         })
+    }
+}
+
+/// A request for locks that does not wait for them. It is a lazy future, as [`Request`] is.
+#[must_use = "a request does nothing until it is awaited or `.blocking()` is called"]
+pub struct Acquire(Request<LockGuard>);
+
+impl Acquire {
+    pub(crate) fn new(request: Request<LockGuard>) -> Self {
+        Self(request)
+    }
+
+    /// Sends the request and blocks this thread until the answer arrives. It needs no
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`LockManager::acquire`](crate::LockManager::acquire).
+    ///
+    /// # Panics
+    ///
+    /// If it is called in an asynchronous context. Inside `spawn_blocking` and
+    /// `block_in_place` it does not panic.
+    #[track_caller]
+    pub fn blocking(self) -> Result<LockGuard> {
+        self.0.blocking()
+    }
+
+    /// Does not compile, because `acquire` does not wait. The compiler's message says what to
+    /// write instead.
+    #[doc(hidden)]
+    pub fn timeout<L: TimeoutOfAcquire>(self, limit: L) -> Wait {
+        limit.of_wait()
+    }
+}
+
+/// What [`Acquire::timeout`] takes: nothing.
+#[diagnostic::on_unimplemented(
+    message = "`acquire` does not wait, so it has no timeout",
+    label = "only `wait` can have a timeout",
+    note = "write `locks.wait(names).timeout(limit)` to wait for the locks"
+)]
+pub trait TimeoutOfAcquire {
+    #[doc(hidden)]
+    fn of_wait(self) -> Wait;
+}
+
+impl Future for Acquire {
+    type Output = Result<LockGuard>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl fmt::Debug for Acquire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Acquire").field(&self.0).finish()
     }
 }
 

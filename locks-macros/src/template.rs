@@ -85,6 +85,9 @@ fn parts(template: &str) -> Result<Vec<Part>, String> {
             "the template is empty: write a lock name, such as \"app_task_<app_id>\"".to_owned(),
         );
     }
+    if let Some(at) = template.find(['{', '}']) {
+        return Err(brace(&template[at..], template));
+    }
     let mut parts = Vec::new();
     let mut text = String::new();
     let mut rest = template;
@@ -112,6 +115,26 @@ fn parts(template: &str) -> Result<Vec<Part>, String> {
         parts.push(Part::Text(text));
     }
     Ok(parts)
+}
+
+/// The message for a template with a brace. `rest` begins with the first one.
+///
+/// A brace is a placeholder of `format!` in nearly all cases, and would silently become a part of
+/// the name.
+fn brace(rest: &str, template: &str) -> String {
+    let by_hand = "a name that contains braces can be locked only by `LockManager::acquire` or \
+                   `LockManager::wait`";
+    let inside = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+    let argument = inside.map(|(inside, _)| inside.split(':').next().unwrap_or(inside).trim());
+    match argument {
+        Some(argument) if argument.split('.').all(is_name) => format!(
+            "`{{{argument}}}` in {template:?} would not be replaced: write `<{argument}>`; {by_hand}"
+        ),
+        _ => format!(
+            "{template:?} contains a brace, which is no placeholder here: \
+             write `<argument>`, such as \"app_task_<app_id>\"; {by_hand}"
+        ),
+    }
 }
 
 fn placeholder(inside: &str, template: &str) -> Result<Placeholder, String> {
@@ -236,6 +259,13 @@ mod tests {
             ("app_<a.0x1>", "neither"),
             ("app_<_>", "neither"),
             ("app_<a<b>>", "neither"),
+            ("app_{id}", "write `<id>`"),
+            ("app_{ self.id:?}", "write `<self.id>`"),
+            ("app_{}", "contains a brace"),
+            ("app_{0}", "contains a brace"),
+            ("app_{{id}}", "contains a brace"),
+            ("app_}", "contains a brace"),
+            ("app_<id>{", "contains a brace"),
         ] {
             let message = parts(template).expect_err(template);
             assert!(message.contains(reason), "{template}: {message}");

@@ -28,6 +28,7 @@ on_every_engine!(
     async failed_transaction_is_not_reported_as_a_loss,
     async other_requests_do_not_delay_a_commit,
     async loss_names_the_locks_and_the_reason,
+    async commit_on_another_database_is_told_as_such,
 );
 on_every_engine!(servers: async a_release_waits_for_the_transaction_around_a_nested_one);
 
@@ -295,7 +296,7 @@ async fn loss_names_the_locks_and_the_reason(db: Database) {
         .collect();
     assert_eq!(names, ["x", "y"]);
     assert!(lost.since >= before && lost.since <= std::time::SystemTime::now());
-    assert!(lost.reason.contains("evicted"), "{}", lost.reason);
+    assert!(lost.reason.contains("release_task"), "{}", lost.reason);
     let reported = tokio::time::timeout(SOON, reported)
         .await
         .expect("the loss is reported");
@@ -303,6 +304,28 @@ async fn loss_names_the_locks_and_the_reason(db: Database) {
     let text = LockError::Lost(lost).to_string();
     assert!(text.starts_with("lost x, y: "), "{text}");
     drop(next);
+}
+
+async fn commit_on_another_database_is_told_as_such(db: Database) {
+    let locks = connect(&db, "a").await;
+    let guard = locks.acquire("x").await.expect("it is free");
+    let other = Database::create(db.engine());
+    let journal = Journal::open(other.url()).await;
+    let tx = journal.begin_entry("lost").await.expect("it begins");
+    let error = commit(&guard, tx).await.expect_err("it has no lock tables");
+    assert!(
+        matches!(error, LockError::InvalidConfig { .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("another database"), "{error}");
+    // It has lock tables of its own.
+    drop(connect(&other, "b").await);
+    let tx = journal.begin_entry("lost").await.expect("it begins");
+    let error = commit(&guard, tx).await.expect_err("it has other locks");
+    assert!(error.to_string().contains("another database"), "{error}");
+    assert!(!guard.is_lost(), "the lock has nothing to do with it");
+    assert_eq!(journal.entries().await, [""; 0]);
+    guard.release().await.expect("it is ours");
 }
 
 /// Commits a nested transaction through the guard. The release waits for the outer transaction.

@@ -10,6 +10,7 @@ use std::{
 use locks_core::{LockError, LockManager, Result, with_lock};
 use locks_tests::{
     engine::Database,
+    events::Events,
     on_every_engine,
     row::{LocksRow, wait_until_empty},
     wait,
@@ -26,6 +27,7 @@ on_every_engine!(
     async nested_call_for_another_lock_is_no_deadlock,
     async siblings_wait,
     async a_synchronous_nested_call_is_a_deadlock,
+    async close_during_a_call_is_no_warning,
 );
 
 async fn connect(db: &Database) -> LockManager {
@@ -336,4 +338,24 @@ async fn a_synchronous_nested_call_is_a_deadlock(db: Database) {
     };
     let run = tokio::task::spawn_blocking(run);
     tokio::time::timeout(SOON, run).await.unwrap().unwrap();
+}
+
+#[with_lock("closing", locks = locks, on_lost = "continue")]
+async fn closes(locks: &LockManager) -> Result<()> {
+    locks.close().await
+}
+
+async fn close_during_a_call_is_no_warning(db: Database) {
+    let events = Events::keep();
+    let namespace = format!("closing-{:016x}", fastrand::u64(..));
+    let builder = LockManager::builder().namespace(&namespace);
+    let locks = builder.connect(db.url()).await.expect("it connects");
+    closes(&locks).await.expect("the lock is released");
+    let of_test = |event: &locks_tests::events::Event| {
+        let text = format!("{event:?}");
+        text.contains(&namespace) || text.contains("was not released") && text.contains("closed")
+    };
+    let mut logged = events.all();
+    logged.retain(|event| of_test(event) && event.level <= tracing::Level::WARN);
+    assert!(logged.is_empty(), "{logged:?}");
 }

@@ -106,6 +106,20 @@ fn the_changelog_has_an_entry_for_this_version() {
     assert!(item, "CHANGELOG.md says nothing below {found:?}");
 }
 
+#[test]
+fn the_cargo_lines_of_the_readme_ask_for_this_version() {
+    let version = text(&PACKAGES["locks-core"]["version"]);
+    let readme = read("README.md");
+    let wanted = readme
+        .lines()
+        .find_map(|line| line.strip_prefix("locks-core = "));
+    let wanted = wanted.expect("README.md has Cargo lines").trim_matches('"');
+    assert!(
+        version.starts_with(&format!("{wanted}.")),
+        "README.md asks for {wanted}, and this is {version}"
+    );
+}
+
 /// The words of a command, without `--quiet`.
 fn words(command: &str) -> Vec<&str> {
     let words = command.split_whitespace();

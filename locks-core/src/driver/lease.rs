@@ -15,7 +15,7 @@ use super::clock::boot_time;
 use crate::{
     name::LockName,
     protocol::{Loss, Time},
-    report::Lost,
+    report::{Lost, NOT_RENEWED},
     store::Fence,
 };
 
@@ -111,6 +111,14 @@ impl GrantState {
     /// Whether the locks are held no longer, as far as this process can know.
     pub(crate) fn is_lost(&self) -> bool {
         self.lease.is_over() || self.lost.borrow().is_some()
+    }
+
+    /// Whether the locks are lost by the clock alone: nothing shows that they were taken.
+    pub(crate) fn is_expired(&self) -> bool {
+        match &*self.lost.borrow() {
+            Some(lost) => lost.reason == NOT_RENEWED,
+            None => self.lease.is_over(),
+        }
     }
 
     /// Reports whether the locks are lost, now and later.

@@ -152,9 +152,60 @@ impl Replies {
         }
     }
 
+    /// Reports every grant that is left as lost. A driver that ends in order has none.
+    fn lose_all(&mut self) {
+        for state in std::mem::take(&mut self.grants).into_values() {
+            state.lose("its driver has ended", None);
+        }
+        for lease in std::mem::take(&mut self.leases).into_values() {
+            lease.end();
+        }
+    }
+
     /// The grants with a transaction that was fenced and may be open.
     pub(super) fn fenced(&self) -> BTreeSet<Nonce> {
         let grants = self.grants.iter().filter(|(_, state)| state.is_fenced());
         grants.map(|(nonce, _)| *nonce).collect()
+    }
+}
+
+/// A driver can also end by a panic.
+impl Drop for Replies {
+    fn drop(&mut self) {
+        self.lose_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::name::LockName;
+
+    #[test]
+    fn guards_of_a_driver_that_panics_are_lost() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let ended = std::thread::spawn(move || {
+            let fence = FenceStatement::for_test();
+            let mut replies = Replies::new(fence);
+            let granted = Granted {
+                nonce: Nonce(1),
+                names: [LockName::new("x").unwrap()].into(),
+                token: 1,
+                session: SessionId("n/1".into()),
+                deadline: Some(Time::new(Duration::from_secs(u32::MAX.into()))),
+                fence_row: "n/1".into(),
+            };
+            let (state, _) = replies.on_granted(&"n".into(), granted);
+            assert!(!state.is_lost());
+            sender.send(state).unwrap();
+            panic!("the driver has a bug");
+        });
+        let state = receiver.recv().unwrap();
+        ended.join().unwrap_err();
+        assert!(state.is_lost() && !state.is_expired());
+        let told = state.subscribe().borrow().clone();
+        assert_eq!(told.unwrap().reason, "its driver has ended");
     }
 }

@@ -329,7 +329,8 @@ impl Grants {
         let missing = missing.map(|grant| {
             let mut entries = grant.names.iter().filter_map(|n| table.entry(n.as_str()));
             let loss = Loss {
-                reason: "another process released it: a supervisor, an eviction, or the original",
+                reason: "another process released it: by release_task, release_holder or release_all, \
+                         by an eviction, or as the original does",
                 by: entries.next().map(|entry| entry.task.clone()),
             };
             (grant.clone(), loss)

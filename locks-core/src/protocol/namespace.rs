@@ -46,6 +46,7 @@ use super::{
 use crate::{
     error::LockError,
     name::LockName,
+    report::NOT_RENEWED,
     store::{ChangeSource, RowVersion},
     table::SessionId,
 };
@@ -209,7 +210,7 @@ impl Namespace {
                 }
             }
             Input::LeaseExpired(session) => {
-                self.end_session(&session, "its session was not renewed in time", now);
+                self.end_session(&session, NOT_RENEWED, now);
             }
             Input::Changed(version) => self.on_changed(version, now),
             Input::MayHaveChanged => {
@@ -382,7 +383,7 @@ impl Namespace {
     fn handle_timeout(&mut self, now: Now) {
         let time = now.monotonic;
         for key in self.sessions.expired(now) {
-            self.lose_session(&key, "its session was not renewed in time", now);
+            self.lose_session(&key, NOT_RENEWED, now);
         }
         if self.timers.take_due(Timer::Request, time) {
             self.fail_overdue_requests(time);

@@ -24,6 +24,8 @@ use crate::{
 /// What a plan looks at besides the table.
 pub(super) struct PlanInput<'a> {
     pub(super) now: Time,
+    /// The wall clock, in microseconds since 1970: for people to read.
+    pub(super) wall: i64,
     /// The table had its content at this moment.
     pub(super) proven: Time,
     /// The version that the write makes.
@@ -274,7 +276,12 @@ impl Plan {
     fn grant(&mut self, table: &mut LockTable, input: &PlanInput<'_>, pending: &PendingRequest) {
         let request = pending.request();
         self.again |= table.is_nested(request);
-        table.grant(request, input.next_version);
+        // The request has the time at which it was made.
+        let granted = Request {
+            since: input.wall,
+            ..request.clone()
+        };
+        table.grant(&granted, input.next_version);
         self.sessions.insert(request.session.clone());
         self.granted.insert(request.nonce, input.next_version);
         self.added.insert(request.nonce);
@@ -311,8 +318,12 @@ impl Plan {
             let fresh = input.proven >= pending.since();
             match pending.policy() {
                 // It is decided when the sessions of the stolen or lost locks are dead.
-                WaitPolicy::NoWait if !self.stolen.is_empty() || has_lost_grant(table, request) => {
+                WaitPolicy::NoWait if !self.stolen.is_empty() => {
+                    if fresh && !pending.is_blocked() {
+                        self.blocked.push((*nonce, table.stolen_blockers()));
+                    }
                 }
+                WaitPolicy::NoWait if has_lost_grant(table, request) => {}
                 WaitPolicy::NoWait if fresh => {
                     let error = LockError::Busy {
                         names: request.names.to_vec(),
@@ -357,7 +368,8 @@ impl Plan {
         let seen = fresh || queues;
         self.needs_read |= !seen;
         if !pending.is_blocked() && seen {
-            let blockers = table.blockers(request, order);
+            let mut blockers = table.blockers(request, order);
+            blockers.extend(table.stolen_blockers());
             self.blocked.push((nonce, blockers));
         }
         // A request that barges is not queued; it is tried again.

@@ -138,6 +138,12 @@ impl Renewals {
             } => {
                 // Those that have the least time left are renewed before the others.
                 self.steps.clear();
+                if failure.is_replaced() {
+                    for (name, namespace) in &mut *namespaces {
+                        namespace.on_replaced();
+                        concerned.push(name.clone());
+                    }
+                }
                 self.over_rows = failure.kind == Kind::Unreachable;
                 let ttl = config.session_ttl();
                 self.due = Some(now.monotonic + retry_pause(ttl, self.failures));

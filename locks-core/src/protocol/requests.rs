@@ -116,6 +116,7 @@ pub(super) struct Overdue {
     /// How long a request waited that was blocked all the time; `None`: the database did
     /// not answer.
     pub(super) waited: Option<Duration>,
+    pub(super) policy: WaitPolicy,
 }
 
 /// The requests that are not decided yet, in order of arrival.
@@ -297,12 +298,11 @@ impl Requests {
         let pending = self.0.iter().filter(|(_, pending)| !pending.cancelled);
         let overdue = pending.filter_map(|(nonce, pending)| {
             let deadline = pending.deadline(database_fails)?;
-            let answers = matches!(pending.policy, WaitPolicy::Wait { .. })
-                && pending.is_blocked()
-                && !database_fails;
+            let answers = pending.is_blocked() && !database_fails;
             (deadline <= now).then(|| Overdue {
                 nonce: *nonce,
                 waited: answers.then(|| now - pending.since),
+                policy: pending.policy,
             })
         });
         overdue.collect()

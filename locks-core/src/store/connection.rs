@@ -129,6 +129,7 @@ impl Connection {
         for setting in (server.dialect.settings)(limit, &server.facts) {
             this.raw(&setting).await?;
         }
+        this.file.attach()?;
         Ok(this)
     }
 
@@ -375,8 +376,16 @@ impl Connection {
 
     /// Closes the connection. Errors are ignored.
     pub(crate) async fn close(self) {
-        let limit = self.limit;
-        drop(time::timeout(limit, self.executor.close()).await);
+        let Self {
+            executor,
+            limit,
+            file,
+            ..
+        } = self;
+        // SQLite may delete `-wal` and `-shm` now. A connection that is opened meanwhile must not
+        // expect these.
+        drop(file);
+        drop(time::timeout(limit, executor.close()).await);
     }
 
     pub(super) async fn raw(&mut self, sql: &str) -> Result<(), Failure> {
@@ -470,7 +479,6 @@ impl Connection {
         &mut self,
         statement: impl AsyncFn(&mut dyn Executor) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.file.check()?;
         #[allow(clippy::disallowed_methods, reason = "the limit of a statement")]
         let start = Instant::now();
         loop {
@@ -481,7 +489,11 @@ impl Connection {
                         time::sleep(PAUSE).await;
                     }
                 }
-                result => return result,
+                result => {
+                    // What was read or written counts only if it is in the file of the others.
+                    self.file.check()?;
+                    return result;
+                }
             }
         }
     }

@@ -86,11 +86,19 @@ impl Failure {
         )
     }
 
-    /// The database file was deleted or replaced.
+    /// The database file, or a file that belongs to it, was deleted or replaced.
     pub(super) fn replaced() -> Self {
-        let text = "the database file was deleted or replaced while it was open";
+        let text = "the database file, or its -wal or -shm file, was deleted or replaced while it \
+                    was open; stop all processes that use it, then start them again";
         let error = std::io::Error::new(std::io::ErrorKind::NotFound, text);
         Self::new(Class::Permanent, Kind::Inconsistent, sqlx::Error::Io(error))
+    }
+
+    /// A file of the database cannot be used.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn file(text: String) -> Self {
+        let error = std::io::Error::other(text);
+        Self::new(Class::Permanent, Kind::Other, sqlx::Error::Io(error))
     }
 
     /// The statement is longer than the server accepts.
@@ -133,6 +141,12 @@ impl Failure {
             source: self.source,
             transient: false,
         }
+    }
+
+    /// Whether the database file was deleted or replaced: this process sees another database
+    /// than the others.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.kind == Kind::Inconsistent && matches!(*self.source, sqlx::Error::Io(_))
     }
 
     pub(crate) fn is_permanent(&self) -> bool {

@@ -34,6 +34,8 @@ pub(crate) mod sealed {
     #[derive(Debug)]
     pub enum Touched {
         Fenced,
+        /// The transaction sees the fence, has written nothing and can write nothing.
+        Seen,
         /// The transaction does not see the fence row.
         Absent,
         /// Another transaction deleted or inserted the row since this one began.
@@ -49,9 +51,27 @@ pub(crate) mod sealed {
         #[allow(private_interfaces)]
         fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send;
 
+        /// Whether the connection has the file of the locks open; `None` if they are not in a
+        /// file.
+        #[doc(hidden)]
+        #[allow(private_interfaces)]
+        fn is_in_file(
+            &mut self,
+            fence: &Fence,
+        ) -> impl Future<Output = Result<Option<bool>>> + Send;
+
         /// Classifies the error of a commit.
         #[doc(hidden)]
         fn commit_failed(error: sqlx::Error) -> Commit;
+    }
+
+    /// The error of a connection that is not to the database of the locks.
+    pub(crate) fn other_database() -> LockError {
+        LockError::config(
+            "connection",
+            "it is to another database than that of the locks: a transaction is fenced in the \
+             database of its locks",
+        )
     }
 
     /// A failed commit.
@@ -71,6 +91,14 @@ pub(crate) mod sealed {
         #[allow(private_interfaces)]
         fn touch(&mut self, fence: &Fence) -> impl Future<Output = Result<Touched>> + Send {
             (**self).touch(fence)
+        }
+
+        #[allow(private_interfaces)]
+        fn is_in_file(
+            &mut self,
+            fence: &Fence,
+        ) -> impl Future<Output = Result<Option<bool>>> + Send {
+            (**self).is_in_file(fence)
         }
 
         fn commit_failed(error: sqlx::Error) -> Commit {
@@ -111,6 +139,8 @@ macro_rules! fence_connection {
                         .await
                         .map(|result| <$engine as Engine>::rows_affected(&result)),
                 };
+                // A deleted file has the row, and other processes do not see what is committed in it.
+                statement.file.check()?;
                 let error = match touched {
                     Ok(1) => return Ok(Touched::Fenced),
                     Ok(_) => return Ok(Touched::Absent),
@@ -118,18 +148,39 @@ macro_rules! fence_connection {
                 };
                 // If there is a reader, a transaction that cannot write has not written.
                 let busy = error.kind == Kind::Busy && statement.reader.is_some();
+                if error.kind == Kind::Missing {
+                    return Err($crate::store::fence::sealed::other_database());
+                }
                 if error.kind != Kind::Conflict && !busy {
                     return Err(error.into());
                 }
                 if let Some(reader) = &statement.reader {
                     let found = query(reader).fetch_all(&mut *self).await;
                     match found {
-                        Ok(rows) if rows.len() == 1 => return Ok(Touched::Fenced),
+                        Ok(rows) if rows.len() == 1 => return Ok(Touched::Seen),
                         Ok(_) => {}
                         Err(error) => return Err(failure::<$engine>(error).into()),
                     }
                 }
                 Ok(Touched::Conflict(error.into()))
+            }
+
+            #[allow(private_interfaces)]
+            async fn is_in_file(
+                &mut self,
+                fence: &$crate::store::Fence,
+            ) -> $crate::error::Result<Option<bool>> {
+                use $crate::store::fencing::{OPEN_FILES, Sql, failure};
+
+                let file = &fence.statement.file;
+                if !file.is_known() {
+                    return Ok(None);
+                }
+                let query = sqlx::query_scalar::<$engine, Option<String>>(Sql(OPEN_FILES));
+                match query.fetch_all(&mut *self).await {
+                    Ok(paths) => Ok(Some(file.is_among(&paths))),
+                    Err(error) => Err(failure::<$engine>(error).into()),
+                }
             }
 
             fn commit_failed(error: sqlx::Error) -> $crate::store::fence::sealed::Commit {
@@ -161,6 +212,14 @@ macro_rules! fence_connection {
                 (**self).touch(fence).await
             }
 
+            #[allow(private_interfaces)]
+            async fn is_in_file(
+                &mut self,
+                fence: &$crate::store::Fence,
+            ) -> $crate::error::Result<Option<bool>> {
+                (**self).is_in_file(fence).await
+            }
+
             fn commit_failed(error: sqlx::Error) -> $crate::store::fence::sealed::Commit {
                 <$connection as $crate::store::fence::sealed::Touch>::commit_failed(error)
             }
@@ -175,6 +234,14 @@ macro_rules! fence_connection {
                 fence: &$crate::store::Fence,
             ) -> $crate::error::Result<$crate::store::fence::sealed::Touched> {
                 (**self).touch(fence).await
+            }
+
+            #[allow(private_interfaces)]
+            async fn is_in_file(
+                &mut self,
+                fence: &$crate::store::Fence,
+            ) -> $crate::error::Result<Option<bool>> {
+                (**self).is_in_file(fence).await
             }
 
             fn commit_failed(error: sqlx::Error) -> $crate::store::fence::sealed::Commit {

@@ -1,69 +1,163 @@
-//! The identity of a database file.
+//! The files of a database, and their identity.
 //!
 //! A deleted file still works for the processes that have it open. So two processes could use
-//! two files of one name, and both could hold a lock.
+//! two files of one name, and both could hold a lock. After each statement, and before its
+//! answer is believed, the device and the inode of three files are therefore compared with those
+//! at the connect:
+//!
+//! | file | who may change its identity, and when |
+//! |---|---|
+//! | the database | nothing, as long as the driver lives |
+//! | `-wal`, `-shm` | SQLite: the last connection of all processes deletes them when it closes, and the next one creates them. While a connection is open they stay; a checkpoint truncates or overwrites `-wal` |
+//!
+//! The identity of `-wal` and `-shm` is therefore that of the connections that are open. A
+//! connection holds a [`SideFiles`]. The next one takes it over while any of them is open, and
+//! otherwise looks anew.
 
 #[cfg(any(unix, feature = "sqlite"))]
 use std::path::Path;
 use std::{
+    ffi::OsString,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use super::failure::Failure;
 
-/// The file of a database, if it is one. All connections of a driver share the value.
+/// The query for the files that a connection of SQLite has open.
+pub(super) const OPEN_FILES: &str = "SELECT file FROM pragma_database_list";
+
+/// The device and the inode of a file.
+type Id = (u64, u64);
+
+/// The files of a database, if it has any. All connections of a driver share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FileIdentity(Option<Arc<File>>);
+pub(super) struct FileIdentity {
+    file: Option<Arc<File>>,
+    /// Those of the connection that has this value.
+    side: Option<Arc<SideFiles>>,
+}
 
 #[derive(Debug)]
 struct File {
     path: PathBuf,
-    /// The device and the inode at the first connect.
-    first: OnceLock<(u64, u64)>,
+    /// That of the first connect.
+    first: OnceLock<Id>,
+    side: Mutex<Weak<SideFiles>>,
 }
+
+/// The files `-wal` and `-shm`, as the connections found them that are open.
+#[derive(Debug)]
+struct SideFiles([(PathBuf, Option<Id>); 2]);
 
 impl FileIdentity {
     /// No file: a server, or a database in memory.
     pub(super) fn none() -> Self {
-        Self(None)
+        Self::default()
     }
 
+    /// The database at this absolute path.
     #[cfg(feature = "sqlite")]
-    pub(super) fn of(path: &Path) -> Self {
-        // A database in memory has a name of this form and no file.
-        if path.starts_with(":memory:") || path.to_string_lossy().starts_with("file:") {
-            return Self::none();
-        }
-        Self(Some(Arc::new(File {
-            path: path.to_owned(),
+    pub(super) fn of(path: PathBuf) -> Self {
+        let file = File {
+            path,
             first: OnceLock::new(),
-        })))
+            side: Mutex::default(),
+        };
+        Self {
+            file: Some(Arc::new(file)),
+            side: None,
+        }
     }
 
-    /// Records the identity of the file, at the first call.
+    /// The path of the database file.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| &*file.path)
+    }
+
+    /// Records the identity of the database file, at the first call.
     pub(super) fn remember(&self) {
-        if let Some(file) = &self.0
+        if let Some(file) = &self.file
             && let Some(now) = identity(&file.path)
         {
             file.first.get_or_init(|| now);
         }
     }
 
-    /// Fails if the identity of the file has changed.
+    /// Whether the database file was found at the first connect.
+    pub(super) fn is_known(&self) -> bool {
+        let file = self.file.as_ref();
+        file.is_some_and(|file| file.first.get().is_some())
+    }
+
+    /// Whether one of these paths is the database file. An empty path is a database without a
+    /// file.
+    pub(super) fn is_among(&self, paths: &[Option<String>]) -> bool {
+        let first = self.file.as_ref().and_then(|file| file.first.get());
+        let mut paths = paths.iter().flatten().filter(|path| !path.is_empty());
+        first.is_some_and(|first| paths.any(|path| identity(path.as_ref()) == Some(*first)))
+    }
+
+    /// Records the identity of `-wal` and `-shm`, which the connection of this value has open
+    /// from now on.
+    pub(super) fn attach(&mut self) -> Result<(), Failure> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let mut side = file.side.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = side.upgrade().unwrap_or_else(|| {
+            let open = Arc::new(SideFiles::of(file));
+            *side = Arc::downgrade(&open);
+            open
+        });
+        drop(side);
+        self.side = Some(open);
+        self.check()
+    }
+
+    /// Fails if the identity of a file has changed. A value of no connection looks for the files
+    /// that any connection of the driver has open.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        match &self.0 {
-            Some(file) => match file.first.get() {
-                Some(first) if identity(&file.path) != Some(*first) => Err(Failure::replaced()),
-                _ => Ok(()),
-            },
-            None => Ok(()),
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let Some(first) = file.first.get() else {
+            return Ok(());
+        };
+        let is_same = identity(&file.path) == Some(*first);
+        let open = || {
+            let side = file.side.lock().unwrap_or_else(PoisonError::into_inner);
+            side.upgrade()
+        };
+        let side = self.side.clone().or_else(open);
+        if is_same && side.is_none_or(|side| side.are_unchanged()) {
+            return Ok(());
         }
+        Err(Failure::replaced())
+    }
+}
+
+impl SideFiles {
+    fn of(file: &File) -> Self {
+        Self(["-wal", "-shm"].map(|end| {
+            let mut path = OsString::from(&file.path);
+            path.push(end);
+            let path = PathBuf::from(path);
+            let id = identity(&path);
+            (path, id)
+        }))
+    }
+
+    /// A file that was not there is not looked at: a database that is read-only may have none.
+    fn are_unchanged(&self) -> bool {
+        let mut files = self.0.iter();
+        files.all(|(path, id)| id.is_none() || identity(path) == *id)
     }
 }
 
 #[cfg(unix)]
-fn identity(path: &Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<Id> {
     use std::os::unix::fs::MetadataExt;
 
     #[allow(clippy::disallowed_methods, reason = "the database file is looked at")]
@@ -72,6 +166,123 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 #[cfg(not(unix))]
-fn identity(_: &Path) -> Option<(u64, u64)> {
+fn identity(_: &std::path::Path) -> Option<Id> {
     None
+}
+
+/// The network file systems on which a database is refused: the locks of SQLite do not exclude
+/// other machines there, or are slow to. The numbers are those of `f_type` in statfs(2), from
+/// `linux/magic.h`.
+#[cfg(all(feature = "sqlite", any(test, target_os = "linux")))]
+const NETWORK: [(u32, &str); 8] = [
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x0102_1997, "9p"),
+    (0x6573_5546, "FUSE"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+];
+
+#[cfg(all(feature = "sqlite", any(test, target_os = "linux")))]
+fn network_name(f_type: i128) -> Option<&'static str> {
+    // The field is signed on some machines.
+    let f_type = f_type & 0xffff_ffff;
+    let mut network = NETWORK.into_iter();
+    let found = network.find(|(number, _)| i128::from(*number) == f_type);
+    found.map(|(_, name)| name)
+}
+
+/// The name of the network file system on which a file is or would be created, if it is one.
+#[cfg(all(feature = "sqlite", target_os = "linux"))]
+pub(super) fn network_file_system(path: &Path) -> Option<&'static str> {
+    let directory = path.parent()?;
+    let found = rustix::fs::statfs(path).or_else(|_| rustix::fs::statfs(directory));
+    network_name(i128::from(found.ok()?.f_type))
+}
+
+#[cfg(all(feature = "sqlite", not(target_os = "linux")))]
+pub(super) fn network_file_system(_: &Path) -> Option<&'static str> {
+    None
+}
+
+#[cfg(all(feature = "sqlite", unix))]
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "files are made and moved")]
+
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_by_their_numbers() {
+        assert_eq!(network_name(0x6969), Some("NFS"));
+        let cifs = i128::from(0xff53_4d42_u32.cast_signed());
+        assert_eq!(network_name(cifs), Some("CIFS"), "sign-extended");
+        // ext4, tmpfs, btrfs, xfs, overlayfs
+        for local in [0xef53, 0x0102_1994, 0x9123_683e, 0x5846_5342, 0x794c_7630] {
+            assert_eq!(network_name(local), None, "{local:x}");
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn file_that_does_not_exist_is_judged_by_its_directory() {
+        assert_eq!(network_file_system("/proc/no_such_file".as_ref()), None);
+    }
+
+    /// A connection to the files of this directory.
+    fn connected(identity: &FileIdentity) -> FileIdentity {
+        let mut connection = identity.clone();
+        connection.attach().unwrap();
+        connection
+    }
+
+    #[test]
+    fn deleted_side_file_is_noticed_while_a_connection_is_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["db", "db-wal", "db-shm"] {
+            fs::write(path(name), "").unwrap();
+        }
+        let identity = FileIdentity::of(path("db"));
+        identity.remember();
+        let first = connected(&identity);
+        let second = connected(&identity);
+        for name in ["db-wal", "db-shm", "db"] {
+            fs::rename(path(name), path("aside")).unwrap();
+            assert!(second.check().is_err(), "{name} is gone");
+            fs::write(path(name), "").unwrap();
+            assert!(second.check().is_err(), "{name} is another");
+            fs::rename(path("aside"), path(name)).unwrap();
+            second.check().unwrap();
+        }
+        assert!(identity.check().is_ok(), "what the connections have open");
+        // A connection that is opened later has to find what the others have open.
+        drop(first);
+        fs::rename(path("db-wal"), path("aside")).unwrap();
+        fs::write(path("db-wal"), "").unwrap();
+        assert!(identity.check().is_err());
+        assert!(identity.clone().attach().is_err());
+    }
+
+    #[test]
+    fn last_connection_may_delete_the_side_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["db", "db-wal"] {
+            fs::write(path(name), "").unwrap();
+        }
+        let identity = FileIdentity::of(path("db"));
+        identity.remember();
+        let connection = connected(&identity);
+        fs::write(path("db-shm"), "").unwrap();
+        connection.check().expect("it was not there");
+        drop(connection);
+        fs::rename(path("db-wal"), path("aside")).unwrap();
+        fs::write(path("db-wal"), "").unwrap();
+        connected(&identity).check().unwrap();
+    }
 }

@@ -45,6 +45,7 @@ pub(crate) mod fencing {
     pub(in crate::store) use super::{
         executor::{Sql, failure},
         failure::Kind,
+        file::OPEN_FILES,
         statements::FenceKind,
     };
 }

@@ -13,6 +13,7 @@ use super::{
     dialect::{Catalog, ColumnUse, Dialect, Facts, Migration, Rights, share},
     executor::Engine,
     failure::{Class, Kind},
+    file::FileIdentity,
     names::TableNames,
     statements::{FenceKind, FenceStatement, RowLock, Statements, Syntax},
 };
@@ -206,6 +207,7 @@ fn fence(names: &TableNames, facts: &Facts) -> FenceStatement {
             kind: FenceKind::Update,
             engine: DIALECT.name,
             looks_at_row: false,
+            file: FileIdentity::none(),
             rows: FENCE_ROWS,
         };
     }
@@ -216,6 +218,7 @@ fn fence(names: &TableNames, facts: &Facts) -> FenceStatement {
         kind: FenceKind::Query,
         engine: DIALECT.name,
         looks_at_row: false,
+        file: FileIdentity::none(),
         rows: 1,
     }
 }

@@ -13,6 +13,7 @@ use super::{
     dialect::{Catalog, ColumnUse, Dialect, Facts, Migration, Rights, share},
     executor::Engine,
     failure::{Class, Kind},
+    file::FileIdentity,
     names::TableNames,
     statements::{Condition, FenceKind, FenceStatement, RowLock, Statements, Syntax},
 };
@@ -201,6 +202,7 @@ fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
         kind: FenceKind::Query,
         engine: DIALECT.name,
         looks_at_row: false,
+        file: FileIdentity::none(),
         rows: 1,
     }
 }

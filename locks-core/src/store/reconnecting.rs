@@ -71,11 +71,15 @@ impl Reconnecting {
     ///
     /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
     pub(crate) fn fence_statement(&self) -> FenceStatement {
-        self.target.server().fence.clone()
+        FenceStatement {
+            file: self.target.file(),
+            ..self.target.server().fence.clone()
+        }
     }
 
     /// Connects, then checks the tables and creates them if they are missing.
     pub(crate) async fn ensure_tables(&mut self) -> Result<(), LockError> {
+        self.target.check_location()?;
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(5))
             .with_max_delay(Duration::from_millis(500))
@@ -94,8 +98,28 @@ impl Reconnecting {
                 _ => failure.into(),
             })?;
         connection.ensure_tables(&self.target.server()).await?;
+        if self.target.may_be_two_databases() {
+            self.expect_tables_elsewhere().await?;
+        }
         self.connection = Some(connection);
         Ok(())
+    }
+
+    /// Fails if a second connection does not see the tables of the first one.
+    async fn expect_tables_elsewhere(&self) -> Result<(), LockError> {
+        let mut second = self.target.open(self.limit).await?;
+        let seen = second.read_version("").await;
+        second.close().await;
+        match seen {
+            Err(failure) if failure.kind == Kind::Missing => Err(LockError::config(
+                "database",
+                "two connections to it are two databases, because it is temporary, or in memory \
+                 without a shared name: name a file, as in sqlite://path/locks.db, or in a test \
+                 a shared database, as in sqlite::memory: or sqlite:file:name?mode=memory",
+            )),
+            Err(failure) => Err(failure.into()),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Runs `work` on the connection, which is opened if necessary. It is dropped after a

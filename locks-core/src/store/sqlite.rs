@@ -1,7 +1,9 @@
 //! SQLite, the embedded default.
 
+use std::path::{Path, PathBuf};
+
 use sqlx::{
-    Sqlite, SqliteConnection,
+    ConnectOptions as _, Sqlite, SqliteConnection,
     error::DatabaseError,
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqliteQueryResult,
@@ -13,7 +15,8 @@ use super::{
     change::ChangeSource,
     dialect::{Catalog, Dialect, Facts, Migration, Rights},
     executor::Engine,
-    failure::{Class, Kind},
+    failure::{Class, Failure, Kind},
+    file::FileIdentity,
     names::TableNames,
     statements::{FenceKind, FenceStatement, Statements, Syntax},
 };
@@ -51,6 +54,9 @@ const DIALECT: Dialect = Dialect {
 ///   waits. Here SQLite gives up after its first pause of a millisecond and the driver
 ///   repeats the statement, which gives all connections equal chances.
 /// - `wal_autocheckpoint`: a long row fills the log in a few writes, so checkpoints are rarer.
+///
+/// The query at the end opens the files `-wal` and `-shm`. From then on no other process may
+/// delete them.
 const SETTINGS: &str = "PRAGMA busy_timeout = 1; \
      PRAGMA wal_autocheckpoint = 4000; \
      PRAGMA synchronous = FULL; \
@@ -58,7 +64,8 @@ const SETTINGS: &str = "PRAGMA busy_timeout = 1; \
      PRAGMA query_only = 0; \
      PRAGMA read_uncommitted = 0; \
      PRAGMA count_changes = 0; \
-     PRAGMA locking_mode = NORMAL";
+     PRAGMA locking_mode = NORMAL; \
+     SELECT COUNT(*) FROM sqlite_master";
 
 const SYNTAX: Syntax = Syntax {
     placeholder: |_| "?".into(),
@@ -98,6 +105,7 @@ fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
         kind: FenceKind::Update,
         engine: DIALECT.name,
         looks_at_row: true,
+        file: FileIdentity::none(),
         rows: 1,
     }
 }
@@ -175,6 +183,143 @@ impl Engine for Sqlite {
     }
 }
 
+/// The options with an absolute path, so that a later change of the working directory does not
+/// lead to another file; and the file. A database in memory has none.
+pub(super) fn located(options: SqliteConnectOptions) -> (SqliteConnectOptions, FileIdentity) {
+    // Only the parameters count. sqlx panics if it cannot make a URL of the name.
+    let url = options.clone().filename("any").to_url_lossy();
+    if has_parameter(url.query().unwrap_or_default(), "mode", Some("memory")) {
+        return (options, FileIdentity::none());
+    }
+    let Some(Location { path, uri_end }) = Location::of(options.get_filename()) else {
+        return (options, FileIdentity::none());
+    };
+    let Ok(path) = std::path::absolute(path) else {
+        return (options, FileIdentity::none());
+    };
+    let options = match uri_end {
+        Some(end) => {
+            let path = path.to_string_lossy();
+            let path = path.replace('%', "%25").replace('?', "%3f");
+            options.filename(format!("file:{}{end}", path.replace('#', "%23")))
+        }
+        None => options.filename(&path),
+    };
+    (options, FileIdentity::of(path))
+}
+
+/// Where a file name leads: to a path, or by a URI as <https://sqlite.org/uri.html> describes.
+#[derive(Debug, PartialEq)]
+struct Location {
+    path: PathBuf,
+    /// What follows the path in a URI.
+    uri_end: Option<String>,
+}
+
+impl Location {
+    /// `None`: a database in memory, a temporary one, or a URI of another machine.
+    fn of(name: &Path) -> Option<Self> {
+        if name.as_os_str().is_empty() || name == ":memory:" {
+            return None;
+        }
+        let Some(uri) = name.to_str().and_then(|name| name.strip_prefix("file:")) else {
+            let path = name.to_owned();
+            let uri_end = None;
+            return Some(Self { path, uri_end });
+        };
+        let end = uri.find(['?', '#']).unwrap_or(uri.len());
+        let (path, end) = uri.split_at(end);
+        let path = match path.strip_prefix("//") {
+            Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
+            None => path,
+        };
+        let query = end.trim_start_matches('?').split('#').next()?;
+        let in_memory = has_parameter(query, "mode", Some("memory"));
+        if path.is_empty() || path == ":memory:" || in_memory {
+            return None;
+        }
+        Some(Self {
+            path: decoded(path)?.into(),
+            uri_end: Some(end.to_owned()),
+        })
+    }
+}
+
+/// Replaces `%` and two digits by the byte that they stand for.
+fn decoded(text: &str) -> Option<String> {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Whether a query string has this parameter, with this value or with any.
+pub(super) fn has_parameter(query: &str, name: &str, value: Option<&str>) -> bool {
+    let mut parameters = query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    parameters.any(|(found, with)| found == name && value.is_none_or(|value| value == with))
+}
+
+/// The failure of a connect that names the file and the cause, as far as they can be seen.
+pub(super) fn explained(error: &sqlx::Error, file: &FileIdentity) -> Option<Failure> {
+    let code = error.as_database_error().and_then(DatabaseError::code)?;
+    let code: i32 = code.parse().ok()?;
+    let path = file.path()?;
+    let text = match code & 0xff {
+        8 => unusable(path)?,
+        14 => unusable(path).unwrap_or_else(|| format!("{}: {error}", path.display())),
+        11 | 26 => format!("{} is not an SQLite database", path.display()),
+        _ => return None,
+    };
+    Some(Failure::file(text))
+}
+
+/// Why a database file cannot be opened, if the file system shows it.
+fn unusable(path: &Path) -> Option<String> {
+    #![allow(clippy::disallowed_methods, reason = "the database file is looked at")]
+    let shown = path.display();
+    let directory = path.parent()?;
+    let shown_directory = directory.display();
+    if path.is_dir() {
+        return Some(format!("{shown} is a directory: name a file"));
+    }
+    if !directory.is_dir() {
+        return Some(format!(
+            "{shown} cannot be opened, because the directory {shown_directory} does not exist: \
+             create it"
+        ));
+    }
+    if !may_write(directory) {
+        return Some(format!(
+            "{shown} cannot be used, because this process may not write in the directory \
+             {shown_directory}, where SQLite creates -wal and -shm files: give it the right"
+        ));
+    }
+    if !path.exists() {
+        return Some(format!(
+            "{shown} does not exist: create it, or leave out the `mode` of the URL"
+        ));
+    }
+    (!may_write(path))
+        .then(|| format!("{shown} cannot be used, because this process may not read and write it"))
+}
+
+#[cfg(unix)]
+fn may_write(path: &Path) -> bool {
+    use rustix::fs::{Access, access};
+    access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
+}
+
+#[cfg(not(unix))]
+fn may_write(_: &Path) -> bool {
+    true
+}
+
 /// Options with which a committed grant survives a power loss and readers do not block
 /// writers.
 pub(super) fn prepared(options: SqliteConnectOptions) -> SqliteConnectOptions {
@@ -188,3 +333,64 @@ pub(super) fn prepared(options: SqliteConnectOptions) -> SqliteConnectOptions {
 
 // The fence statement itself looks at the locks row.
 fence_connection!(Sqlite, SqliteConnection, Unfenced::None);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_and_uris_lead_to_paths() {
+        for (name, path, uri_end) in [
+            ("locks.db", "locks.db", None),
+            ("/a/mode=1.db", "/a/mode=1.db", None),
+            ("file:locks.db", "locks.db", Some("")),
+            ("file:/a/b%20c.db?vfs=unix", "/a/b c.db", Some("?vfs=unix")),
+            ("file:///a?mode=rwc#x", "/a", Some("?mode=rwc#x")),
+            ("file://localhost/a", "/a", Some("")),
+        ] {
+            let location = Location {
+                path: path.into(),
+                uri_end: uri_end.map(str::to_owned),
+            };
+            assert_eq!(Location::of(name.as_ref()), Some(location), "{name}");
+        }
+        for name in [
+            "",
+            ":memory:",
+            "file::memory:",
+            "file:x?mode=memory&cache=shared",
+            "file:",
+        ] {
+            assert_eq!(Location::of(name.as_ref()), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn relative_paths_become_absolute() {
+        let here = std::path::absolute("x").unwrap();
+        for name in ["x", "file:x", "file:x?mode=rw"] {
+            let (options, file) = located(SqliteConnectOptions::new().filename(name));
+            assert_eq!(file.path(), Some(&*here), "{name}");
+            let found = Location::of(options.get_filename()).unwrap();
+            assert_eq!(found.path, here, "{name}");
+        }
+        for url in ["sqlite:", "sqlite::memory:", "sqlite:x?mode=memory"] {
+            let (options, file) = located(url.parse().unwrap());
+            assert_eq!(file.path(), None, "{url}");
+            let given: SqliteConnectOptions = url.parse().unwrap();
+            if !url.contains(":memory:") {
+                assert_eq!(options.get_filename(), given.get_filename(), "{url}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_parameter_is_not_a_part_of_another_text() {
+        assert!(has_parameter("cache=shared&mode=rw", "mode", None));
+        assert!(has_parameter("mode=memory", "mode", Some("memory")));
+        for query in ["", "xmode=rw", "x=mode=rw", "modes=1"] {
+            assert!(!has_parameter(query, "mode", None), "{query}");
+        }
+        assert!(!has_parameter("mode=ro", "mode", Some("memory")));
+    }
+}

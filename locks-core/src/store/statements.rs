@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::names::TableNames;
+use super::{file::FileIdentity, names::TableNames};
 use crate::error::{LockError, Result};
 
 /// The statements of one engine. Placeholders are in the order of the arguments.
@@ -235,6 +235,8 @@ pub(crate) struct FenceStatement {
     /// Whether the statements also require the grant in the locks row. Their arguments are
     /// the fence row, and then also the namespace and the marker of the grant.
     pub(super) looks_at_row: bool,
+    /// The file of the locks, if they are in one.
+    pub(super) file: FileIdentity,
     /// The number of fence rows of a session.
     pub(crate) rows: usize,
 }
@@ -287,6 +289,20 @@ impl Fence {
 }
 
 impl FenceStatement {
+    /// A statement that no test runs.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self {
+            sql: "".into(),
+            reader: None,
+            kind: FenceKind::Update,
+            engine: "",
+            looks_at_row: false,
+            file: FileIdentity::none(),
+            rows: 1,
+        }
+    }
+
     /// Fails if a connection of this engine cannot be in the database of the locks.
     pub(super) fn check(&self, engine: &str) -> Result<()> {
         if self.engine == engine {

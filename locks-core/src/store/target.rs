@@ -111,6 +111,39 @@ impl Target {
         Ok(self)
     }
 
+    /// The file of the database, if it is one.
+    pub(super) fn file(&self) -> FileIdentity {
+        self.file.clone()
+    }
+
+    /// Fails if the database is a file in a place where its locks do not work.
+    pub(super) fn check_location(&self) -> Result<()> {
+        #[cfg(feature = "sqlite")]
+        if let Some(path) = self.file.path()
+            && let Some(network) = super::file::network_file_system(path)
+        {
+            return Err(LockError::config(
+                "database file",
+                format!(
+                    "{} is on a network file system ({network}), where the locks of SQLite do not \
+                     exclude other machines: use a file on a local disk, or MySQL or PostgreSQL",
+                    path.display()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether two connections may lead to two databases: those of SQLite without a file.
+    pub(super) fn may_be_two_databases(&self) -> bool {
+        match &self.engine {
+            #[cfg(feature = "sqlite")]
+            Options::Sqlite(_) => !self.file.is_known(),
+            #[cfg(any(feature = "mysql", feature = "postgres"))]
+            _ => false,
+        }
+    }
+
     /// Opens a connection again, unless attempts have failed just now.
     pub(super) async fn reopen(&self, limit: Duration) -> Result<Connection, Failure> {
         self.file.check()?;
@@ -167,7 +200,8 @@ impl Target {
                 } else {
                     options.create_if_missing(false)
                 };
-                match connected::<sqlx::Sqlite>(&options).await {
+                let explain = |error: &_| super::sqlite::explained(error, &self.file);
+                match explained::<sqlx::Sqlite>(&options, explain).await {
                     Ok(connection) => Box::new(connection),
                     Err(failure) => {
                         self.file.check()?;
@@ -313,11 +347,21 @@ async fn facts(executor: &mut dyn Executor, dialect: &Dialect) -> Result<Facts, 
     Ok(facts)
 }
 
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 async fn connected<DB: Engine>(
     options: &<DB::Connection as sqlx::Connection>::Options,
 ) -> Result<On<DB>, Failure> {
+    explained(options, |_| None).await
+}
+
+/// Connects. A failure is that of `explain`, if it knows the cause of the error.
+async fn explained<DB: Engine>(
+    options: &<DB::Connection as sqlx::Connection>::Options,
+    explain: impl FnOnce(&sqlx::Error) -> Option<Failure>,
+) -> Result<On<DB>, Failure> {
     let connection = options.connect().await;
-    connection.map(On).map_err(failure::<DB>)
+    let explained = |error| explain(&error).unwrap_or_else(|| failure::<DB>(error));
+    connection.map(On).map_err(explained)
 }
 
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
@@ -339,7 +383,8 @@ fn sqlite(url: &str) -> Result<Target> {
     let options: SqliteConnectOptions = parsed(url)?;
     // The file is created unless the URL has a mode. The default of sqlx is not to create
     // it.
-    let create = !url.contains("mode=");
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let create = !super::sqlite::has_parameter(query, "mode", None);
     Ok(if create {
         options.create_if_missing(true).into_target()
     } else {
@@ -419,8 +464,8 @@ impl<T: Connect + Clone> Connect for Arc<T> {
 impl Connect for SqliteConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
-        let file = FileIdentity::of(self.get_filename());
-        Target::new(Options::Sqlite(super::sqlite::prepared(self)), file)
+        let (options, file) = super::sqlite::located(self);
+        Target::new(Options::Sqlite(super::sqlite::prepared(options)), file)
     }
 }
 

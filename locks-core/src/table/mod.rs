@@ -22,7 +22,7 @@ use std::{
 use crate::{
     matrix::{ConflictMatrix, Fingerprint},
     name::LockName,
-    report::{Holder, Waiter},
+    report::{Blocker, Holder, Waiter},
     scope::ScopePath,
 };
 
@@ -166,6 +166,7 @@ pub(crate) struct Request {
     pub(crate) names: Arc<[LockName]>,
     pub(crate) matrix: ConflictMatrix,
     pub(crate) path: ScopePath,
+    /// When it was made, in microseconds since 1970; of a grant, when it was granted.
     pub(crate) since: i64,
 }
 
@@ -256,6 +257,18 @@ impl LockTable {
     /// The sessions of the stolen locks, one for each lock.
     pub(crate) fn stolen(&self) -> impl Iterator<Item = &SessionId> {
         self.stolen.values().map(|lock| &lock.grant.session)
+    }
+
+    /// The stolen locks, as blockers of every request.
+    pub(crate) fn stolen_blockers(&self) -> Vec<Blocker> {
+        let stolen = self.stolen.iter().map(|(name, lock)| {
+            let entry = Entry {
+                task: lock.task.clone(),
+                grant: Some(lock.grant.clone()),
+            };
+            Blocker::Holder(holder(name, &entry))
+        });
+        stolen.collect()
     }
 
     /// Forgets the stolen locks of dead sessions.

@@ -63,8 +63,9 @@ impl LockManager {
 
     /// The default manager.
     ///
-    /// It is the manager of the innermost [`default_for`](Self::default_for) around the
-    /// caller. Outside any `default_for`, it is the [installed](Self::install) one.
+    /// It is the manager of the innermost [`default_for`](Self::default_for) or
+    /// [`default_for_sync`](Self::default_for_sync) around the caller. Outside of them, it is the
+    /// [installed](Self::install) one.
     ///
     /// # Errors
     ///
@@ -107,6 +108,36 @@ impl LockManager {
     /// The returned future is as cancel safe as `future`.
     pub fn default_for<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         DEFAULT.scope(self.clone(), future)
+    }
+
+    /// Calls `function` with this manager as the default. Use it in tests of synchronous
+    /// functions.
+    ///
+    /// The default applies to this thread until `function` returns or panics. Calls nest: the
+    /// innermost one counts. **Threads that `function` starts do not inherit it.** Call this
+    /// method in them as well.
+    ///
+    /// # Panics
+    ///
+    /// If `function` panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use locks_core::{LockError, LockManager, with_lock};
+    ///
+    /// #[with_lock("mail_restart")]
+    /// fn restart() -> Result<(), LockError> {
+    ///     Ok(())
+    /// }
+    ///
+    /// # fn main() -> locks_core::Result<()> {
+    /// let locks = LockManager::connect("sqlite::memory:").blocking()?;
+    /// locks.default_for_sync(restart)
+    /// # }
+    /// ```
+    pub fn default_for_sync<R>(&self, function: impl FnOnce() -> R) -> R {
+        DEFAULT.sync_scope(self.clone(), function)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     task::Poll,
 };
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     call::{Call, OnLost, WaitPolicy},
@@ -16,6 +16,7 @@ use crate::{
     error::{LockError, Result},
     guard::LockGuard,
     scope::ScopePath,
+    wait::assert_may_block,
 };
 
 /// A call whose locks were granted. Dropping it releases them without waiting.
@@ -50,6 +51,8 @@ pub async fn lock(call: Call) -> Result<LockedCall> {
 /// Acquires the locks of `call` and blocks the thread until they are granted.
 #[track_caller]
 pub fn lock_blocking(call: Call) -> Result<LockedCall> {
+    // Here, because the closure below does not know its caller.
+    assert_may_block();
     let (wait_policy, on_lost) = (call.wait_policy, call.on_lost);
     let (manager, names) = call.into_parts()?;
     let scope = ScopePath::current().child();
@@ -132,7 +135,11 @@ fn value_after_release<R, E>(
     if error.is_lost() && on_lost == OnLost::Cancel && errors.is_ok(&value) {
         return errors.convert(error);
     }
-    warn!(%error, "the lock of a function was not released");
+    if matches!(error, LockError::Closed) {
+        debug!("the lock of a function was released by `close`");
+    } else {
+        warn!(%error, "the lock of a function was not released");
+    }
     value
 }
 

@@ -7,7 +7,8 @@ use std::{
 };
 
 use locks_core::{
-    Builder, ConflictMatrix, Holder, LockError, LockGuard, LockManager, LockName, Request, Wait,
+    Acquire, Builder, ConflictMatrix, Holder, LockError, LockGuard, LockManager, LockName, Request,
+    Wait,
 };
 use locks_tests::{engine::Database, on_every_engine, row::wait_until_empty, wait::block_on};
 
@@ -30,7 +31,7 @@ fn is_error<T: std::error::Error>() {}
 
 #[test]
 fn public_types_are_send_and_sync() {
-    is_request::<Request<LockGuard>>();
+    is_request::<Acquire>();
     is_request::<Request<LockManager>>();
     is_request::<Request<Vec<Holder>>>();
     is_request::<Request<()>>();

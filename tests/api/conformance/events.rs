@@ -48,6 +48,8 @@ async fn grant_and_release_are_logged(db: Database) {
     let after = about(&id, "granted");
     let more = after[reported.len()..].iter().any(with_token);
     assert!(more, "the release is reported as well: {after:?}");
+    let routine = |event: &Event| event.level == tracing::Level::DEBUG;
+    assert!(after.iter().all(routine), "{after:?}");
     // The names of a grant are reported in one event or in one event each.
     soon(locks.wait(["a", "b"]))
         .await

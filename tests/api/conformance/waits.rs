@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use locks_core::{Blocker, LockError};
@@ -24,6 +24,7 @@ on_every_engine!(
     async zero_time_out_suffices_for_a_free_lock,
     async time_out_starts_with_the_first_poll,
     async released_lock_is_granted_to_the_waiter,
+    async holder_is_reported_since_its_grant_and_not_since_it_asked,
     async dropped_lock_is_granted_to_the_waiter,
     async lock_is_handed_over_between_processes,
     async several_names_are_waited_for_together,
@@ -37,6 +38,26 @@ async fn free_lock_is_granted_at_once(db: Database) {
     let other = soon(a.wait("y").timeout(SOON)).await.unwrap();
     assert_eq!(held(&db).await, pairs(&[("x", "a"), ("y", "a")]));
     assert!(other.token() > guard.token());
+}
+
+async fn holder_is_reported_since_its_grant_and_not_since_it_asked(db: Database) {
+    let (a, b) = (task(&db, "a").await, task(&db, "b").await);
+    let guard = a.acquire("x").await.unwrap();
+    let asked = SystemTime::now();
+    let waiting = tokio::spawn(b.wait("x").timeout(SOON));
+    let queued = async || a.waiting().await.unwrap().len() == 1;
+    wait::until(SOON, "it waits", queued).await;
+    let waiter = a.waiting().await.unwrap().remove(0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let released = SystemTime::now();
+    guard.release().await.unwrap();
+    let guard = soon(waiting).await.unwrap().unwrap();
+    let holder = a.held().await.unwrap().remove(0);
+    let (asking, granted) = (waiter.since.unwrap(), holder.since.unwrap());
+    let clock = Duration::from_millis(1);
+    assert!(asked - clock <= asking && asking < released, "{waiter:?}");
+    assert!(released - clock <= granted, "{holder:?}");
+    guard.release().await.unwrap();
 }
 
 async fn time_out_names_the_blockers(db: Database) {

@@ -7,7 +7,7 @@ use crate::{
     error::LockError,
     protocol::{
         admin::Admin,
-        call::{Answer, CallId, Inspection, Loss},
+        call::{Answer, CallId, Inspection, Loss, WaitPolicy},
         output::Output,
         requests::no_answer,
         task::{ReleaseId, Task},
@@ -152,10 +152,16 @@ impl Namespace {
         for overdue in overdue {
             let pending = self.requests.get(overdue.nonce).zip(overdue.waited);
             let error = if let Some((pending, waited)) = pending {
-                LockError::Timeout {
-                    names: pending.request().names.to_vec(),
-                    waited,
-                    blocked_by: self.blockers_now(pending.request()),
+                let names = pending.request().names.to_vec();
+                let blocked_by = self.blockers_now(pending.request());
+                match overdue.policy {
+                    // It was not decided, because a lock was stolen whose session is not dead.
+                    WaitPolicy::NoWait => LockError::Busy { names, blocked_by },
+                    WaitPolicy::Wait { .. } => LockError::Timeout {
+                        names,
+                        waited,
+                        blocked_by,
+                    },
                 }
             } else {
                 let last = self.last_error.as_ref().or(self.write_error.as_ref());

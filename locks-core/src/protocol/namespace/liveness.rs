@@ -18,6 +18,7 @@ use crate::{
         time::Now,
         timers::Timer,
     },
+    report::{NOT_RENEWED_AND_EVICTED, TAKEN},
     store::{Failure, Kind, Liveness, NewSession},
     table::SessionId,
 };
@@ -90,6 +91,11 @@ impl Namespace {
         }
     }
 
+    /// This process sees another database than the others: what it holds is not in theirs.
+    pub(in crate::protocol) fn on_replaced(&mut self) {
+        self.lose_all("the database file was deleted or replaced");
+    }
+
     pub(super) fn on_grant_lost(&mut self, grant: &ActiveGrant, loss: &Loss) {
         tracing::warn!(
             lock = joined(&grant.names), task = %grant.task, namespace = %self.name,
@@ -110,7 +116,13 @@ impl Namespace {
             .partition(|(_, state)| matches!(state, Liveness::Alive(_)));
         for (id, _) in gone {
             // A grant that is lost with it answers the calls that ask for it.
-            self.end_session(&id, "its session was evicted", now);
+            let in_time = self.sessions.is_living(&id, now);
+            let reason = if in_time {
+                TAKEN
+            } else {
+                NOT_RENEWED_AND_EVICTED
+            };
+            self.end_session(&id, reason, now);
         }
         let alive = alive.into_iter().map(|(id, _)| id).collect();
         for call in self.admin.on_sessions_found(&alive) {
@@ -134,7 +146,8 @@ impl Namespace {
     /// The rows of a session were deleted. If it was one of this process, it is lost.
     pub(super) fn on_session_dead(&mut self, id: SessionId, now: Now) {
         self.evicting.insert(id.clone());
-        self.end_session(&id, "its session was ended by a supervisor", now);
+        let reason = "release_task, release_holder or release_all was called in this process";
+        self.end_session(&id, reason, now);
         self.evicting.remove(&id);
         self.dead.insert(id);
         self.replan = true;
@@ -248,10 +261,18 @@ impl Namespace {
         self.detector.forget(&session);
         match result {
             Ok(true) => {
-                tracing::warn!(
-                    session = %session.0, namespace = %self.name, ?reason,
-                    "evicted a session"
-                );
+                if reason == EvictReason::Lost {
+                    // That was logged when it was lost.
+                    tracing::debug!(
+                        session = %session.0, namespace = %self.name,
+                        "deleted the rows of a lost session"
+                    );
+                } else {
+                    tracing::warn!(
+                        session = %session.0, namespace = %self.name, ?reason,
+                        "evicted a session"
+                    );
+                }
                 self.on_session_dead(session, now);
             }
             Ok(false) => {}

@@ -175,6 +175,7 @@ impl Namespace {
             &mut cached.table,
             &PlanInput {
                 now: now.monotonic,
+                wall: now.wall,
                 proven: cached.proven,
                 next_version,
                 requests: &self.requests,

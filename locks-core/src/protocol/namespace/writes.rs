@@ -267,7 +267,7 @@ impl Namespace {
             self.on_lock_stolen(&grant.session, now);
             return;
         }
-        tracing::info!(
+        tracing::debug!(
             lock = joined(&grant.names), task = %grant.task, namespace = %self.name,
             token = grant.token, "released"
         );
@@ -283,7 +283,7 @@ impl Namespace {
         for (nonce, blockers) in blocked {
             let first = blockers.first().cloned();
             if let Some(pending) = self.requests.on_blocked(nonce, blockers, proven) {
-                tracing::info!(
+                tracing::debug!(
                     lock = joined(&pending.request().names), task = %pending.request().task,
                     namespace = %self.name, blocked_by = first.map(tracing::field::display),
                     "waiting"
@@ -323,7 +323,7 @@ impl Namespace {
             token,
             fence_row: fence_row.clone(),
         };
-        tracing::info!(
+        tracing::debug!(
             lock = joined(&grant.names), task = %grant.task, namespace = %self.name, token,
             "acquired"
         );
@@ -356,6 +356,9 @@ impl Namespace {
         self.write_schedule
             .on_failure(writes, now.monotonic, timers, rng);
         let is_final = failure.is_final();
+        if failure.is_replaced() {
+            self.on_replaced();
+        }
         let error = LockError::from(failure);
         if is_final {
             self.fail_all(&error, now);
