@@ -15,7 +15,10 @@ mod listen;
 mod mysql;
 mod names;
 #[cfg(feature = "postgres")]
+mod pooler;
+#[cfg(feature = "postgres")]
 mod postgres;
+mod provider;
 mod reconnecting;
 mod reopen;
 mod schema;
@@ -26,7 +29,7 @@ mod statements;
 mod target;
 
 pub(crate) use self::{
-    change::{Change, ChangeSource},
+    change::{Change, ChangeSource, Signal},
     connection::{
         Connection, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow,
     },

@@ -51,9 +51,13 @@ impl Reconnecting {
         self.target.clone()
     }
 
-    /// How the engine reports changes.
+    /// How the server reports changes.
+    ///
+    /// # Panics
+    ///
+    /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
     pub(crate) fn change_source(&self) -> ChangeSource {
-        self.target.dialect().change_source
+        self.target.server().change_source
     }
 
     /// Whether the engine has a row lock.
@@ -86,10 +90,10 @@ impl Reconnecting {
             .retry(pauses)
             .when(|failure| failure.class == Class::NotApplied)
             .await
-            .map_err(|failure| match failure.kind {
+            .map_err(|failure| match (failure.kind, self.target.dialect()) {
                 // A read-only file without lock tables.
-                Kind::Denied => {
-                    schema::not_allowed(&failure, &self.target.dialect().migration_paths())
+                (Kind::Denied, Some(dialect)) => {
+                    schema::not_allowed(&failure, &dialect.migration_paths())
                 }
                 _ => failure.into(),
             })?;

@@ -18,11 +18,12 @@ use tokio::time;
 use super::{
     change::ChangeSource,
     connection::Connection,
-    dialect::{Catalog, Dialect, Facts},
-    executor::{ColumnType, Engine, Executor, On, Sql, failure},
+    dialect::{Catalog, Dialect, Facts, SHARED},
+    executor::{ColumnType, Engine, Executor, On, Preparation, Sql, failure},
     failure::{Class, Failure},
     file::FileIdentity,
     names::{TableChoice, TableNames},
+    provider::{BoxError, Provider},
     reopen::Reopen,
     statements::{FenceStatement, Statements},
 };
@@ -31,21 +32,31 @@ use crate::error::{LockError, Result};
 /// The time limit of a connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// The connect options of one of the engines, and the choice of the tables' names.
+/// A database: how to connect to it, and the choice of the tables' names.
 #[derive(Clone)]
 pub(crate) struct Target {
-    engine: Options,
-    file: FileIdentity,
+    /// What every connect uses, or what the provider returned first.
+    first: Arc<OnceLock<Given>>,
+    /// Returns the options of each connect.
+    provider: Option<Provider>,
     tables: TableChoice,
     /// Set by the first connect, and used by all later ones.
     server: Arc<OnceLock<Arc<Server>>>,
     reopen: Arc<Reopen>,
 }
 
+/// The connect options of one of the engines.
+#[derive(Clone)]
+pub(super) struct Given {
+    engine: Options,
+    file: FileIdentity,
+}
+
 /// The facts about a server, and the statements for it.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) dialect: &'static Dialect,
+    pub(super) change_source: ChangeSource,
     pub(super) facts: Facts,
     pub(super) names: TableNames,
     pub(super) schema_is_chosen: bool,
@@ -66,9 +77,34 @@ enum Options {
 
 impl Target {
     fn new(engine: Options, file: FileIdentity) -> Self {
+        let given = Given { engine, file };
         Self {
-            engine,
-            file,
+            first: Arc::new(OnceLock::from(given)),
+            provider: None,
+            tables: TableChoice::default(),
+            server: Arc::default(),
+            reopen: Arc::default(),
+        }
+    }
+
+    /// A database whose connect options `provide` returns at each connect.
+    pub(crate) fn provided<F, O, E>(provide: F) -> Self
+    where
+        F: AsyncFn() -> Result<O, E> + Send + Sync + 'static,
+        O: IntoConnectOptions,
+        E: Into<BoxError>,
+    {
+        let provide = Arc::new(provide);
+        let provider = Provider::new(move || {
+            let provide = provide.clone();
+            Box::pin(async move {
+                let options = (*provide)().await.map_err(Into::into)?;
+                Ok(Given::of(options))
+            })
+        });
+        Self {
+            first: Arc::default(),
+            provider: Some(provider),
             tables: TableChoice::default(),
             server: Arc::default(),
             reopen: Arc::default(),
@@ -100,12 +136,10 @@ impl Target {
     ///
     /// [`LockError::InvalidConfig`] when a schema is chosen and the engine has none.
     pub(crate) fn with_tables(mut self, tables: TableChoice) -> Result<Self> {
-        if tables.schema().is_some() && self.dialect().change_source != ChangeSource::Notifications
+        if let Some(dialect) = self.dialect()
+            && let Some(reason) = refused_schema(&tables, dialect)
         {
-            return Err(LockError::config(
-                "schema",
-                format!("{} has no schemas: use a table prefix", self.dialect().name),
-            ));
+            return Err(LockError::config("schema", reason));
         }
         self.tables = tables;
         Ok(self)
@@ -113,123 +147,78 @@ impl Target {
 
     /// Opens a connection again, unless attempts have failed just now.
     pub(super) async fn reopen(&self, limit: Duration) -> Result<Connection, Failure> {
-        self.file.check()?;
+        self.attempt(self.open(limit)).await
+    }
+
+    /// Runs an attempt to connect again, unless attempts have failed just now.
+    pub(super) async fn attempt<T>(
+        &self,
+        attempt: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.check_file()?;
         #[allow(clippy::disallowed_methods, reason = "the pause between attempts")]
         let now = Instant::now;
         self.reopen.check(now())?;
-        let result = self.open(limit).await;
+        let result = attempt.await;
         self.reopen.on_attempt(&result, now());
         result.map_err(Failure::of_reconnect)
+    }
+
+    fn check_file(&self) -> Result<(), Failure> {
+        self.first.get().map_or(Ok(()), |given| given.file.check())
     }
 
     /// Opens a connection whose statements may take `limit` each. The first connect also reads
     /// the facts about the server.
     pub(super) async fn open(&self, limit: Duration) -> Result<Connection, Failure> {
-        self.file.check()?;
+        self.check_file()?;
         let opening = async {
-            let server = self.server.get();
-            let mut executor = self
-                .connect(limit, server.map(|server| &server.facts))
-                .await?;
-            let server = if let Some(server) = server {
-                server.clone()
-            } else {
-                let facts;
-                (executor, facts) = self.read_facts(executor, limit).await?;
-                let server = Arc::new(self.describe(facts)?);
-                self.server.get_or_init(|| server).clone()
-            };
-            Ok((executor, server))
+            let given = self.options().await?;
+            if let Some(server) = self.server.get() {
+                let executor = connect(&given, limit, Some(&server.facts)).await?;
+                return Ok((executor, server.clone(), given.file));
+            }
+            let (executor, facts) = first_connect(&given, limit).await?;
+            let server = Arc::new(self.describe(facts, given.dialect())?);
+            let server = self.server.get_or_init(|| server).clone();
+            Ok((executor, server, given.file))
         };
-        let (executor, server) = match time::timeout(CONNECT_LIMIT, opening).await {
-            Ok(opened) => opened?,
-            Err(_) => return Err(Failure::no_answer(CONNECT_LIMIT)),
-        };
-        self.file.remember();
-        Connection::open(executor, limit, self.file.clone(), &server).await
+        let (executor, server, file) = within(CONNECT_LIMIT, opening).await?;
+        file.remember();
+        Connection::open(executor, limit, file, &server).await
     }
 
-    async fn connect(
-        &self,
-        limit: Duration,
-        facts: Option<&Facts>,
-    ) -> Result<Box<dyn Executor>, Failure> {
-        let _ = (limit, facts);
-        Ok(match &self.engine {
-            #[cfg(feature = "sqlite")]
-            Options::Sqlite(options) => {
-                // Only the first connect may create the file. If the file is missing later, it
-                // was deleted, and another process may hold locks in it.
-                let is_first = facts.is_none();
-                let options = options.clone();
-                let options = if is_first {
-                    options
-                } else {
-                    options.create_if_missing(false)
-                };
-                match connected::<sqlx::Sqlite>(&options).await {
-                    Ok(connection) => Box::new(connection),
-                    Err(failure) => {
-                        self.file.check()?;
-                        return Err(failure);
-                    }
-                }
-            }
-            #[cfg(feature = "mysql")]
-            Options::MySql(options) => Box::new(connected::<sqlx::MySql>(options).await?),
-            #[cfg(feature = "postgres")]
-            Options::Postgres(options) => match facts {
-                Some(facts) if !facts.has(super::postgres::SHARED) => {
-                    let options = super::postgres::startup(options.clone(), limit, facts);
-                    Box::new(connected::<sqlx::Postgres>(&options).await?)
-                }
-                _ => Box::new(connected::<sqlx::Postgres>(options).await?),
-            },
-        })
+    /// The options of one connect.
+    async fn options(&self) -> Result<Given, Failure> {
+        let Some(provider) = &self.provider else {
+            let given = self.first.get();
+            return Ok(given.expect("BUG: neither options nor a provider").clone());
+        };
+        let given = provider.call().await?;
+        let first = self.first.get_or_init(|| given.clone());
+        given.after(first)
     }
 
-    /// Reads the facts about the server on the first connection. PostgreSQL may need another
-    /// connection, which is returned instead.
-    async fn read_facts(
-        &self,
-        mut executor: Box<dyn Executor>,
-        limit: Duration,
-    ) -> Result<(Box<dyn Executor>, Facts), Failure> {
-        let _ = limit;
-        if let Some(unlimited) = self.dialect().unlimited {
-            executor.execute_raw(Sql(unlimited)).await?;
-        }
-        let facts = facts(&mut *executor, self.dialect()).await?;
-        #[cfg(feature = "postgres")]
-        if let Some(options) = self.postgres() {
-            use super::postgres::{SHARED, is_pinned, refuses_settings, startup};
-
-            // The settings belong to the startup message, if the server receives it.
-            let options = startup(options.clone(), limit, &facts);
-            let mut facts = facts;
-            match options.connect().await {
-                Ok(pinned) => {
-                    let mut pinned = On::<sqlx::Postgres>(pinned);
-                    let found = self::facts(&mut pinned, self.dialect()).await?;
-                    if is_pinned(limit, &facts, &found) {
-                        drop(executor.close().await);
-                        return Ok((Box::new(pinned), facts));
-                    }
-                    drop(Box::new(pinned).close().await);
-                }
-                Err(error) if refuses_settings(&error) => {}
-                Err(error) => return Err(failure::<sqlx::Postgres>(error)),
+    /// The options of a listening connection. It is counted as an attempt to connect by the
+    /// caller.
+    #[cfg(feature = "postgres")]
+    pub(super) async fn listening(&self, limit: Duration) -> Result<PgConnectOptions, Failure> {
+        let given = within(CONNECT_LIMIT, self.options()).await?;
+        match &given.engine {
+            Options::Postgres(options) => {
+                let facts = &self.server().facts;
+                Ok(super::postgres::options(options, limit, facts))
             }
-            tracing::debug!("settings do not stay on connections; each transaction sets them");
-            facts.insert(SHARED, "");
-            return Ok((executor, facts));
+            #[cfg(any(feature = "sqlite", feature = "mysql"))]
+            _ => Err(Failure::no_answer(Duration::ZERO)),
         }
-        Ok((executor, facts))
     }
 
     /// The names of the tables and the statements, according to the facts and the choice.
-    fn describe(&self, facts: Facts) -> Result<Server, Failure> {
-        let dialect = self.dialect();
+    fn describe(&self, facts: Facts, dialect: &'static Dialect) -> Result<Server, Failure> {
+        if let Some(reason) = refused_schema(&self.tables, dialect) {
+            return Err(Failure::inconsistent(Class::Permanent, reason));
+        }
         let schema = match self.tables.schema() {
             None if dialect.change_source == ChangeSource::Notifications => {
                 let first = facts.get("schema").filter(|schema| !schema.is_empty());
@@ -251,6 +240,11 @@ impl Target {
         }
         Ok(Server {
             dialect,
+            // A notification for a connection that is shared reaches any of its clients.
+            change_source: match dialect.change_source {
+                ChangeSource::Notifications if facts.has(SHARED) => ChangeSource::None,
+                source => source,
+            },
             statements: Arc::new((dialect.statements)(&names, &facts)),
             fence: (dialect.fence)(&names, &facts),
             catalog: (dialect.catalog)(&names),
@@ -270,7 +264,20 @@ impl Target {
         server.expect("BUG: there was no connect yet").clone()
     }
 
-    pub(super) fn dialect(&self) -> &'static Dialect {
+    /// The dialect of the engine; `None` if a provider chooses it and was not called yet.
+    pub(super) fn dialect(&self) -> Option<&'static Dialect> {
+        self.first.get().map(Given::dialect)
+    }
+}
+
+impl Given {
+    pub(super) fn of(options: impl IntoConnectOptions) -> Self {
+        let target = sealed::Connect::into_target(options);
+        let given = target.first.get();
+        given.expect("BUG: options have an engine").clone()
+    }
+
+    fn dialect(&self) -> &'static Dialect {
         match &self.engine {
             #[cfg(feature = "sqlite")]
             Options::Sqlite(_) => sqlx::Sqlite::DIALECT,
@@ -281,23 +288,119 @@ impl Target {
         }
     }
 
-    /// The options for a listening connection; `None` if the engine has no notifications.
-    #[cfg(feature = "postgres")]
-    #[allow(clippy::unnecessary_wraps, reason = "with one engine only")]
-    pub(super) fn postgres(&self) -> Option<&PgConnectOptions> {
-        match &self.engine {
-            Options::Postgres(options) => Some(options),
-            #[cfg(any(feature = "sqlite", feature = "mysql"))]
-            _ => None,
+    /// These options, if they are of the database of the first ones.
+    fn after(mut self, first: &Self) -> Result<Self, Failure> {
+        let (name, before) = (self.dialect().name, first.dialect().name);
+        if name != before {
+            return Err(Failure::inconsistent(
+                Class::Permanent,
+                format!(
+                    "the closure of connect_by returned options for {name}, and at first for \
+                     {before}: all connections of a manager go to one database"
+                ),
+            ));
         }
+        #[cfg(feature = "sqlite")]
+        if let (Options::Sqlite(options), Options::Sqlite(before)) = (&self.engine, &first.engine)
+            && options.get_filename() != before.get_filename()
+        {
+            return Err(Failure::inconsistent(
+                Class::Permanent,
+                format!(
+                    "the closure of connect_by returned the database {}, and at first {}: all \
+                     connections of a manager go to one database",
+                    options.get_filename().display(),
+                    before.get_filename().display()
+                ),
+            ));
+        }
+        self.file = first.file.clone();
+        Ok(self)
     }
 }
 
 impl fmt::Debug for Target {
     /// Only the name of the engine: the options contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.dialect().name)
+        f.write_str(self.dialect().map_or("a database", |dialect| dialect.name))
     }
+}
+
+/// Why the choice of a schema is refused.
+fn refused_schema(tables: &TableChoice, dialect: &Dialect) -> Option<String> {
+    (tables.schema().is_some() && dialect.change_source != ChangeSource::Notifications)
+        .then(|| format!("{} has no schemas: use a table prefix", dialect.name))
+}
+
+async fn within<T>(
+    limit: Duration,
+    opening: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    match time::timeout(limit, opening).await {
+        Ok(opened) => opened,
+        Err(_) => Err(Failure::no_answer(limit)),
+    }
+}
+
+async fn connect(
+    given: &Given,
+    limit: Duration,
+    facts: Option<&Facts>,
+) -> Result<Box<dyn Executor>, Failure> {
+    let _ = (limit, facts);
+    Ok(match &given.engine {
+        #[cfg(feature = "sqlite")]
+        Options::Sqlite(options) => {
+            // Only the first connect may create the file. If the file is missing later, it
+            // was deleted, and another process may hold locks in it.
+            let is_first = facts.is_none();
+            let options = options.clone();
+            let options = if is_first {
+                options
+            } else {
+                options.create_if_missing(false)
+            };
+            match connected::<sqlx::Sqlite>(&options).await {
+                Ok(connection) => Box::new(connection),
+                Err(failure) => {
+                    given.file.check()?;
+                    return Err(failure);
+                }
+            }
+        }
+        #[cfg(feature = "mysql")]
+        Options::MySql(options) => Box::new(connected::<sqlx::MySql>(options).await?),
+        #[cfg(feature = "postgres")]
+        Options::Postgres(options) => match facts {
+            Some(facts) => {
+                let options = super::postgres::options(options, limit, facts);
+                let On(connection, _) = connected::<sqlx::Postgres>(&options).await?;
+                Box::new(On::<sqlx::Postgres>(connection, facts.into()))
+            }
+            None => Box::new(connected::<sqlx::Postgres>(options).await?),
+        },
+    })
+}
+
+/// Opens the first connection, and reads the facts about the server.
+async fn first_connect(
+    given: &Given,
+    limit: Duration,
+) -> Result<(Box<dyn Executor>, Facts), Failure> {
+    #[cfg(feature = "postgres")]
+    #[allow(irrefutable_let_patterns, reason = "with one engine only")]
+    if let Options::Postgres(options) = &given.engine {
+        let (connection, facts) = super::pooler::first_connect(options, limit).await?;
+        let prepared = (&facts).into();
+        return Ok((Box::new(On::<sqlx::Postgres>(connection, prepared)), facts));
+    }
+    let mut executor = connect(given, limit, None).await?;
+    let dialect = given.dialect();
+    if let Some(unlimited) = dialect.unlimited {
+        executor.execute_raw(Sql(unlimited)).await?;
+    }
+    let facts = facts(&mut *executor, dialect).await?;
+    Ok((executor, facts))
 }
 
 /// Queries the facts about the server.
@@ -317,7 +420,8 @@ async fn connected<DB: Engine>(
     options: &<DB::Connection as sqlx::Connection>::Options,
 ) -> Result<On<DB>, Failure> {
     let connection = options.connect().await;
-    connection.map(On).map_err(failure::<DB>)
+    let connection = connection.map_err(failure::<DB>)?;
+    Ok(On(connection, Preparation::Named))
 }
 
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
@@ -372,6 +476,20 @@ fn postgres(_: &str) -> Result<Target> {
     left_out("PostgreSQL", "postgres")
 }
 
+/// The options with the address of an IPv6 host as the system expects it. A URL has it in
+/// brackets, which sqlx keeps.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn without_brackets<T>(options: T, host: fn(&T) -> &str, with_host: fn(T, &str) -> T) -> T {
+    let bare = host(&options)
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .map(ToOwned::to_owned);
+    match bare {
+        Some(bare) => with_host(options, &bare),
+        None => options,
+    }
+}
+
 /// The argument of [`Builder::connect_with`](crate::Builder::connect_with): the connect
 /// options of an engine, by value, by reference or in an `Arc` as
 /// `pool.connect_options()` returns them.
@@ -420,7 +538,8 @@ impl Connect for SqliteConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
         let file = FileIdentity::of(self.get_filename());
-        Target::new(Options::Sqlite(super::sqlite::prepared(self)), file)
+        let options = super::sqlite::prepared(self).disable_statement_logging();
+        Target::new(Options::Sqlite(options), file)
     }
 }
 
@@ -428,7 +547,8 @@ impl Connect for SqliteConnectOptions {
 impl Connect for MySqlConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
-        let options = super::mysql::prepared(self);
+        let options = without_brackets(self, MySqlConnectOptions::get_host, Self::host);
+        let options = super::mysql::prepared(options).disable_statement_logging();
         Target::new(Options::MySql(options), FileIdentity::none())
     }
 }
@@ -437,6 +557,8 @@ impl Connect for MySqlConnectOptions {
 impl Connect for PgConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
-        Target::new(Options::Postgres(self), FileIdentity::none())
+        let options = without_brackets(self, PgConnectOptions::get_host, Self::host);
+        let options = super::postgres::prepared(options).disable_statement_logging();
+        Target::new(Options::Postgres(options), FileIdentity::none())
     }
 }

@@ -1,0 +1,151 @@
+//! How a PostgreSQL server is reached: directly, or through a pooler in one of its modes.
+//!
+//! | found at the first connect | settings | statements | notifications |
+//! |---|---|---|---|
+//! | the startup message reaches the server | in the startup message | named | heard |
+//! | it does not; a pooler in session mode | `SET` on each new connection | named | heard |
+//! | connections are shared; transaction mode | `SET LOCAL` in each transaction | unnamed | not listened for |
+//! | no transactions; statement mode | refused | | |
+
+use std::{fmt::Write as _, time::Duration};
+
+use sqlx::{
+    ConnectOptions, Connection as _, PgConnection, Postgres, Row as _, postgres::PgConnectOptions,
+};
+use tokio::time;
+
+use super::{
+    dialect::{Facts, SHARED},
+    executor::{Engine, Sql, failure},
+    failure::{Class, Failure, Kind},
+    postgres::{UNPINNED, is_pinned, refuses_settings, startup},
+};
+
+/// The time limit of the second connection. It waits if a pooler in session mode has one
+/// server connection only.
+const SECOND_LIMIT: Duration = Duration::from_secs(4);
+
+/// Identifies the server's end of a connection. Two servers may use one process id.
+const SERVER_END: &str = "SELECT pg_catalog.pg_backend_pid()::text || ' ' || \
+                          pg_catalog.pg_postmaster_start_time()::text, ''";
+
+/// In which order the two connections are asked for their server's end, after each was asked
+/// once. A pooler that hands out its server connections by turns must not be in step with it.
+const ORDER: [usize; 5] = [1, 0, 0, 1, 1];
+
+/// Opens the first connection, and reads the facts about the server. All statements are simple
+/// queries, which need no state on a connection.
+pub(super) async fn first_connect(
+    options: &PgConnectOptions,
+    limit: Duration,
+) -> Result<(PgConnection, Facts), Failure> {
+    let mut first = options.connect().await.map_err(failure::<Postgres>)?;
+    let mut facts = read_facts(&mut first).await?;
+    let second = second(&mut first, options, limit, &facts);
+    let (second, found, is_shared) = match time::timeout(SECOND_LIMIT, second).await {
+        Ok(second) => second?,
+        Err(_) => return Err(no_second_connection()),
+    };
+    if is_shared {
+        drop(second.close().await);
+        check_transactions(&mut first).await?;
+        tracing::debug!("connections are shared; each transaction has its settings");
+        facts.insert(SHARED, "");
+        return Ok((first, facts));
+    }
+    if !is_pinned(limit, &facts, &found) {
+        tracing::debug!("a pooler is in between; each connection sets its settings");
+        facts.insert(UNPINNED, "");
+    }
+    drop(first.close().await);
+    Ok((second, facts))
+}
+
+/// Opens a second connection, with the settings in its startup message if they are accepted.
+/// Returns also the facts according to it, and whether the two share server connections.
+async fn second(
+    first: &mut PgConnection,
+    options: &PgConnectOptions,
+    limit: Duration,
+    facts: &Facts,
+) -> Result<(PgConnection, Facts, bool), Failure> {
+    let mut second = match startup(options.clone(), limit, facts).connect().await {
+        Ok(second) => second,
+        Err(error) if refuses_settings(&error) => {
+            options.connect().await.map_err(failure::<Postgres>)?
+        }
+        Err(error) => return Err(failure::<Postgres>(error)),
+    };
+    let ends = [server_end(first).await?, server_end(&mut second).await?];
+    let mut is_shared = ends[0] == ends[1];
+    for index in ORDER {
+        if is_shared {
+            break;
+        }
+        let connection = if index == 0 { &mut *first } else { &mut second };
+        is_shared = server_end(connection).await? != ends[index];
+    }
+    let found = read_facts(&mut second).await?;
+    Ok((second, found, is_shared))
+}
+
+/// Fails if the pooler has no transactions.
+async fn check_transactions(connection: &mut PgConnection) -> Result<(), Failure> {
+    let begun = async {
+        query(connection, "BEGIN").await?;
+        query(connection, "ROLLBACK").await
+    };
+    let Err(error) = begun.await else {
+        return Ok(());
+    };
+    let failure = failure::<Postgres>(error);
+    let mut text = "the database is reached through a pooler in statement mode, which has no \
+                    transactions: set its mode to `transaction` or `session`, or connect to the \
+                    server itself"
+        .to_owned();
+    // Writing to a string does not fail.
+    let _ = write!(text, " ({failure})");
+    Err(Failure::new(
+        Class::Permanent,
+        Kind::Other,
+        sqlx::Error::Configuration(text.into()),
+    ))
+}
+
+fn no_second_connection() -> Failure {
+    let text = format!(
+        "a second connection was not answered within {SECOND_LIMIT:?} while the first one is \
+         open: a pooler needs at least two server connections for each process"
+    );
+    let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
+    Failure::new(Class::Indeterminate, Kind::Other, sqlx::Error::Io(error))
+}
+
+async fn server_end(connection: &mut PgConnection) -> Result<String, Failure> {
+    let rows = query(connection, SERVER_END).await;
+    let mut rows = rows.map_err(failure::<Postgres>)?;
+    Ok(rows.pop().map(|(end, _)| end).unwrap_or_default())
+}
+
+async fn read_facts(connection: &mut PgConnection) -> Result<Facts, Failure> {
+    let rows = query(connection, Postgres::DIALECT.facts).await;
+    let mut facts = Facts::default();
+    for (name, value) in rows.map_err(failure::<Postgres>)? {
+        facts.insert(name.to_lowercase(), value);
+    }
+    Ok(facts)
+}
+
+/// Runs a simple query, and returns the rows of two texts that are not NULL.
+async fn query(
+    connection: &mut PgConnection,
+    sql: &'static str,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let rows = sqlx::Executor::fetch_all(connection, sqlx::raw_sql(Sql(sql))).await?;
+    let mut texts = Vec::new();
+    for row in rows {
+        let (first, second): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        texts.extend(first.zip(second));
+    }
+    Ok(texts)
+}
