@@ -403,6 +403,12 @@ impl Connection {
             .await
     }
 
+    /// Runs a statement that cannot be prepared, with the settings of the connection.
+    pub(super) async fn run_raw(&mut self, sql: &str) -> Result<(), Failure> {
+        self.transact(async |executor| executor.execute_raw(Sql(sql)).await)
+            .await
+    }
+
     pub(super) async fn execute(
         &mut self,
         sql: &str,

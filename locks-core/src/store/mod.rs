@@ -10,6 +10,7 @@ mod executor;
 mod failure;
 pub(crate) mod fence;
 mod file;
+mod given_options;
 mod listen;
 #[cfg(feature = "mysql")]
 mod mysql;

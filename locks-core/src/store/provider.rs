@@ -16,11 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     failure::{Class, Failure, Kind},
-    target::Given,
+    given_options::GivenOptions,
 };
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
-type Provided = Result<Given, BoxError>;
+type Provided = Result<GivenOptions, BoxError>;
 type Closure = dyn Fn() -> LocalBoxFuture<'static, Provided> + Send + Sync;
 type Call = oneshot::Sender<Provided>;
 
@@ -50,7 +50,7 @@ impl Provider {
     /// # Errors
     ///
     /// The closure's own error, or that it panicked.
-    pub(super) async fn call(&self) -> Result<Given, Failure> {
+    pub(super) async fn call(&self) -> Result<GivenOptions, Failure> {
         let (call, answer) = oneshot::channel();
         let thread = self.thread.get_or_init(|| start(self.closure.clone()));
         let sent = thread.send(call);
@@ -143,9 +143,10 @@ mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
 
     use super::*;
+    use crate::store::Target;
 
-    fn given() -> Given {
-        Given::of(SqliteConnectOptions::new().filename("a.db"))
+    fn given() -> GivenOptions {
+        Target::given(SqliteConnectOptions::new().filename("a.db"))
     }
 
     #[tokio::test]
@@ -162,7 +163,8 @@ mod tests {
                 }
             })
         });
-        let text = |result: Result<Given, Failure>| result.map(drop).unwrap_err().to_string();
+        let text =
+            |result: Result<GivenOptions, Failure>| result.map(drop).unwrap_err().to_string();
         let first = text(provider.call().await);
         assert!(first.contains("panicked: number 0"), "{first}");
         let endless = tokio::time::timeout(Duration::from_millis(50), provider.call());

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::error::LockError;
 
+/// How long the first connect calls a provider of options again.
+const RETRY_LIMIT: Duration = Duration::from_secs(5);
+
 /// A connection that is opened at its first use, and dropped after a failure that leaves its
 /// state unknown.
 #[derive(Debug)]
@@ -85,10 +88,19 @@ impl Reconnecting {
             .with_max_delay(Duration::from_millis(500))
             .with_max_times(12)
             .with_jitter();
-        // A retry helps while another process creates the file or the server is full.
+        #[allow(clippy::disallowed_methods, reason = "the limit of the first connect")]
+        let start = Instant::now();
+        // A retry helps while another process creates the file or the server is full, and if
+        // the options of the next call have another host.
         let mut connection = (|| self.target.open(self.limit))
             .retry(pauses)
-            .when(|failure| failure.class == Class::NotApplied)
+            .when(|failure| match failure.class {
+                Class::NotApplied => true,
+                Class::Indeterminate | Class::ReadOnly => {
+                    self.target.is_provided() && start.elapsed() < RETRY_LIMIT
+                }
+                Class::Permanent => false,
+            })
             .await
             .map_err(|failure| match (failure.kind, self.target.dialect()) {
                 // A read-only file without lock tables.

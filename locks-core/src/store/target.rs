@@ -19,9 +19,9 @@ use super::{
     change::ChangeSource,
     connection::Connection,
     dialect::{Catalog, Dialect, Facts, SHARED},
-    executor::{ColumnType, Engine, Executor, On, Preparation, Sql, failure},
     failure::{Class, Failure},
     file::FileIdentity,
+    given_options::{GivenOptions, Options},
     names::{TableChoice, TableNames},
     provider::{BoxError, Provider},
     reopen::Reopen,
@@ -36,20 +36,13 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Target {
     /// What every connect uses, or what the provider returned first.
-    first: Arc<OnceLock<Given>>,
+    first: Arc<OnceLock<GivenOptions>>,
     /// Returns the options of each connect.
     provider: Option<Provider>,
     tables: TableChoice,
     /// Set by the first connect, and used by all later ones.
     server: Arc<OnceLock<Arc<Server>>>,
     reopen: Arc<Reopen>,
-}
-
-/// The connect options of one of the engines.
-#[derive(Clone)]
-pub(super) struct Given {
-    engine: Options,
-    file: FileIdentity,
 }
 
 /// The facts about a server, and the statements for it.
@@ -65,19 +58,9 @@ pub(super) struct Server {
     pub(super) catalog: Catalog,
 }
 
-#[derive(Clone)]
-enum Options {
-    #[cfg(feature = "sqlite")]
-    Sqlite(SqliteConnectOptions),
-    #[cfg(feature = "mysql")]
-    MySql(MySqlConnectOptions),
-    #[cfg(feature = "postgres")]
-    Postgres(PgConnectOptions),
-}
-
 impl Target {
     fn new(engine: Options, file: FileIdentity) -> Self {
-        let given = Given { engine, file };
+        let given = GivenOptions { engine, file };
         Self {
             first: Arc::new(OnceLock::from(given)),
             provider: None,
@@ -99,7 +82,7 @@ impl Target {
             let provide = provide.clone();
             Box::pin(async move {
                 let options = (*provide)().await.map_err(Into::into)?;
-                Ok(Given::of(options))
+                Ok(Self::given(options))
             })
         });
         Self {
@@ -109,6 +92,12 @@ impl Target {
             server: Arc::default(),
             reopen: Arc::default(),
         }
+    }
+
+    pub(super) fn given(options: impl IntoConnectOptions) -> GivenOptions {
+        let target = sealed::Connect::into_target(options);
+        let given = target.first.get();
+        given.expect("BUG: options have an engine").clone()
     }
 
     /// Parses a URL.
@@ -128,6 +117,11 @@ impl Target {
                 "it must start with sqlite:, mysql:, mariadb:, postgres: or postgresql:",
             )),
         }
+    }
+
+    /// Whether a closure provides the options.
+    pub(super) fn is_provided(&self) -> bool {
+        self.provider.is_some()
     }
 
     /// Sets the names of the tables.
@@ -175,10 +169,10 @@ impl Target {
         let opening = async {
             let given = self.options().await?;
             if let Some(server) = self.server.get() {
-                let executor = connect(&given, limit, Some(&server.facts)).await?;
+                let executor = given.connect(limit, Some(&server.facts)).await?;
                 return Ok((executor, server.clone(), given.file));
             }
-            let (executor, facts) = first_connect(&given, limit).await?;
+            let (executor, facts) = given.first_connect(limit).await?;
             let server = Arc::new(self.describe(facts, given.dialect())?);
             let server = self.server.get_or_init(|| server).clone();
             Ok((executor, server, given.file))
@@ -189,7 +183,7 @@ impl Target {
     }
 
     /// The options of one connect.
-    async fn options(&self) -> Result<Given, Failure> {
+    async fn options(&self) -> Result<GivenOptions, Failure> {
         let Some(provider) = &self.provider else {
             let given = self.first.get();
             return Ok(given.expect("BUG: neither options nor a provider").clone());
@@ -266,56 +260,7 @@ impl Target {
 
     /// The dialect of the engine; `None` if a provider chooses it and was not called yet.
     pub(super) fn dialect(&self) -> Option<&'static Dialect> {
-        self.first.get().map(Given::dialect)
-    }
-}
-
-impl Given {
-    pub(super) fn of(options: impl IntoConnectOptions) -> Self {
-        let target = sealed::Connect::into_target(options);
-        let given = target.first.get();
-        given.expect("BUG: options have an engine").clone()
-    }
-
-    fn dialect(&self) -> &'static Dialect {
-        match &self.engine {
-            #[cfg(feature = "sqlite")]
-            Options::Sqlite(_) => sqlx::Sqlite::DIALECT,
-            #[cfg(feature = "mysql")]
-            Options::MySql(_) => sqlx::MySql::DIALECT,
-            #[cfg(feature = "postgres")]
-            Options::Postgres(_) => sqlx::Postgres::DIALECT,
-        }
-    }
-
-    /// These options, if they are of the database of the first ones.
-    fn after(mut self, first: &Self) -> Result<Self, Failure> {
-        let (name, before) = (self.dialect().name, first.dialect().name);
-        if name != before {
-            return Err(Failure::inconsistent(
-                Class::Permanent,
-                format!(
-                    "the closure of connect_by returned options for {name}, and at first for \
-                     {before}: all connections of a manager go to one database"
-                ),
-            ));
-        }
-        #[cfg(feature = "sqlite")]
-        if let (Options::Sqlite(options), Options::Sqlite(before)) = (&self.engine, &first.engine)
-            && options.get_filename() != before.get_filename()
-        {
-            return Err(Failure::inconsistent(
-                Class::Permanent,
-                format!(
-                    "the closure of connect_by returned the database {}, and at first {}: all \
-                     connections of a manager go to one database",
-                    options.get_filename().display(),
-                    before.get_filename().display()
-                ),
-            ));
-        }
-        self.file = first.file.clone();
-        Ok(self)
+        self.first.get().map(GivenOptions::dialect)
     }
 }
 
@@ -340,88 +285,6 @@ async fn within<T>(
         Ok(opened) => opened,
         Err(_) => Err(Failure::no_answer(limit)),
     }
-}
-
-async fn connect(
-    given: &Given,
-    limit: Duration,
-    facts: Option<&Facts>,
-) -> Result<Box<dyn Executor>, Failure> {
-    let _ = (limit, facts);
-    Ok(match &given.engine {
-        #[cfg(feature = "sqlite")]
-        Options::Sqlite(options) => {
-            // Only the first connect may create the file. If the file is missing later, it
-            // was deleted, and another process may hold locks in it.
-            let is_first = facts.is_none();
-            let options = options.clone();
-            let options = if is_first {
-                options
-            } else {
-                options.create_if_missing(false)
-            };
-            match connected::<sqlx::Sqlite>(&options).await {
-                Ok(connection) => Box::new(connection),
-                Err(failure) => {
-                    given.file.check()?;
-                    return Err(failure);
-                }
-            }
-        }
-        #[cfg(feature = "mysql")]
-        Options::MySql(options) => Box::new(connected::<sqlx::MySql>(options).await?),
-        #[cfg(feature = "postgres")]
-        Options::Postgres(options) => match facts {
-            Some(facts) => {
-                let options = super::postgres::options(options, limit, facts);
-                let On(connection, _) = connected::<sqlx::Postgres>(&options).await?;
-                Box::new(On::<sqlx::Postgres>(connection, facts.into()))
-            }
-            None => Box::new(connected::<sqlx::Postgres>(options).await?),
-        },
-    })
-}
-
-/// Opens the first connection, and reads the facts about the server.
-async fn first_connect(
-    given: &Given,
-    limit: Duration,
-) -> Result<(Box<dyn Executor>, Facts), Failure> {
-    #[cfg(feature = "postgres")]
-    #[allow(irrefutable_let_patterns, reason = "with one engine only")]
-    if let Options::Postgres(options) = &given.engine {
-        let (connection, facts) = super::pooler::first_connect(options, limit).await?;
-        let prepared = (&facts).into();
-        return Ok((Box::new(On::<sqlx::Postgres>(connection, prepared)), facts));
-    }
-    let mut executor = connect(given, limit, None).await?;
-    let dialect = given.dialect();
-    if let Some(unlimited) = dialect.unlimited {
-        executor.execute_raw(Sql(unlimited)).await?;
-    }
-    let facts = facts(&mut *executor, dialect).await?;
-    Ok((executor, facts))
-}
-
-/// Queries the facts about the server.
-async fn facts(executor: &mut dyn Executor, dialect: &Dialect) -> Result<Facts, Failure> {
-    let mut facts = Facts::default();
-    let types = [ColumnType::Text, ColumnType::Text];
-    for values in executor.fetch(Sql(dialect.facts), &[], &types).await? {
-        let mut values = values.into_iter().filter_map(super::executor::Value::text);
-        if let (Some(name), Some(value)) = (values.next(), values.next()) {
-            facts.insert(name.to_lowercase(), value);
-        }
-    }
-    Ok(facts)
-}
-
-async fn connected<DB: Engine>(
-    options: &<DB::Connection as sqlx::Connection>::Options,
-) -> Result<On<DB>, Failure> {
-    let connection = options.connect().await;
-    let connection = connection.map_err(failure::<DB>)?;
-    Ok(On(connection, Preparation::Named))
 }
 
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
@@ -560,5 +423,60 @@ impl Connect for PgConnectOptions {
         let options = without_brackets(self, PgConnectOptions::get_host, Self::host);
         let options = super::postgres::prepared(options).disable_statement_logging();
         Target::new(Options::Postgres(options), FileIdentity::none())
+    }
+}
+
+#[cfg(all(test, feature = "mysql", feature = "postgres"))]
+mod tests {
+    use super::*;
+
+    fn host(url: &str) -> String {
+        let target = Target::parse(url).expect("a URL");
+        let given = target.first.get().expect("options");
+        #[allow(
+            clippy::match_wildcard_for_single_variants,
+            reason = "with two engines only"
+        )]
+        match &given.engine {
+            Options::MySql(options) => options.get_host().to_owned(),
+            Options::Postgres(options) => options.get_host().to_owned(),
+            _ => panic!("{url}"),
+        }
+    }
+
+    #[test]
+    fn ipv6_host_has_no_brackets() {
+        for engine in ["mysql", "mariadb", "postgres", "postgresql"] {
+            for (in_url, expected) in [
+                ("[::1]", "::1"),
+                ("[2001:db8::7]", "2001:db8::7"),
+                ("127.0.0.1", "127.0.0.1"),
+                ("db.internal", "db.internal"),
+            ] {
+                assert_eq!(host(&format!("{engine}://u:p@{in_url}:1234/d")), expected);
+                assert_eq!(host(&format!("{engine}://u@{in_url}/d")), expected);
+            }
+        }
+        // Options that were parsed elsewhere.
+        let options: PgConnectOptions = "postgres://u@[::1]/d".parse().expect("a URL");
+        let target = sealed::Connect::into_target(options);
+        let Options::Postgres(options) = &target.first.get().expect("options").engine else {
+            panic!("another engine");
+        };
+        assert_eq!(options.get_host(), "::1");
+    }
+
+    #[test]
+    fn application_name_is_that_of_the_options_or_locks() {
+        for (url, expected) in [
+            ("postgres://u@h/d", "locks"),
+            ("postgres://u@h/d?application_name=mail", "mail"),
+        ] {
+            let target = Target::parse(url).expect("a URL");
+            let Options::Postgres(options) = &target.first.get().expect("options").engine else {
+                panic!("another engine");
+            };
+            assert_eq!(options.get_application_name(), Some(expected));
+        }
     }
 }
