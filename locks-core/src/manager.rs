@@ -420,7 +420,7 @@ impl Builder {
     ///
     /// # Poolers
     ///
-    /// The connect recognises a pooler of PostgreSQL, such as PgBouncer:
+    /// The connect recognises a pooler of PostgreSQL, such as `PgBouncer`:
     ///
     /// - In session mode it makes no difference. A process needs up to five server connections.
     /// - In transaction mode neither settings nor subscriptions nor prepared statements stay on
