@@ -80,23 +80,19 @@ impl<'d> Account<'d> {
         let name = format!("u{:08x}", fastrand::u32(..));
         let this = Self { db, name };
         let Self { name, .. } = &this;
-        match db.engine() {
-            Engine::MySql => {
-                db.execute(&format!(
-                    "CREATE USER '{name}'@'%' IDENTIFIED BY '{password}'"
-                ))
-                .await;
-                let schema = db.url().rsplit('/').next().expect("a database").to_owned();
-                db.execute(&format!("GRANT ALL ON {schema}.* TO '{name}'@'%'"))
-                    .await;
-            }
-            _ => {
-                let sql = format!(
-                    "CREATE ROLE {name} LOGIN PASSWORD '{password}'; \
-                     GRANT USAGE, CREATE ON SCHEMA public TO {name}"
-                );
-                db.execute(&sql).await;
-            }
+        if db.engine() == Engine::MySql {
+            let database = db.url().rsplit('/').next().expect("a database");
+            db.execute(&format!(
+                "CREATE USER '{name}'@'%' IDENTIFIED BY '{password}'; \
+                 GRANT ALL ON {database}.* TO '{name}'@'%'"
+            ))
+            .await;
+        } else {
+            db.execute(&format!(
+                "CREATE ROLE {name} LOGIN PASSWORD '{password}'; \
+                 GRANT USAGE, CREATE ON SCHEMA public TO {name}"
+            ))
+            .await;
         }
         this
     }
@@ -259,7 +255,7 @@ async fn endless_or_panicking_closure_does_not_stop_the_driver(db: Database) {
             0 | 1 => {}
             2 => panic!("once"),
             3 => std::future::pending().await,
-            _ => std::thread::sleep(Duration::from_secs(3600)),
+            _ => std::thread::sleep(Duration::from_hours(1)),
         }
         Ok::<_, sqlx::Error>(via.clone())
     };

@@ -83,18 +83,18 @@ async fn listening(db: &Database) -> usize {
 /// The delays of grants to another process, after waits of this length each.
 async fn delays(pooled: &Pooled, db: &Database, waited: Duration) -> Vec<Duration> {
     let holder = pooled.manager("holder").await;
-    let mut waiter = waiter!(pooled.url, "waiter");
+    let mut process = waiter!(pooled.url, "waiter");
     let mut delays = Vec::new();
     for round in 0..4 {
         let guard = holder.acquire("x").await.expect("it is free");
-        waiter.tell(&format!("wait job{round} x"));
+        process.tell(&format!("wait job{round} x"));
         wait_until_queued(db, "platform", 1).await;
         tokio::time::sleep(waited).await;
         let from = micros();
         guard.release().await.expect("it is held");
-        let granted = waiter.granted(&format!("job{round}"), SOON);
+        let granted = process.granted(&format!("job{round}"), SOON);
         delays.push(Duration::from_micros(granted.at.saturating_sub(from)));
-        waiter.release(&format!("job{round}"));
+        process.release(&format!("job{round}"));
     }
     note(&format!("delays after waits of {waited:?}: {delays:?}"));
     delays
@@ -217,7 +217,7 @@ fn transaction_mode_leaves_nothing_on_the_connections_and_disturbs_no_client() {
             }
             for mut conn in pooled.all_server_connections().await {
                 let state = conn.rows(STATE).await.expect("it answers");
-                assert_eq!(state, [expected.clone()]);
+                assert_eq!(state, std::slice::from_ref(&expected));
             }
         },
     );
