@@ -139,12 +139,11 @@ fn session_mode_makes_no_difference() {
             let name = db.url().rsplit('/').next().expect("a database").to_owned();
             let hostile = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
             db.execute(&hostile).await;
-            let delays = delays(&pooled, &db, Duration::from_secs(3)).await;
-            // A poll would come after 75 ms on average.
-            let late = delays
-                .iter()
-                .filter(|delay| **delay > Duration::from_millis(50));
-            assert!(late.count() <= 1, "{delays:?}");
+            let mut delays = delays(&pooled, &db, Duration::from_secs(6)).await;
+            assert_eq!(listening(&db).await, 1);
+            // The looks of a process without notifications are 300 ms apart by then.
+            delays.sort();
+            assert!(delays[1] < Duration::from_millis(150), "{delays:?}");
             let back = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
             db.execute(&format!("SET default_transaction_read_only = off; {back}"))
                 .await;
@@ -168,7 +167,7 @@ fn waiters_behind_transaction_mode_are_as_fast_as_by_polling() {
         let waited = Duration::from_secs(3);
         let delays = delays(&pooled, &db, waited).await;
         // The looks are a twentieth of the waiting time apart.
-        let longest = waited / 20 + Duration::from_millis(250);
+        let longest = waited / 20 + Duration::from_millis(400);
         assert!(delays.iter().all(|delay| *delay < longest), "{delays:?}");
         assert_eq!(listening(&db).await, 0);
     });
