@@ -203,6 +203,47 @@ fn notifications_are_not_trusted_before_one_of_the_own_is_heard() {
 }
 
 #[test]
+fn server_that_delivers_no_notification_is_polled_and_not_listened_to() {
+    run_async(Engine::Postgres, async |db| {
+        // As through a proxy that answers `LISTEN` and delivers nothing.
+        db.execute(
+            "CREATE OR REPLACE FUNCTION pg_catalog.pg_notify(text, text) RETURNS void \
+             LANGUAGE sql AS 'SELECT'",
+        )
+        .await;
+        let guard = held(db.url()).await;
+        let mut waiter = listener(&db).await;
+        // Each attempt could leave a subscription on a connection of other clients.
+        wait::until(SOON, "no connection listens", async || {
+            listening(&db).await == 0
+        })
+        .await;
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_eq!(listening(&db).await, 0);
+        }
+        assert!(waiter.is_silent_about("granted"));
+        guard.release().await.expect("it is held");
+        waiter.granted("job", SOON);
+        waiter.release("job");
+
+        let holder = held(db.url()).await;
+        waiter.tell("wait short x");
+        wait_until_queued(&db, "platform", 1).await;
+        let length = Duration::from_secs(2);
+        tokio::time::sleep(length).await;
+        let from = micros();
+        holder.release().await.expect("it is held");
+        let granted = waiter.granted("short", SOON);
+        let delay = Duration::from_micros(granted.at.saturating_sub(from));
+        assert!(
+            delay < length / 20 + Duration::from_millis(400),
+            "{delay:?}"
+        );
+    });
+}
+
+#[test]
 fn full_queue_of_notifications_costs_no_reconnect_and_no_warning() {
     run_async(Engine::Postgres, async |db| {
         let events = Events::keep();

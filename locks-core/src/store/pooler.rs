@@ -29,9 +29,10 @@ const SECOND_LIMIT: Duration = Duration::from_secs(4);
 const SERVER_END: &str = "SELECT pg_catalog.pg_backend_pid()::text || ' ' || \
                           pg_catalog.pg_postmaster_start_time()::text, ''";
 
-/// In which order the two connections are asked for their server's end, after each was asked
-/// once. A pooler that hands out its server connections by turns must not be in step with it.
-const ORDER: [usize; 5] = [1, 0, 0, 1, 1];
+/// In which order the two connections are asked for their server's end, after the second and
+/// the first were asked once. A pooler that hands out its server connections by turns must not
+/// be in step with it.
+const ORDER: [usize; 5] = [0, 1, 1, 0, 0];
 
 /// Opens the first connection, and reads the facts about the server. All statements are simple
 /// queries, which need no state on a connection.
@@ -41,11 +42,12 @@ pub(super) async fn first_connect(
 ) -> Result<(PgConnection, Facts), Failure> {
     let mut first = options.connect().await.map_err(failure::<Postgres>)?;
     let mut facts = read_facts(&mut first).await?;
-    let second = second(&mut first, options, limit, &facts);
-    let (second, found, is_shared) = match time::timeout(SECOND_LIMIT, second).await {
+    let second = second(options, limit, &facts);
+    let (mut second, end) = match time::timeout(SECOND_LIMIT, second).await {
         Ok(second) => second?,
         Err(_) => return Err(no_second_connection()),
     };
+    let is_shared = are_shared(&mut first, &mut second, end).await?;
     if is_shared {
         drop(second.close().await);
         check_transactions(&mut first).await?;
@@ -53,6 +55,7 @@ pub(super) async fn first_connect(
         facts.insert(SHARED, "");
         return Ok((first, facts));
     }
+    let found = read_facts(&mut second).await?;
     if !is_pinned(limit, &facts, &found) {
         tracing::debug!("a pooler is in between; each connection sets its settings");
         facts.insert(UNPINNED, "");
@@ -62,13 +65,12 @@ pub(super) async fn first_connect(
 }
 
 /// Opens a second connection, with the settings in its startup message if they are accepted.
-/// Returns also the facts according to it, and whether the two share server connections.
+/// Returns also its server's end.
 async fn second(
-    first: &mut PgConnection,
     options: &PgConnectOptions,
     limit: Duration,
     facts: &Facts,
-) -> Result<(PgConnection, Facts, bool), Failure> {
+) -> Result<(PgConnection, String), Failure> {
     let mut second = match startup(options.clone(), limit, facts).connect().await {
         Ok(second) => second,
         Err(error) if refuses_settings(&error) => {
@@ -76,17 +78,32 @@ async fn second(
         }
         Err(error) => return Err(failure::<Postgres>(error)),
     };
-    let ends = [server_end(first).await?, server_end(&mut second).await?];
-    let mut is_shared = ends[0] == ends[1];
-    for index in ORDER {
-        if is_shared {
-            break;
-        }
-        let connection = if index == 0 { &mut *first } else { &mut second };
-        is_shared = server_end(connection).await? != ends[index];
+    let end = server_end(&mut second).await?;
+    Ok((second, end))
+}
+
+/// Whether the server's end of a connection changes, or is that of the other one, which was
+/// asked last.
+async fn are_shared(
+    first: &mut PgConnection,
+    second: &mut PgConnection,
+    end: String,
+) -> Result<bool, Failure> {
+    let ends = [server_end(first).await?, end];
+    if ends[0] == ends[1] {
+        return Ok(true);
     }
-    let found = read_facts(&mut second).await?;
-    Ok((second, found, is_shared))
+    for index in ORDER {
+        let connection = if index == 0 {
+            &mut *first
+        } else {
+            &mut *second
+        };
+        if server_end(connection).await? != ends[index] {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Fails if the pooler has no transactions.

@@ -172,7 +172,7 @@ impl Target {
                 let executor = given.connect(limit, Some(&server.facts)).await?;
                 return Ok((executor, server.clone(), given.file));
             }
-            let (executor, facts) = given.first_connect(limit).await?;
+            let (executor, facts) = Box::pin(given.first_connect(limit)).await?;
             let server = Arc::new(self.describe(facts, given.dialect())?);
             let server = self.server.get_or_init(|| server).clone();
             Ok((executor, server, given.file))
