@@ -28,7 +28,7 @@ const PROVED_FOR: Duration = Duration::from_mins(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// The pause after a probe that was not heard. Each attempt to listen may leave a subscription
 /// on a connection that is shared.
-const UNHEARD_PAUSE: Duration = Duration::from_mins(5);
+const UNHEARD_PAUSE: Duration = Duration::from_mins(1);
 
 pub(super) type Heard = Result<(Listener, Signal), Failure>;
 pub(super) type Listening = LocalBoxFuture<'static, Heard>;

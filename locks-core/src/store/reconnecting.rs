@@ -123,8 +123,7 @@ impl Reconnecting {
         #[allow(clippy::disallowed_methods, reason = "the age of a connection")]
         let now = Instant::now;
         if self.connection.is_none() {
-            // Boxed, because every query would be as large otherwise.
-            let opened = Box::pin(self.target.reopen(self.limit)).await?;
+            let opened = self.target.reopen(self.limit).await?;
             tracing::debug!(role = self.role, target = ?self.target, "connected");
             self.connection = Some(opened);
             self.opened = Some(now());

@@ -141,7 +141,8 @@ impl Target {
 
     /// Opens a connection again, unless attempts have failed just now.
     pub(super) async fn reopen(&self, limit: Duration) -> Result<Connection, Failure> {
-        self.attempt(self.open(limit)).await
+        // Boxed, because the future of every query would be as large otherwise.
+        self.attempt(Box::pin(self.open(limit))).await
     }
 
     /// Runs an attempt to connect again, unless attempts have failed just now.
@@ -172,7 +173,7 @@ impl Target {
                 let executor = given.connect(limit, Some(&server.facts)).await?;
                 return Ok((executor, server.clone(), given.file));
             }
-            let (executor, facts) = Box::pin(given.first_connect(limit)).await?;
+            let (executor, facts) = given.first_connect(limit).await?;
             let server = Arc::new(self.describe(facts, given.dialect())?);
             let server = self.server.get_or_init(|| server).clone();
             Ok((executor, server, given.file))
