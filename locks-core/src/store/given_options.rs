@@ -13,7 +13,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use super::{
     dialect::{Dialect, Facts},
     executor::{ColumnType, Engine, Executor, On, Preparation, Sql, Value, failure},
-    failure::{Class, Failure},
+    failure::Failure,
     file::FileIdentity,
 };
 
@@ -48,6 +48,7 @@ impl GivenOptions {
 
     /// These options, if they are of the file of the first ones. The type of the closure that
     /// returns them decides the engine.
+    #[allow(clippy::unnecessary_wraps, reason = "only files can differ")]
     pub(super) fn after(mut self, first: &Self) -> Result<Self, Failure> {
         #[cfg(feature = "sqlite")]
         #[allow(irrefutable_let_patterns, reason = "with one engine only")]
@@ -55,7 +56,7 @@ impl GivenOptions {
             && options.get_filename() != before.get_filename()
         {
             return Err(Failure::inconsistent(
-                Class::Permanent,
+                super::failure::Class::Permanent,
                 format!(
                     "the closure of connect_by returned the database {}, and at first {}: all \
                      connections of a manager go to one database",

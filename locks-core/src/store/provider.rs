@@ -133,7 +133,8 @@ fn panicked(panic: &(dyn Any + Send)) -> BoxError {
     }
 }
 
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
+#[cfg(test)]
 mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering::Relaxed},

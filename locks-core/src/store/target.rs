@@ -427,7 +427,8 @@ impl Connect for PgConnectOptions {
     }
 }
 
-#[cfg(all(test, feature = "mysql", feature = "postgres"))]
+#[cfg(all(feature = "mysql", feature = "postgres"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
