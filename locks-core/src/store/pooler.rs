@@ -25,6 +25,10 @@ use super::{
 /// server connection only.
 const SECOND_LIMIT: Duration = Duration::from_secs(4);
 
+/// How many more connections are opened if a pooler is in between, and their time limit.
+const MORE: usize = 3;
+const MORE_LIMIT: Duration = Duration::from_secs(2);
+
 /// Identifies the server's end of a connection. Two servers may use one process id.
 const SERVER_END: &str = "SELECT pg_catalog.pg_backend_pid()::text || ' ' || \
                           pg_catalog.pg_postmaster_start_time()::text, ''";
@@ -47,7 +51,13 @@ pub(super) async fn first_connect(
         Ok(second) => second?,
         Err(_) => return Err(no_second_connection()),
     };
-    let is_shared = are_shared(&mut first, &mut second, end).await?;
+    let mut is_shared = are_shared(&mut first, &mut second, end.clone()).await?;
+    let found = read_facts(&mut second).await?;
+    let is_pinned = is_pinned(limit, &facts, &found);
+    if !is_shared && !is_pinned {
+        let ends = vec![server_end(&mut first).await?, end];
+        is_shared = is_end_used_twice(options, ends).await;
+    }
     if is_shared {
         drop(second.close().await);
         check_transactions(&mut first).await?;
@@ -55,8 +65,7 @@ pub(super) async fn first_connect(
         facts.insert(SHARED, "");
         return Ok((first, facts));
     }
-    let found = read_facts(&mut second).await?;
-    if !is_pinned(limit, &facts, &found) {
+    if !is_pinned {
         tracing::debug!("a pooler is in between; each connection sets its settings");
         facts.insert(UNPINNED, "");
     }
@@ -104,6 +113,29 @@ async fn are_shared(
         }
     }
     Ok(false)
+}
+
+/// Whether one of some more connections has one of these server's ends. A pooler may consist of
+/// several processes, of which each has its own server connections, and the first two
+/// connections may have gone to two of them.
+async fn is_end_used_twice(options: &PgConnectOptions, mut ends: Vec<String>) -> bool {
+    let search = async {
+        let mut open = Vec::new();
+        for _ in 0..MORE {
+            let Ok(mut connection) = options.connect().await else {
+                return false;
+            };
+            match server_end(&mut connection).await {
+                Ok(end) if ends.contains(&end) => return true,
+                Ok(end) => ends.push(end),
+                Err(_) => return false,
+            }
+            open.push(connection);
+        }
+        false
+    };
+    // A pooler in session mode may have no more server connections, which proves nothing else.
+    time::timeout(MORE_LIMIT, search).await.unwrap_or(false)
 }
 
 /// Fails if the pooler has no transactions.
