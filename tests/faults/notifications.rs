@@ -214,7 +214,7 @@ fn server_that_delivers_no_notification_is_polled_and_not_listened_to() {
         let guard = held(db.url()).await;
         let mut waiter = listener(&db).await;
         // Each attempt could leave a subscription on a connection of other clients.
-        wait::until(SOON, "no connection listens", async || {
+        wait::until(2 * SOON, "no connection listens", async || {
             listening(&db).await == 0
         })
         .await;

@@ -103,7 +103,11 @@ impl Notifications {
                 let open = async { Ok((Listener::open(target).await?, Signal::Nothing)) };
                 (Some(Box::pin(open)), false)
             }
-            State::Paused(listener) => (Some(Box::pin(listener.next(LINGER))), false),
+            State::Paused(listener) => {
+                // A probe that is not heard is noticed after this time.
+                let limit = if self.trusted { LINGER } else { PAUSE };
+                (Some(Box::pin(listener.next(limit))), false)
+            }
         }
     }
 
