@@ -20,7 +20,8 @@ use crate::{
 ///
 /// It is cheap to clone. All handles from one connect, also those of
 /// [`with_namespace`](Self::with_namespace) and [`with_task_id`](Self::with_task_id), share a
-/// driver: a background thread with at least two database connections of its own.
+/// driver: a background thread with two to five database connections of its own, as
+/// [`Builder::connect`] describes.
 ///
 /// The drop of the last handle, a manager or a guard, waits up to 2 s for pending releases. A
 /// manager in a `static` is never dropped: call [`close`](Self::close).
@@ -409,6 +410,25 @@ impl Builder {
     /// An account whose transactions are fenced needs `SELECT` and `UPDATE` on `lock_fences`.
     /// Row-level security of PostgreSQL must not apply to these tables. SQLite has no accounts.
     ///
+    /// # Connections
+    ///
+    /// A manager and its handles use at most five connections at a time, and two while nothing
+    /// waits: one for the rows, one for renewals, up to two that delete sessions and check
+    /// fences, and on PostgreSQL one that hears notifications. The last three are closed after
+    /// 10 s without use. The `application_name` on PostgreSQL is `locks`, unless the URL or the
+    /// options have one. On MySQL the connections have no name, because sqlx sends no connection
+    /// attributes.
+    ///
+    /// # Poolers
+    ///
+    /// The connect recognises a pooler of PostgreSQL, such as `PgBouncer`:
+    ///
+    /// - In session mode it makes no difference. A process needs up to five server connections.
+    /// - In transaction mode neither settings nor subscriptions nor prepared statements stay on
+    ///   the server connections. Each statement is a transaction and takes four round trips.
+    ///   Waiters poll as on MySQL.
+    /// - In statement mode there are no transactions, and the connect fails.
+    ///
     /// # Errors
     ///
     /// - [`LockError::InvalidConfig`](crate::LockError::InvalidConfig): a setting or the URL is
@@ -443,6 +463,62 @@ impl Builder {
     /// As [`connect`](Self::connect).
     pub fn connect_with(self, options: impl IntoConnectOptions) -> Request<LockManager> {
         self.start(Ok(Connect::into_target(options)))
+    }
+
+    /// Connects with the connect options that a closure returns: for credentials that expire,
+    /// and for several hosts.
+    ///
+    /// The closure is called once for each connect and reconnect of each connection. The first
+    /// call also decides the engine. All later calls must return options for the database of
+    /// the first one, reached in the same way: directly, or through a pooler in the same mode.
+    ///
+    /// The closure runs on a thread of its own, in a tokio runtime with one thread. Its time
+    /// limit is 10 s, together with the connect. An error or a panic of the closure fails the
+    /// first connect. Later it counts as an outage: held locks stay while their session is
+    /// renewed over another connection, requests wait until their time-out, and the closure is
+    /// called again at most once a second.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect). An error of the closure is the source of a
+    /// [`LockError::Database`](crate::LockError::Database), in a `sqlx::Error::Configuration`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "postgres")]
+    /// # mod example {
+    /// use locks_core::{LockManager, sqlx::postgres::PgConnectOptions};
+    ///
+    /// async fn read_password() -> std::io::Result<String> {
+    ///     tokio::task::spawn_blocking(|| std::fs::read_to_string("/run/secrets/db"))
+    ///         .await
+    ///         .map_err(std::io::Error::other)?
+    /// }
+    ///
+    /// # async fn example() -> locks_core::Result<()> {
+    /// let options = PgConnectOptions::new().host("db.internal").username("app");
+    /// let locks = LockManager::builder()
+    ///     .connect_by(async move || {
+    ///         let password = read_password().await?;
+    ///         std::io::Result::Ok(options.clone().password(password.trim()))
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// ```
+    pub fn connect_by<F, O, E>(self, options: F) -> Request<LockManager>
+    where
+        F: AsyncFn() -> Result<O, E> + Send + Sync + 'static,
+        O: IntoConnectOptions,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.start(Ok(Target::provided(options)))
     }
 
     fn start(self, target: Result<Target>) -> Request<LockManager> {

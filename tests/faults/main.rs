@@ -1,10 +1,14 @@
 //! Failures of servers, networks, clocks and processes.
 
 mod clocks;
+mod connect_by;
+mod connections;
+mod ipv6;
 mod lasting;
 mod notifications;
 mod outage;
 mod peers;
 mod poison;
+mod poolers;
 mod tokens;
 mod unknown_writes;

@@ -77,6 +77,19 @@ impl Server {
         Self::launch("postgres", None, &[], None, Some(primary.url.clone()))
     }
 
+    /// Starts a pooler for the PostgreSQL server at this URL, with these settings in its
+    /// configuration. `None`, with a note, if `PgBouncer` is not installed and engines may be
+    /// left out.
+    pub fn start_pooler(upstream: &str, settings: &[&str]) -> Option<Self> {
+        if !is_installed("pgbouncer") {
+            assert!(!all_engines_wanted(), "pgbouncer is not installed");
+            note("left out: a pooler, because pgbouncer is not installed");
+            return None;
+        }
+        let settings = [&[upstream], settings].concat();
+        Some(Self::launch("pgbouncer", None, &settings, None, None))
+    }
+
     fn launch(
         kind: &'static str,
         clock: Option<WallClock>,

@@ -93,7 +93,8 @@ impl Session {
     }
 }
 
-/// The sessions that have a row in `lock_fences`.
+/// The sessions that have a row in `lock_fences`. On a cluster they have several: the name of
+/// all but the first has a number after `#`.
 pub async fn fences(db: &Database) -> Vec<String> {
     let mut conn = db.connect().await;
     let rows = conn
@@ -101,8 +102,13 @@ pub async fn fences(db: &Database) -> Vec<String> {
         .await
         .expect("the table is there");
     let _ = conn.close().await;
-    let id = |row: &Record| row.get("session").expect("it is not NULL").to_owned();
-    rows.iter().map(id).collect()
+    let id = |row: &Record| {
+        let row = row.get("session").expect("it is not NULL");
+        row.split('#').next().unwrap_or_default().to_owned()
+    };
+    let mut ids: Vec<_> = rows.iter().map(id).collect();
+    ids.dedup();
+    ids
 }
 
 /// Waits until both tables have rows of these tasks' sessions and of no other session.

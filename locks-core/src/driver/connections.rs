@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     protocol::{Completion, Name, Query, Renewal, Renewed, Task, TaskResult},
-    store::Reconnecting,
+    store::{Failure, Reconnecting},
 };
 
 /// How long a statement may take on the connection that reads and writes the rows.
@@ -33,6 +33,7 @@ pub(super) enum Event {
     NoConnection(Name, Task),
     Renewed(Renewed),
     Heard(Heard),
+    ProbeSent(Result<(), Failure>),
     /// A side connection was closed.
     Closed,
 }
@@ -45,7 +46,15 @@ enum Returned {
     None,
 }
 
-/// The driver's connections.
+/// What runs on a side connection.
+enum Job {
+    Task(Name, Task),
+    /// The notification with this id.
+    Probe(String),
+}
+
+/// The driver's connections: one for the rows, one for renewals, [`TASKS`] side connections, and
+/// the one that hears notifications.
 pub(super) struct Connections {
     /// Side connections are made from it.
     source: Reconnecting,
@@ -53,9 +62,9 @@ pub(super) struct Connections {
     renewals: Option<Reconnecting>,
     /// Side connections that are free, and since when.
     side: Vec<(Reconnecting, Instant)>,
-    tasks_running: usize,
-    /// Tasks for which no connection is free.
-    tasks_waiting: VecDeque<(Name, Task)>,
+    jobs_running: usize,
+    /// Jobs for which no connection is free.
+    jobs_waiting: VecDeque<Job>,
     running: FuturesUnordered<LocalBoxFuture<'static, (Returned, Event)>>,
 }
 
@@ -67,8 +76,8 @@ impl Connections {
             renewals: Some(row.sibling(renewal_limit, "renewals")),
             row: Some(row),
             side: Vec::new(),
-            tasks_running: 0,
-            tasks_waiting: VecDeque::new(),
+            jobs_running: 0,
+            jobs_waiting: VecDeque::new(),
             running: FuturesUnordered::new(),
         }
     }
@@ -102,23 +111,35 @@ impl Connections {
 
     /// Runs a task as soon as a side connection is free.
     pub(super) fn task(&mut self, namespace: Name, task: Task) {
-        self.tasks_waiting.push_back((namespace, task));
-        self.start_tasks();
+        self.jobs_waiting.push_back(Job::Task(namespace, task));
+        self.start_jobs();
     }
 
-    fn start_tasks(&mut self) {
-        while self.tasks_running < TASKS
-            && let Some((namespace, task)) = self.tasks_waiting.pop_front()
+    /// Sends a notification as soon as a side connection is free.
+    pub(super) fn probe(&mut self, id: String) {
+        self.jobs_waiting.push_front(Job::Probe(id));
+        self.start_jobs();
+    }
+
+    fn start_jobs(&mut self) {
+        while self.jobs_running < TASKS
+            && let Some(job) = self.jobs_waiting.pop_front()
         {
             let free = self.side.pop().map(|(link, _)| link);
             let mut link = free.unwrap_or_else(|| self.source.sibling(TASK_LIMIT, "tasks"));
-            self.tasks_running += 1;
+            self.jobs_running += 1;
             self.running.push(Box::pin(async move {
-                let event = if link.with(async |_| Ok(())).await.is_ok() {
-                    let result = tasks::run(task, &mut link, &namespace).await;
-                    Event::TaskDone(namespace, result)
-                } else {
-                    Event::NoConnection(namespace, task)
+                let is_open = link.with(async |_| Ok(())).await;
+                let event = match (job, is_open) {
+                    (Job::Task(namespace, task), Ok(())) => {
+                        let result = tasks::run(task, &mut link, &namespace).await;
+                        Event::TaskDone(namespace, result)
+                    }
+                    (Job::Task(namespace, task), Err(_)) => Event::NoConnection(namespace, task),
+                    (Job::Probe(id), Ok(())) => {
+                        Event::ProbeSent(link.with(async |c| c.probe(&id).await).await)
+                    }
+                    (Job::Probe(_), Err(failure)) => Event::ProbeSent(Err(failure)),
                 };
                 (Returned::Side(link), event)
             }));
@@ -157,8 +178,8 @@ impl Connections {
             Returned::Renewals(link) => self.renewals = Some(link),
             Returned::Side(link) => {
                 self.side.push((link, Instant::now()));
-                self.tasks_running -= 1;
-                self.start_tasks();
+                self.jobs_running -= 1;
+                self.start_jobs();
             }
             Returned::None => {}
         }

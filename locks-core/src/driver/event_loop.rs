@@ -14,7 +14,7 @@ use super::{
     connections::{Connections, Event, ROW_LIMIT},
     grant::Grant,
     handle::{Driver, Flushed},
-    listener::Notifications,
+    listener::{News, Notifications},
     replies::{Caller, Replies},
     spin::Spin,
 };
@@ -192,6 +192,9 @@ impl EventLoop {
         if let Some(listening) = listening {
             self.connections.listen(listening);
         }
+        if let Some(id) = self.notifications.probe(now) {
+            self.connections.probe(id);
+        }
         if self.owners_due <= now {
             self.owners_due = now + self.owners_pause;
             let gone = self
@@ -293,14 +296,19 @@ impl EventLoop {
             Event::NoConnection(namespace, task) => self.to(namespace, Input::NoConnection(task)),
             Event::Renewed(renewed) => self.handle(DriverInput::Renewed(renewed)),
             Event::Heard(heard) => {
-                let (source, change) = self.notifications.on_heard(heard, Instant::now());
-                self.set_change_source(source);
-                match change {
-                    Some(Change { namespace, version }) => {
+                let news = self.notifications.on_heard(heard, Instant::now());
+                self.set_change_source(self.notifications.change_source());
+                match news {
+                    News::Changed(Change { namespace, version }) => {
                         self.to(namespace.into(), Input::Changed(version));
                     }
-                    None => self.handle(DriverInput::MayHaveChanged),
+                    News::MayHaveChanged => self.handle(DriverInput::MayHaveChanged),
+                    News::None => {}
                 }
+            }
+            Event::ProbeSent(sent) => {
+                self.notifications.on_probe_sent(sent, Instant::now());
+                self.set_change_source(self.notifications.change_source());
             }
             Event::Closed => {}
         }

@@ -1,25 +1,48 @@
 //! Notifications of other processes, where the engine has them.
+//!
+//! ```text
+//! blocked request ──▶ LISTEN ──▶ probe, on a side connection ──▶ the probe is heard ──▶ trusted
+//!                                      ▲                                                 │
+//!                                      └──────────────── once a minute ──────────────────┘
+//! ```
+//!
+//! A pooler or a proxy may answer `LISTEN` and deliver nothing. So notifications replace
+//! polling only after a probe of this process was heard, and for as long as probes are heard.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 
-use crate::store::{Change, ChangeSource, Failure, Listener, Reconnecting};
+use crate::{
+    random::unique,
+    store::{Change, ChangeSource, Failure, Listener, Reconnecting, Signal},
+};
 
 /// How long to go on listening when no request is blocked any more.
 const LINGER: Duration = Duration::from_secs(10);
-/// The pause before a connection that failed is opened again.
+/// The pause before a connection that failed is opened again, or a probe is sent again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The time after which the next probe is sent.
+const PROVED_FOR: Duration = Duration::from_mins(1);
+/// How long a probe may take to be heard.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// The pause after a probe that was not heard. Each attempt to listen may leave a subscription
+/// on a connection that is shared.
+const UNHEARD_PAUSE: Duration = Duration::from_mins(1);
 
-pub(super) type Heard = Result<(Listener, Option<Change>), Failure>;
+pub(super) type Heard = Result<(Listener, Signal), Failure>;
 pub(super) type Listening = LocalBoxFuture<'static, Heard>;
 
 /// Listens while a request is blocked.
 #[derive(Debug)]
 pub(super) struct Notifications {
-    /// To open connections with; `None` where the engine has no notifications.
+    /// To open connections with; `None` where the server has no notifications.
     source: Option<Reconnecting>,
     state: State,
+    /// `None` while no connection listens.
+    proof: Option<Proof>,
+    /// Whether the last probe was heard.
+    trusted: bool,
 }
 
 #[derive(Debug)]
@@ -32,12 +55,31 @@ enum State {
     Failed(Instant),
 }
 
+#[derive(Debug)]
+enum Proof {
+    /// The next probe is to be sent at this time.
+    Due(Instant),
+    /// The probe with this id has to be heard before this time.
+    Sent(String, Instant),
+}
+
+/// What is known about the rows after something was heard.
+#[derive(Debug, PartialEq)]
+pub(super) enum News {
+    None,
+    Changed(Change),
+    /// Any row may have changed.
+    MayHaveChanged,
+}
+
 impl Notifications {
     pub(super) fn new(rows: &Reconnecting) -> Self {
         let has_them = rows.change_source() == ChangeSource::Notifications;
         Self {
             source: has_them.then(|| rows.sibling(PAUSE, "notifications")),
             state: State::Off,
+            proof: None,
+            trusted: false,
         }
     }
 
@@ -53,39 +95,109 @@ impl Notifications {
                 (None, false)
             }
             before @ (State::Off | State::Failed(_) | State::Paused(_)) if !blocked => {
-                self.state = State::Off;
+                self.stop(State::Off);
                 (None, matches!(before, State::Paused(_)))
             }
             State::Off | State::Failed(_) => {
-                (Some(Box::pin(Listener::open(source.target()))), false)
+                let target = source.target();
+                let open = async { Ok((Listener::open(target).await?, Signal::Nothing)) };
+                (Some(Box::pin(open)), false)
             }
-            State::Paused(listener) => (Some(Box::pin(listener.next(LINGER))), false),
+            State::Paused(listener) => {
+                // A probe that is not heard is noticed after this time.
+                let limit = if self.trusted { LINGER } else { PAUSE };
+                (Some(Box::pin(listener.next(limit))), false)
+            }
         }
     }
 
-    /// Takes in what was heard: what changed, or `None` if anything may have.
-    pub(super) fn on_heard(
-        &mut self,
-        heard: Heard,
-        now: Instant,
-    ) -> (ChangeSource, Option<Change>) {
-        match heard {
-            Ok((listener, change)) => {
-                self.state = State::Paused(listener);
-                (ChangeSource::Notifications, change)
+    fn stop(&mut self, state: State) {
+        self.state = state;
+        self.proof = None;
+        self.trusted = false;
+    }
+
+    /// The id of a probe that is to be sent now.
+    pub(super) fn probe(&mut self, now: Instant) -> Option<String> {
+        match self.proof {
+            Some(Proof::Due(due)) if due <= now => {
+                let id = format!("{:016x}", unique());
+                self.proof = Some(Proof::Sent(id.clone(), now + PROBE_LIMIT));
+                Some(id)
             }
+            _ => None,
+        }
+    }
+
+    /// A probe was sent, or could not be sent.
+    pub(super) fn on_probe_sent(&mut self, sent: Result<(), Failure>, now: Instant) {
+        let Some(Proof::Sent(_, until)) = &mut self.proof else {
+            return;
+        };
+        match sent {
+            Ok(()) => *until = now + PROBE_LIMIT,
+            Err(failure) => {
+                tracing::debug!(%failure, "no notification can be sent; the row is polled");
+                self.proof = Some(Proof::Due(now + PAUSE));
+                self.trusted = false;
+            }
+        }
+    }
+
+    /// Takes in what was heard.
+    pub(super) fn on_heard(&mut self, heard: Heard, now: Instant) -> News {
+        let (listener, signal) = match heard {
+            Ok(heard) => heard,
             Err(failure) => {
                 tracing::debug!(%failure, "notifications are not heard; the row is polled");
-                self.state = State::Failed(now + PAUSE);
-                (ChangeSource::None, None)
+                self.stop(State::Failed(now + PAUSE));
+                return News::MayHaveChanged;
             }
+        };
+        let news = match (signal, &self.proof) {
+            (Signal::Probe(heard), Some(Proof::Sent(id, _))) if heard == *id => {
+                self.proof = Some(Proof::Due(now + PROVED_FOR));
+                // What was written before is not notified.
+                let is_new = !std::mem::replace(&mut self.trusted, true);
+                if is_new {
+                    News::MayHaveChanged
+                } else {
+                    News::None
+                }
+            }
+            (Signal::Nothing | Signal::Probe(_), _) => News::None,
+            (Signal::Changed(change), _) => News::Changed(change),
+            (Signal::Unknown, _) => News::MayHaveChanged,
+        };
+        match self.proof {
+            Some(Proof::Sent(_, until)) if until < now => {
+                tracing::debug!(
+                    "a notification of this process does not arrive; the row is polled"
+                );
+                self.stop(State::Failed(now + UNHEARD_PAUSE));
+                return News::MayHaveChanged;
+            }
+            None => self.proof = Some(Proof::Due(now)),
+            _ => {}
+        }
+        self.state = State::Paused(listener);
+        news
+    }
+
+    /// How changes are reported now.
+    pub(super) fn change_source(&self) -> ChangeSource {
+        if self.trusted {
+            ChangeSource::Notifications
+        } else {
+            ChangeSource::None
         }
     }
 
-    /// When to try again after a failure.
+    /// When to try again after a failure, or to send the next probe.
     pub(super) fn due(&self) -> Option<Instant> {
-        match self.state {
-            State::Failed(until) => Some(until),
+        match (&self.state, &self.proof) {
+            (State::Failed(until), _) => Some(*until),
+            (_, Some(Proof::Due(due))) => Some(*due),
             _ => None,
         }
     }

@@ -15,6 +15,38 @@ pub(crate) enum ChangeSource {
     Notifications,
 }
 
+/// The begin of the payload of a probe. No namespace contains it.
+const PROBE: &str = "? ";
+
+/// What a listening connection has received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "not every engine sends notifications")]
+pub(crate) enum Signal {
+    /// Nothing within the time limit.
+    Nothing,
+    Changed(Change),
+    /// A probe of this process or another, with its id.
+    Probe(String),
+    /// A payload that cannot be parsed: any row may have changed.
+    Unknown,
+}
+
+impl Signal {
+    /// The payload of a probe.
+    pub(super) fn probe(id: &str) -> String {
+        format!("{PROBE}{id}")
+    }
+
+    /// Parses a payload.
+    #[allow(dead_code, reason = "not every engine sends notifications")]
+    pub(super) fn parse(text: &str) -> Self {
+        match text.strip_prefix(PROBE) {
+            Some(id) => Self::Probe(id.into()),
+            None => Change::parse(text).map_or(Self::Unknown, Self::Changed),
+        }
+    }
+}
+
 /// A notification: the row of a namespace was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
@@ -31,7 +63,7 @@ impl Change {
 
     /// Parses a payload; `None` if it has another format.
     #[allow(dead_code, reason = "not every engine sends notifications")]
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let (namespace, version) = text.split_once(' ')?;
         Some(Self {
             namespace: namespace.into(),
@@ -45,15 +77,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parsed_payload_is_the_change_that_was_sent() {
+    fn parsed_payload_is_the_signal_that_was_sent() {
         let change = Change {
             namespace: "platform".into(),
             version: i64::MAX,
         };
         let text = Change::text(&change.namespace, change.version);
-        assert_eq!(Change::parse(&text), Some(change));
+        assert_eq!(Signal::parse(&text), Signal::Changed(change));
+        let probe = Signal::probe("1f");
+        assert_eq!(Signal::parse(&probe), Signal::Probe("1f".into()));
         for text in ["", "platform", "platform x", "platform 1 2"] {
-            assert_eq!(Change::parse(text), None, "{text}");
+            assert_eq!(Signal::parse(text), Signal::Unknown, "{text}");
         }
     }
 }

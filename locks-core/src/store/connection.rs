@@ -8,7 +8,7 @@ use std::{
 use tokio::time;
 
 use super::{
-    change::Change,
+    change::{Change, Signal},
     executor::{Argument, ColumnType, Executor, Sql, Value},
     failure::{Class, Failure, Kind},
     file::FileIdentity,
@@ -358,9 +358,28 @@ impl Connection {
             return Ok(());
         };
         let payload = Change::text(namespace, version);
-        self.fetch(sql, &[Argument::Text(&payload)], &[])
-            .await
-            .map(drop)
+        self.notify_of(sql, &payload).await
+    }
+
+    /// Sends a probe to every listening process, and so to this one.
+    pub(crate) async fn probe(&mut self, id: &str) -> Result<(), Failure> {
+        let statements = self.statements.clone();
+        let Some(sql) = &statements.notify else {
+            return Ok(());
+        };
+        self.notify_of(sql, &Signal::probe(id)).await
+    }
+
+    /// A full queue of notifications refuses the statement or the commit, and nothing else.
+    async fn notify_of(&mut self, sql: &str, payload: &str) -> Result<(), Failure> {
+        let sent = self.fetch(sql, &[Argument::Text(payload)], &[]).await;
+        sent.map(drop).map_err(|mut failure| {
+            if failure.kind == Kind::Content {
+                failure.class = Class::NotApplied;
+                failure.kind = Kind::Other;
+            }
+            failure
+        })
     }
 
     /// Reads a number that changes when another connection writes; `None` if the engine has
@@ -390,6 +409,12 @@ impl Connection {
 
     pub(super) async fn raw(&mut self, sql: &str) -> Result<(), Failure> {
         self.run(async |executor| executor.execute_raw(Sql(sql)).await)
+            .await
+    }
+
+    /// Runs a statement that cannot be prepared, with the settings of the connection.
+    pub(super) async fn run_raw(&mut self, sql: &str) -> Result<(), Failure> {
+        self.transact(async |executor| executor.execute_raw(Sql(sql)).await)
             .await
     }
 

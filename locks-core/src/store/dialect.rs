@@ -85,6 +85,10 @@ pub(super) enum Rights {
     Statements(Vec<String>),
 }
 
+/// The fact that a connection is shared with other clients: a pooler gives it to another one
+/// after each transaction. Settings and prepared statements do not stay on it.
+pub(super) const SHARED: &str = "connections are shared";
+
 /// The use of a column, as far as it decides the type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ColumnUse {

@@ -4,11 +4,11 @@ use std::{fmt::Debug, future::Future, pin::Pin};
 
 use sqlx::{
     AssertSqlSafe, ColumnIndex, Connection as _, Database, Decode, Encode, IntoArguments, Row as _,
-    SqlSafeStr, Type, error::DatabaseError, query,
+    SqlSafeStr, Type, database::HasStatementCache, error::DatabaseError, query,
 };
 
 use super::{
-    dialect::Dialect,
+    dialect::{Dialect, Facts, SHARED},
     failure::{Class, Failure, Kind},
 };
 
@@ -51,7 +51,7 @@ impl Value {
 }
 
 /// An engine: its dialect and the meaning of its errors.
-pub(super) trait Engine: Database {
+pub(super) trait Engine: Database + HasStatementCache {
     const DIALECT: &'static Dialect;
 
     fn rows_affected(result: &Self::QueryResult) -> u64;
@@ -91,9 +91,30 @@ impl SqlSafeStr for Sql<'_> {
     }
 }
 
+/// How statements are prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preparation {
+    /// Once on each connection.
+    Named,
+    /// Each time, without a name. On a shared connection, a name may be that of another
+    /// client's statement.
+    #[allow(dead_code, reason = "not every engine has poolers")]
+    Unnamed,
+}
+
+impl From<&Facts> for Preparation {
+    fn from(facts: &Facts) -> Self {
+        if facts.has(SHARED) {
+            Self::Unnamed
+        } else {
+            Self::Named
+        }
+    }
+}
+
 /// A connection of one engine.
 #[derive(Debug)]
-pub(super) struct On<DB: Database>(pub(super) DB::Connection);
+pub(super) struct On<DB: Database>(pub(super) DB::Connection, pub(super) Preparation);
 
 impl<DB> Executor for On<DB>
 where
@@ -109,7 +130,7 @@ where
 {
     fn execute<'a>(&'a mut self, sql: Sql<'a>, args: &'a [Argument<'a>]) -> Execution<'a, u64> {
         Box::pin(async move {
-            let result = bind::<DB>(sql, args).execute(&mut self.0).await;
+            let result = bind::<DB>(sql, args, self.1).execute(&mut self.0).await;
             match result {
                 Ok(result) => Ok(DB::rows_affected(&result)),
                 Err(error) => Err(failure::<DB>(error)),
@@ -124,7 +145,7 @@ where
         types: &'a [ColumnType],
     ) -> Execution<'a, Vec<Vec<Value>>> {
         Box::pin(async move {
-            let rows = bind::<DB>(sql, args).fetch_all(&mut self.0).await;
+            let rows = bind::<DB>(sql, args, self.1).fetch_all(&mut self.0).await;
             let rows = rows.map_err(failure::<DB>)?;
             let value = |row: &DB::Row, (index, column): (usize, &ColumnType)| match column {
                 ColumnType::Text => row.try_get(index).map(Value::Text),
@@ -148,14 +169,18 @@ where
     }
 }
 
-fn bind<'q, DB>(sql: Sql<'_>, args: &[Argument<'q>]) -> query::Query<'q, DB, DB::Arguments>
+fn bind<'q, DB>(
+    sql: Sql<'_>,
+    args: &[Argument<'q>],
+    preparation: Preparation,
+) -> query::Query<'q, DB, DB::Arguments>
 where
-    DB: Database,
+    DB: Database + HasStatementCache,
     &'q str: Encode<'q, DB> + Type<DB>,
     i64: Encode<'q, DB> + Type<DB>,
     Option<i64>: Encode<'q, DB>,
 {
-    let mut query = sqlx::query::<DB>(sql);
+    let mut query = sqlx::query::<DB>(sql).persistent(preparation == Preparation::Named);
     for arg in args {
         query = match *arg {
             Argument::Text(text) => query.bind(text),

@@ -126,11 +126,12 @@ macro_rules! fence_connection {
                 let statement = &fence.statement;
                 statement.check(<$engine as Engine>::DIALECT.name)?;
                 let query = |sql| {
-                    let query = sqlx::query::<$engine>(Sql(sql));
+                    let named = statement.kind != FenceKind::UnnamedQuery;
+                    let query = sqlx::query::<$engine>(Sql(sql)).persistent(named);
                     fence.args().fold(query, |query, arg| query.bind(arg))
                 };
                 let touched = match statement.kind {
-                    FenceKind::Query => query(&statement.sql)
+                    FenceKind::Query | FenceKind::UnnamedQuery => query(&statement.sql)
                         .fetch_all(&mut *self)
                         .await
                         .map(|rows| rows.len() as u64),

@@ -10,12 +10,16 @@ mod executor;
 mod failure;
 pub(crate) mod fence;
 mod file;
+mod given_options;
 mod listen;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod names;
 #[cfg(feature = "postgres")]
+mod pooler;
+#[cfg(feature = "postgres")]
 mod postgres;
+mod provider;
 mod reconnecting;
 mod reopen;
 mod schema;
@@ -26,7 +30,7 @@ mod statements;
 mod target;
 
 pub(crate) use self::{
-    change::{Change, ChangeSource},
+    change::{Change, ChangeSource, Signal},
     connection::{
         Connection, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow,
     },

@@ -10,7 +10,7 @@ use sqlx::{
 
 use super::{
     change::ChangeSource,
-    dialect::{Catalog, ColumnUse, Dialect, Facts, Migration, Rights, share},
+    dialect::{Catalog, ColumnUse, Dialect, Facts, Migration, Rights, SHARED, share},
     executor::Engine,
     failure::{Class, Kind},
     file::FileIdentity,
@@ -22,9 +22,11 @@ use crate::store::fence::{fence_connection, sealed::Unfenced};
 /// The channel of notifications. The payload is the namespace and the version.
 pub(super) const CHANNEL: &str = "locks_changed";
 
-/// The fact that settings do not stay on a connection: a pooler gives it to other clients
-/// between two transactions.
-pub(super) const SHARED: &str = "connections are shared";
+/// The fact that the server does not receive the startup message: a pooler is in between.
+pub(super) const UNPINNED: &str = "settings of the startup message have no effect";
+
+/// The name of the connections in `pg_stat_activity`, unless the options have one.
+const APPLICATION_NAME: &str = "locks";
 
 const DIALECT: Dialect = Dialect {
     name: "PostgreSQL",
@@ -43,8 +45,7 @@ const DIALECT: Dialect = Dialect {
             UNION ALL \
             SELECT 'lz4', 'on' FROM pg_catalog.pg_settings \
             WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)",
-    // The settings are part of the startup message: see `startup`.
-    settings: |_, _| Vec::new(),
+    settings,
     transaction,
     statements,
     fence,
@@ -95,14 +96,8 @@ fn pinned(limit: Duration, facts: &Facts) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The options of a direct connection, with the settings in its startup message. They override
-/// the settings of roles and databases, cost no round trip, and do not stay on a connection of
-/// a pooler.
-pub(super) fn startup(
-    options: PgConnectOptions,
-    limit: Duration,
-    facts: &Facts,
-) -> PgConnectOptions {
+/// The settings of a connection that is not shared.
+fn of_session(limit: Duration, facts: &Facts) -> Vec<(&'static str, String)> {
     let mut settings = pinned(limit, facts);
     for (name, value) in [
         ("default_transaction_isolation", "read committed"),
@@ -120,7 +115,52 @@ pub(super) fn startup(
     if facts.has("lz4") {
         settings.push(("default_toast_compression", "lz4".into()));
     }
-    options.options(settings)
+    settings
+}
+
+/// The options of a direct connection, with the settings in its startup message. They override
+/// the settings of roles and databases and cost no round trip.
+pub(super) fn startup(
+    options: PgConnectOptions,
+    limit: Duration,
+    facts: &Facts,
+) -> PgConnectOptions {
+    options.options(of_session(limit, facts))
+}
+
+/// The options of every connection but the first.
+pub(super) fn options(
+    options: &PgConnectOptions,
+    limit: Duration,
+    facts: &Facts,
+) -> PgConnectOptions {
+    let options = options.clone();
+    if facts.has(SHARED) || facts.has(UNPINNED) {
+        options
+    } else {
+        startup(options, limit, facts)
+    }
+}
+
+/// The options, with a name for operators. Poolers refuse `extra_float_digits`, which sqlx
+/// sends and no statement needs.
+pub(super) fn prepared(options: PgConnectOptions) -> PgConnectOptions {
+    let options = options.extra_float_digits(None);
+    if options.get_application_name().is_some() {
+        options
+    } else {
+        options.application_name(APPLICATION_NAME)
+    }
+}
+
+/// The settings of a connection through a pooler that gives it to one client only.
+fn settings(limit: Duration, facts: &Facts) -> Vec<String> {
+    if !facts.has(UNPINNED) {
+        return Vec::new();
+    }
+    let settings = of_session(limit, facts).into_iter();
+    let settings = settings.map(|(name, value)| format!("SET SESSION {name} = '{value}'"));
+    vec![settings.collect::<Vec<_>>().join("; ")]
 }
 
 /// Whether a connection has the settings of [`startup`].
@@ -193,13 +233,18 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
 }
 
 /// The fence is a shared lock, so that the guards of a session do not block each other.
-fn fence(names: &TableNames, _: &Facts) -> FenceStatement {
+fn fence(names: &TableNames, facts: &Facts) -> FenceStatement {
     let [_, _, fences] = names.quoted();
     let sql = format!("SELECT session FROM {fences} WHERE session = $1 FOR KEY SHARE");
     FenceStatement {
         sql: sql.into(),
         reader: None,
-        kind: FenceKind::Query,
+        // The application is likely to use the pooler, too.
+        kind: if facts.has(SHARED) {
+            FenceKind::UnnamedQuery
+        } else {
+            FenceKind::Query
+        },
         engine: DIALECT.name,
         looks_at_row: false,
         file: FileIdentity::none(),

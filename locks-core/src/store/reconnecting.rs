@@ -14,6 +14,9 @@ use super::{
 };
 use crate::error::LockError;
 
+/// How long the first connect calls a provider of options again.
+const RETRY_LIMIT: Duration = Duration::from_secs(5);
+
 /// A connection that is opened at its first use, and dropped after a failure that leaves its
 /// state unknown.
 #[derive(Debug)]
@@ -51,9 +54,13 @@ impl Reconnecting {
         self.target.clone()
     }
 
-    /// How the engine reports changes.
+    /// How the server reports changes.
+    ///
+    /// # Panics
+    ///
+    /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
     pub(crate) fn change_source(&self) -> ChangeSource {
-        self.target.dialect().change_source
+        self.target.server().change_source
     }
 
     /// Whether the engine has a row lock.
@@ -85,18 +92,29 @@ impl Reconnecting {
             .with_max_delay(Duration::from_millis(500))
             .with_max_times(12)
             .with_jitter();
-        // A retry helps while another process creates the file or the server is full.
+        #[allow(clippy::disallowed_methods, reason = "the limit of the first connect")]
+        let start = Instant::now();
+        // A retry helps while another process creates the file or the server is full, and if
+        // the options of the next call have another host.
         let mut connection = (|| self.target.open(self.limit))
             .retry(pauses)
-            .when(|failure| failure.class == Class::NotApplied)
+            .when(|failure| match failure.class {
+                Class::NotApplied => true,
+                Class::Indeterminate | Class::ReadOnly => {
+                    self.target.is_provided() && start.elapsed() < RETRY_LIMIT
+                }
+                Class::Permanent => false,
+            })
             .await
-            .map_err(|failure| match failure.kind {
+            .map_err(|failure| match (failure.kind, self.target.dialect()) {
                 // A read-only file without lock tables.
-                Kind::Denied => {
-                    schema::not_allowed(&failure, &self.target.dialect().migration_paths())
+                (Kind::Denied, Some(dialect)) => {
+                    schema::not_allowed(&failure, &dialect.migration_paths())
                 }
                 _ => failure.into(),
             })?;
+        // A closure may have named the file.
+        self.target.check_location()?;
         connection.ensure_tables(&self.target.server()).await?;
         if self.target.may_be_two_databases() {
             self.expect_tables_elsewhere().await?;

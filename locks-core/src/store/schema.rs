@@ -271,7 +271,7 @@ impl Connection {
     async fn migrate(&mut self, server: &Server) -> Result<(), Failure> {
         let migrations = server.dialect.migrations.iter();
         for statement in migrations.flat_map(|one| server.names.migration(one.sql)) {
-            match self.raw(&statement).await {
+            match self.run_raw(&statement).await {
                 Err(failure) if failure.kind != Kind::Exists => return Err(failure),
                 _ => {}
             }

@@ -250,6 +250,8 @@ pub(crate) struct FenceStatement {
 pub(super) enum FenceKind {
     /// A query that returns one row.
     Query,
+    /// A query that returns one row and is prepared each time, because connections are shared.
+    UnnamedQuery,
     /// An update of one row.
     Update,
 }

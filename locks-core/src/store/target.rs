@@ -18,11 +18,12 @@ use tokio::time;
 use super::{
     change::ChangeSource,
     connection::Connection,
-    dialect::{Catalog, Dialect, Facts},
-    executor::{ColumnType, Engine, Executor, On, Sql, failure},
+    dialect::{Catalog, Dialect, Facts, SHARED},
     failure::{Class, Failure},
     file::FileIdentity,
+    given_options::{GivenOptions, Options},
     names::{TableChoice, TableNames},
+    provider::{BoxError, Provider},
     reopen::Reopen,
     statements::{FenceStatement, Statements},
 };
@@ -31,11 +32,13 @@ use crate::error::{LockError, Result};
 /// The time limit of a connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// The connect options of one of the engines, and the choice of the tables' names.
+/// A database: how to connect to it, and the choice of the tables' names.
 #[derive(Clone)]
 pub(crate) struct Target {
-    engine: Options,
-    file: FileIdentity,
+    /// What every connect uses, or what the provider returned first.
+    first: Arc<OnceLock<GivenOptions>>,
+    /// Returns the options of each connect.
+    provider: Option<Provider>,
     tables: TableChoice,
     /// Set by the first connect, and used by all later ones.
     server: Arc<OnceLock<Arc<Server>>>,
@@ -46,6 +49,7 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) dialect: &'static Dialect,
+    pub(super) change_source: ChangeSource,
     pub(super) facts: Facts,
     pub(super) names: TableNames,
     pub(super) schema_is_chosen: bool,
@@ -54,25 +58,46 @@ pub(super) struct Server {
     pub(super) catalog: Catalog,
 }
 
-#[derive(Clone)]
-enum Options {
-    #[cfg(feature = "sqlite")]
-    Sqlite(SqliteConnectOptions),
-    #[cfg(feature = "mysql")]
-    MySql(MySqlConnectOptions),
-    #[cfg(feature = "postgres")]
-    Postgres(PgConnectOptions),
-}
-
 impl Target {
     fn new(engine: Options, file: FileIdentity) -> Self {
+        let given = GivenOptions { engine, file };
         Self {
-            engine,
-            file,
+            first: Arc::new(OnceLock::from(given)),
+            provider: None,
             tables: TableChoice::default(),
             server: Arc::default(),
             reopen: Arc::default(),
         }
+    }
+
+    /// A database whose connect options `provide` returns at each connect.
+    pub(crate) fn provided<F, O, E>(provide: F) -> Self
+    where
+        F: AsyncFn() -> Result<O, E> + Send + Sync + 'static,
+        O: IntoConnectOptions,
+        E: Into<BoxError>,
+    {
+        let provide = Arc::new(provide);
+        let provider = Provider::new(move || {
+            let provide = provide.clone();
+            Box::pin(async move {
+                let options = (*provide)().await.map_err(Into::into)?;
+                Ok(Self::given(options))
+            })
+        });
+        Self {
+            first: Arc::default(),
+            provider: Some(provider),
+            tables: TableChoice::default(),
+            server: Arc::default(),
+            reopen: Arc::default(),
+        }
+    }
+
+    pub(super) fn given(options: impl IntoConnectOptions) -> GivenOptions {
+        let target = sealed::Connect::into_target(options);
+        let given = target.first.get();
+        given.expect("BUG: options have an engine").clone()
     }
 
     /// Parses a URL.
@@ -94,32 +119,36 @@ impl Target {
         }
     }
 
+    /// Whether a closure provides the options.
+    pub(super) fn is_provided(&self) -> bool {
+        self.provider.is_some()
+    }
+
     /// Sets the names of the tables.
     ///
     /// # Errors
     ///
     /// [`LockError::InvalidConfig`] when a schema is chosen and the engine has none.
     pub(crate) fn with_tables(mut self, tables: TableChoice) -> Result<Self> {
-        if tables.schema().is_some() && self.dialect().change_source != ChangeSource::Notifications
+        if let Some(dialect) = self.dialect()
+            && let Some(reason) = refused_schema(&tables, dialect)
         {
-            return Err(LockError::config(
-                "schema",
-                format!("{} has no schemas: use a table prefix", self.dialect().name),
-            ));
+            return Err(LockError::config("schema", reason));
         }
         self.tables = tables;
         Ok(self)
     }
 
-    /// The file of the database, if it is one.
+    /// The file of the database, if it is one and known.
     pub(super) fn file(&self) -> FileIdentity {
-        self.file.clone()
+        let given = self.first.get();
+        given.map_or_else(FileIdentity::none, |given| given.file.clone())
     }
 
     /// Fails if the database is a file in a place where its locks do not work.
     pub(super) fn check_location(&self) -> Result<()> {
         #[cfg(feature = "sqlite")]
-        if let Some(path) = self.file.path()
+        if let Some(path) = self.file().path()
             && let Some(network) = super::file::network_file_system(path)
         {
             return Err(LockError::config(
@@ -136,134 +165,88 @@ impl Target {
 
     /// Whether two connections may lead to two databases: those of SQLite without a file.
     pub(super) fn may_be_two_databases(&self) -> bool {
-        match &self.engine {
+        match self.first.get().map(|given| &given.engine) {
             #[cfg(feature = "sqlite")]
-            Options::Sqlite(_) => !self.file.is_known(),
-            #[cfg(any(feature = "mysql", feature = "postgres"))]
+            Some(Options::Sqlite(_)) => !self.file().is_known(),
             _ => false,
         }
     }
 
     /// Opens a connection again, unless attempts have failed just now.
     pub(super) async fn reopen(&self, limit: Duration) -> Result<Connection, Failure> {
-        self.file.check()?;
+        // Boxed, because the future of every query would be as large otherwise.
+        self.attempt(Box::pin(self.open(limit))).await
+    }
+
+    /// Runs an attempt to connect again, unless attempts have failed just now.
+    pub(super) async fn attempt<T>(
+        &self,
+        attempt: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.check_file()?;
         #[allow(clippy::disallowed_methods, reason = "the pause between attempts")]
         let now = Instant::now;
         self.reopen.check(now())?;
-        let result = self.open(limit).await;
+        let result = attempt.await;
         self.reopen.on_attempt(&result, now());
         result.map_err(Failure::of_reconnect)
+    }
+
+    fn check_file(&self) -> Result<(), Failure> {
+        self.first.get().map_or(Ok(()), |given| given.file.check())
     }
 
     /// Opens a connection whose statements may take `limit` each. The first connect also reads
     /// the facts about the server.
     pub(super) async fn open(&self, limit: Duration) -> Result<Connection, Failure> {
-        self.file.check()?;
+        self.check_file()?;
         let opening = async {
-            let server = self.server.get();
-            let mut executor = self
-                .connect(limit, server.map(|server| &server.facts))
-                .await?;
-            let server = if let Some(server) = server {
-                server.clone()
-            } else {
-                let facts;
-                (executor, facts) = self.read_facts(executor, limit).await?;
-                let server = Arc::new(self.describe(facts)?);
-                self.server.get_or_init(|| server).clone()
-            };
-            Ok((executor, server))
+            let given = self.options().await?;
+            if let Some(server) = self.server.get() {
+                let executor = given.connect(limit, Some(&server.facts)).await?;
+                return Ok((executor, server.clone(), given.file));
+            }
+            let (executor, facts) = given.first_connect(limit).await?;
+            let server = Arc::new(self.describe(facts, given.dialect())?);
+            let server = self.server.get_or_init(|| server).clone();
+            Ok((executor, server, given.file))
         };
-        let (executor, server) = match time::timeout(CONNECT_LIMIT, opening).await {
-            Ok(opened) => opened?,
-            Err(_) => return Err(Failure::no_answer(CONNECT_LIMIT)),
-        };
-        self.file.remember();
-        Connection::open(executor, limit, self.file.clone(), &server).await
+        let (executor, server, file) = within(CONNECT_LIMIT, opening).await?;
+        file.remember();
+        Connection::open(executor, limit, file, &server).await
     }
 
-    async fn connect(
-        &self,
-        limit: Duration,
-        facts: Option<&Facts>,
-    ) -> Result<Box<dyn Executor>, Failure> {
-        let _ = (limit, facts);
-        Ok(match &self.engine {
-            #[cfg(feature = "sqlite")]
-            Options::Sqlite(options) => {
-                // Only the first connect may create the file. If the file is missing later, it
-                // was deleted, and another process may hold locks in it.
-                let is_first = facts.is_none();
-                let options = options.clone();
-                let options = if is_first {
-                    options
-                } else {
-                    options.create_if_missing(false)
-                };
-                let explain = |error: &_| super::sqlite::explained(error, &self.file);
-                match explained::<sqlx::Sqlite>(&options, explain).await {
-                    Ok(connection) => Box::new(connection),
-                    Err(failure) => {
-                        self.file.check()?;
-                        return Err(failure);
-                    }
-                }
-            }
-            #[cfg(feature = "mysql")]
-            Options::MySql(options) => Box::new(connected::<sqlx::MySql>(options).await?),
-            #[cfg(feature = "postgres")]
-            Options::Postgres(options) => match facts {
-                Some(facts) if !facts.has(super::postgres::SHARED) => {
-                    let options = super::postgres::startup(options.clone(), limit, facts);
-                    Box::new(connected::<sqlx::Postgres>(&options).await?)
-                }
-                _ => Box::new(connected::<sqlx::Postgres>(options).await?),
-            },
-        })
+    /// The options of one connect.
+    async fn options(&self) -> Result<GivenOptions, Failure> {
+        let Some(provider) = &self.provider else {
+            let given = self.first.get();
+            return Ok(given.expect("BUG: neither options nor a provider").clone());
+        };
+        let given = provider.call().await?;
+        let first = self.first.get_or_init(|| given.clone());
+        given.after(first)
     }
 
-    /// Reads the facts about the server on the first connection. PostgreSQL may need another
-    /// connection, which is returned instead.
-    async fn read_facts(
-        &self,
-        mut executor: Box<dyn Executor>,
-        limit: Duration,
-    ) -> Result<(Box<dyn Executor>, Facts), Failure> {
-        let _ = limit;
-        if let Some(unlimited) = self.dialect().unlimited {
-            executor.execute_raw(Sql(unlimited)).await?;
-        }
-        let facts = facts(&mut *executor, self.dialect()).await?;
-        #[cfg(feature = "postgres")]
-        if let Some(options) = self.postgres() {
-            use super::postgres::{SHARED, is_pinned, refuses_settings, startup};
-
-            // The settings belong to the startup message, if the server receives it.
-            let options = startup(options.clone(), limit, &facts);
-            let mut facts = facts;
-            match options.connect().await {
-                Ok(pinned) => {
-                    let mut pinned = On::<sqlx::Postgres>(pinned);
-                    let found = self::facts(&mut pinned, self.dialect()).await?;
-                    if is_pinned(limit, &facts, &found) {
-                        drop(executor.close().await);
-                        return Ok((Box::new(pinned), facts));
-                    }
-                    drop(Box::new(pinned).close().await);
-                }
-                Err(error) if refuses_settings(&error) => {}
-                Err(error) => return Err(failure::<sqlx::Postgres>(error)),
+    /// The options of a listening connection. It is counted as an attempt to connect by the
+    /// caller.
+    #[cfg(feature = "postgres")]
+    pub(super) async fn listening(&self, limit: Duration) -> Result<PgConnectOptions, Failure> {
+        let given = within(CONNECT_LIMIT, self.options()).await?;
+        match &given.engine {
+            Options::Postgres(options) => {
+                let facts = &self.server().facts;
+                Ok(super::postgres::options(options, limit, facts))
             }
-            tracing::debug!("settings do not stay on connections; each transaction sets them");
-            facts.insert(SHARED, "");
-            return Ok((executor, facts));
+            #[cfg(any(feature = "sqlite", feature = "mysql"))]
+            _ => Err(Failure::no_answer(Duration::ZERO)),
         }
-        Ok((executor, facts))
     }
 
     /// The names of the tables and the statements, according to the facts and the choice.
-    fn describe(&self, facts: Facts) -> Result<Server, Failure> {
-        let dialect = self.dialect();
+    fn describe(&self, facts: Facts, dialect: &'static Dialect) -> Result<Server, Failure> {
+        if let Some(reason) = refused_schema(&self.tables, dialect) {
+            return Err(Failure::inconsistent(Class::Permanent, reason));
+        }
         let schema = match self.tables.schema() {
             None if dialect.change_source == ChangeSource::Notifications => {
                 let first = facts.get("schema").filter(|schema| !schema.is_empty());
@@ -285,6 +268,11 @@ impl Target {
         }
         Ok(Server {
             dialect,
+            // A notification for a connection that is shared reaches any of its clients.
+            change_source: match dialect.change_source {
+                ChangeSource::Notifications if facts.has(SHARED) => ChangeSource::None,
+                source => source,
+            },
             statements: Arc::new((dialect.statements)(&names, &facts)),
             fence: (dialect.fence)(&names, &facts),
             catalog: (dialect.catalog)(&names),
@@ -304,64 +292,33 @@ impl Target {
         server.expect("BUG: there was no connect yet").clone()
     }
 
-    pub(super) fn dialect(&self) -> &'static Dialect {
-        match &self.engine {
-            #[cfg(feature = "sqlite")]
-            Options::Sqlite(_) => sqlx::Sqlite::DIALECT,
-            #[cfg(feature = "mysql")]
-            Options::MySql(_) => sqlx::MySql::DIALECT,
-            #[cfg(feature = "postgres")]
-            Options::Postgres(_) => sqlx::Postgres::DIALECT,
-        }
-    }
-
-    /// The options for a listening connection; `None` if the engine has no notifications.
-    #[cfg(feature = "postgres")]
-    #[allow(clippy::unnecessary_wraps, reason = "with one engine only")]
-    pub(super) fn postgres(&self) -> Option<&PgConnectOptions> {
-        match &self.engine {
-            Options::Postgres(options) => Some(options),
-            #[cfg(any(feature = "sqlite", feature = "mysql"))]
-            _ => None,
-        }
+    /// The dialect of the engine; `None` if a provider chooses it and was not called yet.
+    pub(super) fn dialect(&self) -> Option<&'static Dialect> {
+        self.first.get().map(GivenOptions::dialect)
     }
 }
 
 impl fmt::Debug for Target {
     /// Only the name of the engine: the options contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.dialect().name)
+        f.write_str(self.dialect().map_or("a database", |dialect| dialect.name))
     }
 }
 
-/// Queries the facts about the server.
-async fn facts(executor: &mut dyn Executor, dialect: &Dialect) -> Result<Facts, Failure> {
-    let mut facts = Facts::default();
-    let types = [ColumnType::Text, ColumnType::Text];
-    for values in executor.fetch(Sql(dialect.facts), &[], &types).await? {
-        let mut values = values.into_iter().filter_map(super::executor::Value::text);
-        if let (Some(name), Some(value)) = (values.next(), values.next()) {
-            facts.insert(name.to_lowercase(), value);
-        }
+/// Why the choice of a schema is refused.
+fn refused_schema(tables: &TableChoice, dialect: &Dialect) -> Option<String> {
+    (tables.schema().is_some() && dialect.change_source != ChangeSource::Notifications)
+        .then(|| format!("{} has no schemas: use a table prefix", dialect.name))
+}
+
+async fn within<T>(
+    limit: Duration,
+    opening: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    match time::timeout(limit, opening).await {
+        Ok(opened) => opened,
+        Err(_) => Err(Failure::no_answer(limit)),
     }
-    Ok(facts)
-}
-
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-async fn connected<DB: Engine>(
-    options: &<DB::Connection as sqlx::Connection>::Options,
-) -> Result<On<DB>, Failure> {
-    explained(options, |_| None).await
-}
-
-/// Connects. A failure is that of `explain`, if it knows the cause of the error.
-async fn explained<DB: Engine>(
-    options: &<DB::Connection as sqlx::Connection>::Options,
-    explain: impl FnOnce(&sqlx::Error) -> Option<Failure>,
-) -> Result<On<DB>, Failure> {
-    let connection = options.connect().await;
-    let explained = |error| explain(&error).unwrap_or_else(|| failure::<DB>(error));
-    connection.map(On).map_err(explained)
 }
 
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
@@ -417,6 +374,20 @@ fn postgres(_: &str) -> Result<Target> {
     left_out("PostgreSQL", "postgres")
 }
 
+/// The options with the address of an IPv6 host as the system expects it. A URL has it in
+/// brackets, which sqlx keeps.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn without_brackets<T>(options: T, host: fn(&T) -> &str, with_host: fn(T, &str) -> T) -> T {
+    let bare = host(&options)
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .map(ToOwned::to_owned);
+    match bare {
+        Some(bare) => with_host(options, &bare),
+        None => options,
+    }
+}
+
 /// The argument of [`Builder::connect_with`](crate::Builder::connect_with): the connect
 /// options of an engine, by value, by reference or in an `Arc` as
 /// `pool.connect_options()` returns them.
@@ -465,7 +436,8 @@ impl Connect for SqliteConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
         let (options, file) = super::sqlite::located(self);
-        Target::new(Options::Sqlite(super::sqlite::prepared(options)), file)
+        let options = super::sqlite::prepared(options).disable_statement_logging();
+        Target::new(Options::Sqlite(options), file)
     }
 }
 
@@ -473,7 +445,8 @@ impl Connect for SqliteConnectOptions {
 impl Connect for MySqlConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
-        let options = super::mysql::prepared(self);
+        let options = without_brackets(self, MySqlConnectOptions::get_host, Self::host);
+        let options = super::mysql::prepared(options).disable_statement_logging();
         Target::new(Options::MySql(options), FileIdentity::none())
     }
 }
@@ -482,6 +455,64 @@ impl Connect for MySqlConnectOptions {
 impl Connect for PgConnectOptions {
     #[allow(private_interfaces)]
     fn into_target(self) -> Target {
-        Target::new(Options::Postgres(self), FileIdentity::none())
+        let options = without_brackets(self, PgConnectOptions::get_host, Self::host);
+        let options = super::postgres::prepared(options).disable_statement_logging();
+        Target::new(Options::Postgres(options), FileIdentity::none())
+    }
+}
+
+#[cfg(all(feature = "mysql", feature = "postgres"))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(url: &str) -> String {
+        let target = Target::parse(url).expect("a URL");
+        let given = target.first.get().expect("options");
+        #[allow(
+            clippy::match_wildcard_for_single_variants,
+            reason = "with two engines only"
+        )]
+        match &given.engine {
+            Options::MySql(options) => options.get_host().to_owned(),
+            Options::Postgres(options) => options.get_host().to_owned(),
+            _ => panic!("{url}"),
+        }
+    }
+
+    #[test]
+    fn ipv6_host_has_no_brackets() {
+        for engine in ["mysql", "mariadb", "postgres", "postgresql"] {
+            for (in_url, expected) in [
+                ("[::1]", "::1"),
+                ("[2001:db8::7]", "2001:db8::7"),
+                ("127.0.0.1", "127.0.0.1"),
+                ("db.internal", "db.internal"),
+            ] {
+                assert_eq!(host(&format!("{engine}://u:p@{in_url}:1234/d")), expected);
+                assert_eq!(host(&format!("{engine}://u@{in_url}/d")), expected);
+            }
+        }
+        // Options that were parsed elsewhere.
+        let options: PgConnectOptions = "postgres://u@[::1]/d".parse().expect("a URL");
+        let target = sealed::Connect::into_target(options);
+        let Options::Postgres(options) = &target.first.get().expect("options").engine else {
+            panic!("another engine");
+        };
+        assert_eq!(options.get_host(), "::1");
+    }
+
+    #[test]
+    fn application_name_is_that_of_the_options_or_locks() {
+        for (url, expected) in [
+            ("postgres://u@h/d", "locks"),
+            ("postgres://u@h/d?application_name=mail", "mail"),
+        ] {
+            let target = Target::parse(url).expect("a URL");
+            let Options::Postgres(options) = &target.first.get().expect("options").engine else {
+                panic!("another engine");
+            };
+            assert_eq!(options.get_application_name(), Some(expected));
+        }
     }
 }
