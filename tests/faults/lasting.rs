@@ -102,6 +102,7 @@ impl Scene {
 locks_tests::on_every_engine!(sync process_without_file_descriptors);
 
 /// No connection can be opened: those for renewals and for tasks are not there yet.
+#[expect(clippy::needless_pass_by_value, reason = "the macro passes a value")]
 fn process_without_file_descriptors(db: Database) {
     let ttl = TTL.as_millis().to_string();
     let mut worker = worker!(db.url(), "worker", "--ttl", ttl);
