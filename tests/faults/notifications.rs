@@ -1,12 +1,11 @@
 //! Notifications that are lost, delayed or never sent: they cost time, never a grant.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use locks_core::{LockGuard, LockManager};
 use locks_tests::{
     clock::micros,
     engine::{Database, Engine, note, run_async},
-    events::Events,
     relay::{How, Relay, When},
     row::wait_until_queued,
     wait, waiter,
@@ -161,7 +160,7 @@ fn notifications_are_not_trusted_before_one_of_the_own_is_heard() {
             .await;
         let relay = Relay::start(db.server_address());
         // No probe reaches the server.
-        for _ in 0..20 {
+        for _ in 0..200 {
             relay.arm(When::Containing(b"pg_notify".to_vec()), How::CutBefore);
         }
         let mut waiter = waiter!(db.url_via(relay.address()), "waiter");
@@ -199,96 +198,6 @@ fn notifications_are_not_trusted_before_one_of_the_own_is_heard() {
         }
         assert!(relay.counters().cut_before >= 3, "{:?}", relay.counters());
         other.release().await.expect("it is held");
-    });
-}
-
-#[test]
-fn server_that_delivers_no_notification_is_polled_and_not_listened_to() {
-    run_async(Engine::Postgres, async |db| {
-        // As through a proxy that answers `LISTEN` and delivers nothing.
-        db.execute(
-            "CREATE OR REPLACE FUNCTION pg_catalog.pg_notify(text, text) RETURNS void \
-             LANGUAGE sql AS 'SELECT'",
-        )
-        .await;
-        let guard = held(db.url()).await;
-        let mut waiter = listener(&db).await;
-        // Each attempt could leave a subscription on a connection of other clients.
-        wait::until(2 * SOON, "no connection listens", async || {
-            listening(&db).await == 0
-        })
-        .await;
-        for _ in 0..20 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            assert_eq!(listening(&db).await, 0);
-        }
-        assert!(waiter.is_silent_about("granted"));
-        guard.release().await.expect("it is held");
-        waiter.granted("job", SOON);
-        waiter.release("job");
-
-        let holder = held(db.url()).await;
-        waiter.tell("wait short x");
-        wait_until_queued(&db, "platform", 1).await;
-        let length = Duration::from_secs(2);
-        tokio::time::sleep(length).await;
-        let from = micros();
-        holder.release().await.expect("it is held");
-        let granted = waiter.granted("short", SOON);
-        let delay = Duration::from_micros(granted.at.saturating_sub(from));
-        assert!(
-            delay < length / 20 + Duration::from_millis(400),
-            "{delay:?}"
-        );
-    });
-}
-
-#[test]
-fn full_queue_of_notifications_costs_no_reconnect_and_no_warning() {
-    run_async(Engine::Postgres, async |db| {
-        let events = Events::keep();
-        // As the server answers when its queue is full.
-        db.execute(
-            "CREATE OR REPLACE FUNCTION pg_catalog.pg_notify(text, text) RETURNS void \
-             LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = '54000', \
-             MESSAGE = 'too many notifications in the NOTIFY queue'; END $$",
-        )
-        .await;
-        let relay = Relay::start(db.server_address());
-        let namespace = format!("full_{:08x}", fastrand::u32(..));
-        let manager = async |task: &str| {
-            let builder = LockManager::builder().task_id(task).namespace(&namespace);
-            let locks = builder.connect(&db.url_via(relay.address())).await;
-            locks.expect("it is there")
-        };
-        let holder = manager("holder").await;
-        let waiter = manager("waiter").await;
-        let mut connections = 0;
-        for round in 0..20 {
-            let guard = holder.acquire("x").await.expect("it is free");
-            let waiting = tokio::spawn(waiter.wait("x").into_future());
-            wait_until_queued(&db, &namespace, 1).await;
-            if round == 5 {
-                // All connections are open by now.
-                connections = relay.counters().connections;
-            }
-            let start = Instant::now();
-            guard.release().await.expect("it is held");
-            let guard = waiting.await.expect("no panic").expect("it is granted");
-            assert!(start.elapsed() < UNNOTIFIED, "{:?}", start.elapsed());
-            guard.release().await.expect("it is held");
-        }
-        let more = relay.counters().connections - connections;
-        assert!(more <= 1, "{more} connections more");
-        let loud = events.with("namespace", &namespace);
-        let mut loud = loud
-            .iter()
-            .filter(|event| event.level <= tracing::Level::WARN);
-        assert!(
-            loud.next().is_none(),
-            "{:?}",
-            events.with("namespace", &namespace)
-        );
     });
 }
 
