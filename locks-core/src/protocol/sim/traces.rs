@@ -367,6 +367,37 @@ fn renewal_that_is_answered_late_extends_the_lease_from_when_it_was_sent() {
 }
 
 #[test]
+fn insert_that_is_answered_late_starts_the_lease_when_it_was_sent() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.step(&Step::Kill(1));
+    s.step(&Step::Ask(Ask {
+        process: 0,
+        number: 1,
+        namespace: 0,
+        task: 'b',
+        names: vec!["app_task_1"],
+        patience: Patience::Forever,
+        scope: Scope::None,
+    }));
+    s.until_sent(0, Rows, "insert of heartbeat rows");
+    s.step(&Step::Apply(0, Rows));
+    let inserted = s.0.now;
+    // A process that starts lists the sessions, and once more after their ttl.
+    s.step(&Step::Start(1));
+    while s.0.now < inserted + TTL * 6 / 10 {
+        s.answer_all(&[1]);
+    }
+    while *s.told(1) == Told::Waiting {
+        s.step(&Step::Answer(0, Rows));
+    }
+    s.step(&Step::Pause(0));
+    s.ask(1, 2, Patience::Forever);
+    s.until_told(&[1], 2);
+    assert_eq!(*s.told(2), Told::Granted);
+    s.end();
+}
+
+#[test]
 fn session_whose_insert_took_most_of_its_ttl_is_renewed_before_a_grant() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.ask(1, 1, Patience::Forever);
