@@ -177,7 +177,10 @@ fn the_quickstart_explains_an_invalid_url() {
     for (url, wrong) in [
         ("nonsense", "it must start with sqlite:"),
         ("postgres://us:secret@[::1/locks", "invalid database URL"),
-        ("sqlite:///no/such/directory/locks.db", "does not exist: create it"),
+        (
+            "sqlite:///no/such/directory/locks.db",
+            "does not exist: create it",
+        ),
         ("mysql://us:secret@127.0.0.1:1/locks", "refused"),
         ("sqlite::memory:", "in memory"),
         ("sqlite://locks?mode=memory", "in memory"),
