@@ -146,6 +146,14 @@ impl Target {
     }
 
     /// Fails if the database is a file in a place where its locks do not work.
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        allow(
+            clippy::unused_self,
+            clippy::unnecessary_wraps,
+            reason = "for files only"
+        )
+    )]
     pub(super) fn check_location(&self) -> Result<()> {
         #[cfg(feature = "sqlite")]
         if let Some(path) = self.file().path()
