@@ -33,8 +33,6 @@ pub(crate) struct Namespaces {
     agenda: Agenda,
     /// When the query in flight was sent; `None`: no query is in flight.
     in_flight: Option<Now>,
-    /// Whether a renewal is in flight on the row connection.
-    renews_over_rows: bool,
     /// The namespaces that have sessions or hold something.
     renewed: BTreeSet<Name>,
     /// The namespaces in which a request is blocked.
@@ -61,7 +59,6 @@ impl Namespaces {
             outputs: VecDeque::new(),
             agenda: Agenda::default(),
             in_flight: None,
-            renews_over_rows: false,
             renewed: BTreeSet::new(),
             blocked: BTreeSet::new(),
             renewals: Renewals::default(),
@@ -90,7 +87,6 @@ impl Namespaces {
         match input {
             DriverInput::To(name, input) => self.tell_namespace(&name, input, now),
             DriverInput::Renewed(renewed) => {
-                self.renews_over_rows = false;
                 let (config, namespaces) = (&self.config, &mut self.all);
                 let concerned = self.renewals.on_renewed(renewed, namespaces, config, now);
                 self.agenda.touch_all(&concerned);
@@ -274,21 +270,18 @@ impl Namespaces {
 
     /// Gives the row connection to the next namespace that has a use for it.
     fn next_query(&mut self, now: Now) {
-        if self.in_flight.is_some() || self.renews_over_rows {
+        if self.in_flight.is_some() || self.renewals.use_rows() {
             return;
         }
         let holds_lock = |name: &Name| self.all.get(name).is_some_and(Namespace::holds_row_lock);
         let mut next = self.agenda.next_turn(holds_lock);
-        let locked = next
-            .as_ref()
-            .is_some_and(|name| self.all.get(name).is_some_and(Namespace::holds_row_lock));
+        let locked = next.as_ref().is_some_and(holds_lock);
         if !locked {
             let (config, all) = (&self.config, &mut self.all);
             let renewal = self
                 .renewals
                 .next(Way::Rows, all, &self.renewed, config, now);
             if let Some(renewal) = renewal {
-                self.renews_over_rows = true;
                 self.outputs.push_back(DriverOutput::RenewOverRows(renewal));
                 return;
             }

@@ -29,8 +29,8 @@ type Namespaces = BTreeMap<Name, Namespace>;
 /// When to renew, and what.
 #[derive(Debug, Default)]
 pub(super) struct Renewals {
-    /// When the step in flight was sent.
-    in_flight: Option<Now>,
+    /// When the step in flight was sent, and on which connection.
+    in_flight: Option<(Now, Way)>,
     due: Option<Time>,
     /// What is left of this tick.
     steps: VecDeque<Renewal>,
@@ -92,7 +92,7 @@ impl Renewals {
             _ => Way::Own,
         };
         let step = self.steps.pop_front_if(|_| next == way)?;
-        self.in_flight = Some(now);
+        self.in_flight = Some((now, way));
         Some(step)
     }
 
@@ -104,7 +104,7 @@ impl Renewals {
         config: &Config,
         now: Now,
     ) -> Vec<Name> {
-        let sent = self.in_flight.take().unwrap_or(now);
+        let sent = self.in_flight.take().map_or(now, |(sent, _)| sent);
         let mut concerned = Vec::new();
         match renewed {
             Renewed::Opened(Ok(())) => self.over_rows = false,
@@ -187,6 +187,11 @@ impl Renewals {
     /// When the next tick is due, if there is anything to renew.
     pub(super) fn next_tick(&self) -> Option<Time> {
         self.due
+    }
+
+    /// Whether a step is in flight on the connection of the rows.
+    pub(super) fn use_rows(&self) -> bool {
+        self.in_flight.is_some_and(|(_, way)| way == Way::Rows)
     }
 
     /// When the next tick is due, unless a step is in flight or waits for its connection.
