@@ -1,13 +1,14 @@
 //! Notifications that are lost, delayed or never sent: they cost time, never a grant.
 
-use std::time::Duration;
+use std::{future::IntoFuture as _, time::Duration};
 
 use locks_core::{LockGuard, LockManager};
 use locks_tests::{
     clock::micros,
-    engine::{Database, Engine, note, run_async},
+    engine::{Database, Engine, note, run_async, run_async_on},
     relay::{How, Relay, When},
     row::wait_until_queued,
+    server::Server,
     wait, waiter,
     waiter::Waiter,
 };
@@ -191,6 +192,56 @@ fn notifications_are_not_trusted_before_one_of_the_own_is_heard() {
         waiter.granted("job", SOON);
         waiter.release("job");
         assert!(relay.counters().cut_before >= 3, "{:?}", relay.counters());
+    });
+}
+
+/// Makes every notification fail as on a server whose queue of notifications is full, which takes
+/// 8 GB of them.
+async fn fill_queue(db: &Database) {
+    let mut conn = db.connect().await;
+    for sql in [
+        "SET allow_system_table_mods = on",
+        "UPDATE pg_proc SET proname = 'pg_notify_of_the_server' WHERE proname = 'pg_notify'",
+        "CREATE FUNCTION pg_catalog.pg_notify(text, text) RETURNS void LANGUAGE plpgsql AS $$BEGIN \
+         RAISE EXCEPTION 'too many notifications in the NOTIFY queue' USING ERRCODE = '54000'; \
+         END$$",
+    ] {
+        conn.execute(sql).await.expect("a superuser may");
+    }
+}
+
+#[test]
+fn full_queue_of_notifications_costs_no_reconnect() {
+    let Some(server) = Server::start(Engine::Postgres) else {
+        return;
+    };
+    run_async_on(Database::create_on(server.url()), async |db: Database| {
+        let relay = Relay::start(db.server_address());
+        let url = db.url_via(relay.address());
+        let connect = async |task| {
+            let locks = LockManager::builder().task_id(task).connect(&url).await;
+            locks.expect("it connects")
+        };
+        let (first, second) = (connect("first").await, connect("second").await);
+        fill_queue(&db).await;
+        let mut guard = first.acquire("x").await.expect("it is free");
+        let mut connections = None;
+        for turn in 0..20 {
+            let next = [&second, &first][turn % 2];
+            let waiting = tokio::spawn(next.wait("x").into_future());
+            wait_until_queued(&db, "platform", 1).await;
+            guard.release().await.expect("it is held");
+            guard = waiting.await.expect("no panic").expect("it is granted");
+            // The first requests that wait open side connections.
+            if turn == 9 {
+                connections = Some(relay.counters().connections);
+            }
+        }
+        guard.release().await.expect("it is held");
+        assert_eq!(Some(relay.counters().connections), connections);
+        for locks in [first, second] {
+            locks.close().await.expect("it closes");
+        }
     });
 }
 

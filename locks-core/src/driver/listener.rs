@@ -43,6 +43,8 @@ pub(super) struct Notifications {
     proof: Option<Proof>,
     /// Whether the last probe was heard.
     trusted: bool,
+    /// Since when no request is blocked.
+    idle_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl Notifications {
             state: State::Off,
             proof: None,
             trusted: false,
+            idle_since: None,
         }
     }
 
@@ -88,15 +91,25 @@ impl Notifications {
         let Some(source) = &self.source else {
             return (None, false);
         };
+        if blocked {
+            self.idle_since = None;
+        } else {
+            self.idle_since.get_or_insert(now);
+        }
+        let lingers = self.idle_since.is_none_or(|since| now < since + LINGER);
         match std::mem::replace(&mut self.state, State::On) {
             State::On => (None, false),
             State::Failed(until) if now < until => {
                 self.state = State::Failed(until);
                 (None, false)
             }
-            before @ (State::Off | State::Failed(_) | State::Paused(_)) if !blocked => {
+            State::Off | State::Failed(_) if !blocked => {
+                self.state = State::Off;
+                (None, false)
+            }
+            State::Paused(_) if !lingers => {
                 self.stop(State::Off);
-                (None, matches!(before, State::Paused(_)))
+                (None, true)
             }
             State::Off | State::Failed(_) => {
                 let target = source.target();

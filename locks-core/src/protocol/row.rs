@@ -126,9 +126,9 @@ impl RowCache {
         match std::mem::take(&mut self.row) {
             Row::Known(cached) => {
                 // A row that is older than the write may be one that a lagging node has shown.
-                let unsettled = self.unsettled.take();
-                let settles = unsettled.is_some_and(|at| at.version >= cached.version.version);
-                Some((cached, settles))
+                let version = cached.version.version;
+                self.unsettled.take_if(|at| at.version < version);
+                Some((cached, self.is_unsettled()))
             }
             other => {
                 self.row = other;
@@ -156,7 +156,15 @@ impl RowCache {
 
     /// A write on top of this version has no answer.
     pub(super) fn on_indeterminate(&mut self, expected: RowVersion) {
-        self.unsettled = Some(expected);
+        let earlier = self.unsettled.take();
+        self.unsettled = earlier
+            .filter(|at| at.version > expected.version)
+            .or(Some(expected));
+    }
+
+    /// A write was applied: an earlier one without answer can no longer be.
+    pub(super) fn on_written(&mut self) {
+        self.unsettled = None;
     }
 
     /// Takes in a row that was read by a query sent at `sent`.
@@ -331,16 +339,23 @@ mod tests {
         assert!(cache.is_unsettled());
         cache.on_read(row(7), "n", at(0));
         assert!(cache.take().expect("known").1);
-        assert!(!cache.is_unsettled() && cache.known().is_none());
+        assert!(cache.known().is_none());
+        cache.on_read(row(7), "n", at(0));
+        assert!(cache.take().expect("known").1, "the other was not applied");
+        cache.on_written();
+        assert!(!cache.is_unsettled());
         cache.on_indeterminate(version(7));
         cache.on_read(row(6), "n", at(0));
         assert!(cache.take().expect("known").1, "the read was stale");
-        cache.on_indeterminate(version(7));
+        cache.on_indeterminate(version(6));
+        cache.on_read(row(7), "n", at(0));
+        assert!(cache.take().expect("known").1, "the first may be applied");
         cache.on_read(row(8), "n", at(0));
         assert!(
             !cache.take().expect("known").1,
             "another write came between"
         );
+        assert!(!cache.is_unsettled());
     }
 
     #[test]

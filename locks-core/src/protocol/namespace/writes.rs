@@ -41,6 +41,7 @@ impl Namespace {
         self.row.forget();
         match result {
             Ok(true) => {
+                self.row.on_written();
                 let ours = &self.sessions;
                 let others = table.holding_sessions().filter(|id| !ours.contains(id));
                 let others = others.count();

@@ -78,15 +78,27 @@ impl Scene {
         }
     }
 
-    /// A request for `app_task_1`.
+    /// A request of task `a` for `app_task_1`.
     #[track_caller]
     pub(super) fn ask(&mut self, p: ProcessId, number: RequestNumber, patience: Patience) {
+        self.ask_for(p, number, ('a', "app_task_1"), patience);
+    }
+
+    /// A request of a task for a name.
+    #[track_caller]
+    pub(super) fn ask_for(
+        &mut self,
+        process: ProcessId,
+        number: RequestNumber,
+        (task, name): (char, &'static str),
+        patience: Patience,
+    ) {
         self.step(&Step::Ask(Ask {
-            process: p,
+            process,
             number,
             namespace: 0,
-            task: 'a',
-            names: vec!["app_task_1"],
+            task,
+            names: vec![name],
             patience,
             scope: Scope::None,
         }));

@@ -10,7 +10,7 @@ use super::{
     generate::UNSTORABLE,
     process::LaneKind::{Renewals, Rows},
     scene::{EVICTED, Scene, TTL},
-    schedule::{Ask, Patience, Scope, Step},
+    schedule::{Patience, Step},
     setup::Setup,
     statement::Statement,
 };
@@ -39,6 +39,24 @@ fn grant_without_answer_is_released_when_its_caller_is_gone() {
     s.ask(1, 2, Patience::Forever);
     s.until_told(&[0, 1], 2);
     assert_eq!(*s.told(2), Told::Granted);
+    s.end();
+}
+
+#[test]
+fn write_that_is_rejected_settles_no_earlier_one() {
+    let mut s = Scene::with(2, "PostgreSQL", |setup| setup.rejects_names = true);
+    s.ask(0, 1, Patience::Forever);
+    s.until_sent(0, Rows, "compare-and-set");
+    s.step(&Step::Lose(0, Rows));
+    s.step(&Step::Cancel(1));
+    s.ask_for(0, 2, ('a', UNSTORABLE), Patience::Forever);
+    s.until_told(&[0], 2);
+    assert_eq!(*s.told(2), Told::Failed);
+    s.answer_now(0);
+    s.step(&Step::ApplyLate(0));
+    s.ask(1, 3, Patience::Forever);
+    s.until_told(&[0, 1], 3);
+    assert_eq!(*s.told(3), Told::Granted);
     s.end();
 }
 
@@ -370,15 +388,7 @@ fn renewal_that_is_answered_late_extends_the_lease_from_when_it_was_sent() {
 fn insert_that_is_answered_late_starts_the_lease_when_it_was_sent() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.step(&Step::Kill(1));
-    s.step(&Step::Ask(Ask {
-        process: 0,
-        number: 1,
-        namespace: 0,
-        task: 'b',
-        names: vec!["app_task_1"],
-        patience: Patience::Forever,
-        scope: Scope::None,
-    }));
+    s.ask_for(0, 1, ('b', "app_task_1"), Patience::Forever);
     s.until_sent(0, Rows, "insert of heartbeat rows");
     s.step(&Step::Apply(0, Rows));
     let inserted = s.0.now;
@@ -436,15 +446,7 @@ fn request_that_the_database_cannot_store_is_refused_alone() {
         s.granted(0, 1);
         let names = ["mail_restart", UNSTORABLE, "box_update"];
         for (number, name) in (2..).zip(names) {
-            s.step(&Step::Ask(Ask {
-                process: 0,
-                number,
-                namespace: 0,
-                task: 'b',
-                names: vec![name],
-                patience: Patience::Forever,
-                scope: Scope::None,
-            }));
+            s.ask_for(0, number, ('b', name), Patience::Forever);
         }
         s.step(&Step::Release(1));
         for (number, told) in [(2, Told::Granted), (3, Told::Failed), (4, Told::Granted)] {
@@ -510,15 +512,7 @@ fn deletion_of_idle_sessions_does_not_end_the_shutdown() {
     }
     s.step(&Step::OwnerGone(0, 'a'));
     // Another task has a session that is not idle for long.
-    s.step(&Step::Ask(Ask {
-        process: 0,
-        number: 2,
-        namespace: 0,
-        task: 'b',
-        names: vec!["mail_restart"],
-        patience: Patience::NoWait,
-        scope: Scope::None,
-    }));
+    s.ask_for(0, 2, ('b', "mail_restart"), Patience::NoWait);
     s.until_told(&[0], 2);
     let idle = s.side(0, "delete of heartbeat rows");
     s.step(&Step::Close(0));
