@@ -7,7 +7,7 @@ use crate::{
     error::{LockError, Result},
     matrix::ConflictMatrix,
     name,
-    options::{Evidence, Expiry, Fairness},
+    options::{Durability, Evidence, Expiry, Fairness},
     process::Identity,
     protocol::{Config, Mechanisms},
     random::unique,
@@ -45,6 +45,7 @@ pub struct Builder {
     expiry: Expiry,
     fairness: Fairness,
     evidence: Evidence,
+    durability: Durability,
     queue_limit: usize,
     table_prefix: Option<String>,
     schema: Option<String>,
@@ -61,6 +62,7 @@ impl Builder {
             expiry: Expiry::After(Duration::from_secs(15)),
             fairness: Fairness::InTurn,
             evidence: Evidence::Process,
+            durability: Durability::Normal,
             queue_limit: 10_000,
             table_prefix: None,
             schema: None,
@@ -112,6 +114,12 @@ impl Builder {
     /// [`Evidence::Process`].
     pub fn evidence(mut self, e: Evidence) -> Self {
         self.evidence = e;
+        self
+    }
+
+    /// What a write of the locks survives, on SQLite. The default is [`Durability::Normal`].
+    pub fn durability(mut self, d: Durability) -> Self {
+        self.durability = d;
         self
     }
 
@@ -184,13 +192,16 @@ impl Builder {
             let reason = format!("{name:?} is not known");
             return Err(LockError::config("mechanism", reason));
         }
+        let process = Identity::current();
         Ok(Config {
+            boot: process.boot(),
             matrix: self.matrix,
             ttl,
             fairness: self.fairness,
             queue_limit: self.queue_limit,
-            process: Identity::current(),
+            process,
             evidence: self.evidence,
+            durability: self.durability,
             mechanisms: self.mechanisms,
             // The driver learns these from the database.
             row_lock: false,

@@ -83,7 +83,7 @@ pub use guard::LockGuard;
 pub use manager::LockManager;
 pub use matrix::ConflictMatrix;
 pub use name::{IntoLockNames, LockName};
-pub use options::{Evidence, Expiry, Fairness};
+pub use options::{Durability, Evidence, Expiry, Fairness};
 pub use report::{Blocker, Holder, Lost, Waiter};
 pub use store::{FenceConnection, IntoConnectOptions};
 pub use wait::{Acquire, Request, Wait};

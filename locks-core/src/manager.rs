@@ -525,6 +525,7 @@ impl Builder {
         let target = target.and_then(|target| target.with_tables(self.tables()?));
         match target.and_then(|target| Ok((self.owner()?, self.config()?, target))) {
             Ok((owner, config, target)) => Request::new(move |answer| {
+                let target = target.with_durability(config.durability());
                 let namespace = owner.namespace.clone();
                 let reply = Reply::new(move |driver: Result<_>| {
                     drop(answer.send(driver.map(|driver| LockManager::new(driver, owner))));

@@ -33,6 +33,30 @@ pub enum Fairness {
     Barging,
 }
 
+/// What a write of the locks survives, on SQLite.
+///
+/// A server decides this by its own settings: `innodb_flush_log_at_trx_commit` on MySQL and
+/// MariaDB, `synchronous_commit` on PostgreSQL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// A write survives the end of its process, and may be undone by a power loss or a crash of
+    /// the operating system: `synchronous = NORMAL`.
+    ///
+    /// Locks that expire lose nothing by this, because the processes that held them have ended
+    /// with the machine. Tokens are never given twice: the first write after a restart of the
+    /// machine skips all that may have been undone. Locks that never expire are written as with
+    /// [`Full`](Self::Full), and everything is if the system does not tell its boot id (only
+    /// Linux does).
+    ///
+    /// Processes of version 0.1 do not know of the restart. Use [`Full`](Self::Full) while they
+    /// use the same file.
+    #[default]
+    Normal,
+    /// A write is on the disk before it is answered: `synchronous = FULL`.
+    Full,
+}
+
 /// What shows that another process of this machine has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -36,6 +36,12 @@ impl Identity {
         }
     }
 
+    /// The boot of the machine, in 16 characters.
+    pub(crate) fn boot(&self) -> Option<Arc<str>> {
+        let (boot, _) = self.host.split_once('/')?;
+        Some(format!("{:016x}", hash(boot, "")).into())
+    }
+
     /// Whether this process runs on the machine of `here`, whose process table shows it.
     pub(crate) fn is_neighbour_of(&self, here: &Self) -> bool {
         !self.host.is_empty() && self.host == here.host

@@ -66,6 +66,7 @@ async fn serve(
     let fence = rows.fence_statement();
     config.row_lock = rows.has_row_lock();
     config.fence_rows = fence.rows;
+    config.boot = config.boot.filter(|_| rows.boot_matters());
     let driver = Arc::new(driver);
     let mut this = EventLoop::new(config, rows, &driver);
     this.to(namespace, Input::Timeout);

@@ -26,9 +26,11 @@ pub(super) async fn run(query: Query, link: &mut Reconnecting, namespace: &str) 
                 expected,
                 new,
                 preconditions,
+                durability,
                 ..
             } = &*write;
             let work = async |c: &mut Connection| {
+                c.survive(*durability).await?;
                 c.compare_and_set(namespace, expected, new, &columns, preconditions)
                     .await
             };

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     matrix::ConflictMatrix,
-    options::{Evidence, Fairness},
+    options::{Durability, Evidence, Fairness},
     process::Identity,
 };
 
@@ -34,6 +34,10 @@ pub(crate) struct Config {
     pub(crate) row_lock: bool,
     /// How many fence rows a session has.
     pub(crate) fence_rows: usize,
+    /// What writes survive, where the engine lets each of them choose.
+    pub(crate) durability: Durability,
+    /// The boot of this machine, if a restart can undo writes and the boot is known.
+    pub(crate) boot: Option<Arc<str>>,
 }
 
 impl Config {
@@ -45,6 +49,17 @@ impl Config {
     /// How often sessions are renewed.
     pub(crate) fn renewal_pause(&self) -> Duration {
         self.session_ttl() / RENEWALS
+    }
+
+    /// What the writes of this process must survive.
+    pub(crate) fn durability(&self) -> Durability {
+        // What never expires does not end with the machine.
+        let may_be_undone = self.ttl.is_some() && self.boot.is_some();
+        if may_be_undone {
+            self.durability
+        } else {
+            Durability::Full
+        }
     }
 
     /// Whether a process of this machine that has ended proves its sessions dead.

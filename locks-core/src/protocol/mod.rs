@@ -42,6 +42,7 @@ mod config;
 mod task;
 
 mod batch_limit;
+mod durability;
 mod failure_detector;
 mod poll_schedule;
 mod row;

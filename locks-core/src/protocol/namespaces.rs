@@ -15,6 +15,7 @@ use super::{
     namespace::Namespace,
     output::{DriverOutput, Output},
     query::Completion,
+    renewal::Renewal,
     renewals::{Renewals, Way},
     shutdown::{Shutdown, unfinished},
     task::TaskResult,
@@ -131,7 +132,9 @@ impl Namespaces {
     pub(crate) fn poll_timeout(&self) -> Option<Time> {
         let shutdown = self.shutdown.as_ref().map(Shutdown::poll_timeout);
         let times = [self.agenda.next(), self.renewals.poll_timeout(), shutdown];
+        // A renewal on the row connection ends the wait of the next write, too.
         let hold = self.group_commit.poll_timeout();
+        let hold = hold.filter(|_| !self.renewals.use_rows());
         times.into_iter().flatten().chain(hold).min()
     }
 
@@ -250,15 +253,7 @@ impl Namespaces {
     /// Finds the next things to do.
     fn advance(&mut self, now: Now) {
         self.next_query(now);
-        let (config, namespaces) = (&self.config, &mut self.all);
-        let tick = self.renewals.next_tick();
-        let renewal = self
-            .renewals
-            .next(Way::Own, namespaces, &self.renewed, config, now);
-        if self.renewals.next_tick() != tick {
-            // It may have ended sessions.
-            self.agenda.touch_all(&self.renewed);
-        }
+        let renewal = self.next_renewal(Way::Own, now);
         self.outputs.extend(renewal.map(DriverOutput::Renew));
         for name in self.agenda.take_touched() {
             self.settle(&name, now);
@@ -266,6 +261,19 @@ impl Namespaces {
         if self.outputs.is_empty() {
             self.advance_shutdown(now);
         }
+    }
+
+    fn next_renewal(&mut self, way: Way, now: Now) -> Option<Renewal> {
+        let (config, namespaces) = (&self.config, &mut self.all);
+        let tick = self.renewals.next_tick();
+        let renewal = self
+            .renewals
+            .next(way, namespaces, &self.renewed, config, now);
+        if self.renewals.next_tick() != tick {
+            // It may have ended sessions.
+            self.agenda.touch_all(&self.renewed);
+        }
+        renewal
     }
 
     /// Gives the row connection to the next namespace that has a use for it.
@@ -277,11 +285,7 @@ impl Namespaces {
         let mut next = self.agenda.next_turn(holds_lock);
         let locked = next.as_ref().is_some_and(holds_lock);
         if !locked {
-            let (config, all) = (&self.config, &mut self.all);
-            let renewal = self
-                .renewals
-                .next(Way::Rows, all, &self.renewed, config, now);
-            if let Some(renewal) = renewal {
+            if let Some(renewal) = self.next_renewal(Way::Rows, now) {
                 self.outputs.push_back(DriverOutput::RenewOverRows(renewal));
                 return;
             }

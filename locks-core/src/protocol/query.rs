@@ -7,6 +7,7 @@ use super::{
     task::{Task, TaskResult},
 };
 use crate::{
+    options::Durability,
     store::{Failure, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
     table::{LockTable, SessionId},
 };
@@ -71,6 +72,8 @@ pub(crate) struct CompareAndSet {
     pub(crate) table: LockTable,
     /// What else must be true.
     pub(crate) preconditions: Preconditions,
+    /// What the write survives.
+    pub(crate) durability: Durability,
     /// What the write means. It comes back with the completion.
     pub(super) plan: Plan,
 }

@@ -16,6 +16,7 @@ use super::{
     target::Server,
 };
 use crate::{
+    options::Durability,
     process::Identity,
     table::{Columns, SessionId},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Connection {
     longest: Option<usize>,
     /// Whether the transaction of `read_locked` is open.
     locked: bool,
+    /// What the writes of the connection survive, where that can be chosen.
+    durability: Durability,
 }
 
 /// What a statement has besides the texts of its arguments is shorter than this.
@@ -125,6 +128,7 @@ impl Connection {
             transaction: (server.dialect.transaction)(limit, &server.facts),
             longest: server.facts.number("max_allowed_packet"),
             locked: false,
+            durability: Durability::Full,
         };
         for setting in (server.dialect.settings)(limit, &server.facts) {
             this.raw(&setting).await?;
@@ -237,6 +241,17 @@ impl Connection {
         Ok(rows.into_iter().filter_map(row).collect())
     }
 
+    /// Sets what the next writes survive, where that can be chosen.
+    pub(crate) async fn survive(&mut self, durability: Durability) -> Result<(), Failure> {
+        if let Some(synchronous) = self.statements.synchronous
+            && self.durability != durability
+        {
+            self.raw(synchronous(durability)).await?;
+            self.durability = durability;
+        }
+        Ok(())
+    }
+
     /// Replaces the row if its version is `from` and the preconditions hold. Returns whether
     /// it was replaced.
     pub(crate) async fn compare_and_set(
@@ -327,6 +342,7 @@ impl Connection {
             Argument::Text(namespace),
             Argument::Int(version),
         ];
+        self.survive(Durability::Full).await?;
         let sql = self.statements.clone();
         Ok(self.execute(&sql.adopt, &args).await? == 1)
     }
@@ -343,6 +359,7 @@ impl Connection {
             Argument::Int(least),
             Argument::Text(stamp),
         ];
+        self.survive(Durability::Full).await?;
         let sql = self.statements.clone();
         match self.execute(&sql.create, &args).await {
             Ok(rows) => Ok(rows == 1),

@@ -72,6 +72,15 @@ impl Reconnecting {
         self.target.server().statements.row_lock.is_some()
     }
 
+    /// Whether a restart of the machine can undo writes that were answered.
+    ///
+    /// # Panics
+    ///
+    /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
+    pub(crate) fn boot_matters(&self) -> bool {
+        self.target.server().statements.synchronous.is_some()
+    }
+
     /// The statement that fences a transaction of the application.
     ///
     /// # Panics

@@ -20,7 +20,10 @@ use super::{
     names::TableNames,
     statements::{FenceKind, FenceStatement, Statements, Syntax},
 };
-use crate::store::fence::{fence_connection, sealed::Unfenced};
+use crate::{
+    options::Durability,
+    store::fence::{fence_connection, sealed::Unfenced},
+};
 
 /// `SQLITE_BUSY_SNAPSHOT`: a transaction that has read tries to write after another one has
 /// written.
@@ -77,8 +80,16 @@ const SYNTAX: Syntax = Syntax {
 
 fn statements(names: &TableNames, _: &Facts) -> Statements {
     Statements {
+        synchronous: Some(synchronous),
         data_version: Some("PRAGMA data_version"),
         ..Statements::new(names, &SYNTAX)
+    }
+}
+
+fn synchronous(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Normal => "PRAGMA synchronous = NORMAL",
+        Durability::Full => "PRAGMA synchronous = FULL",
     }
 }
 

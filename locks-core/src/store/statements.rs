@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{file::FileIdentity, names::TableNames};
-use crate::error::{LockError, Result};
+use crate::{
+    error::{LockError, Result},
+    options::Durability,
+};
 
 /// The statements of one engine. Placeholders are in the order of the arguments.
 ///
@@ -80,6 +83,8 @@ pub(super) struct Statements {
 
     /// payload. `None`: the engine has no notifications.
     pub(super) notify: Option<String>,
+    /// Sets what the next writes of the connection survive. `None`: the server decides.
+    pub(super) synchronous: Option<fn(Durability) -> &'static str>,
     /// → a number that changes when another connection writes. `None`: the engine has none
     /// that is nearly free to read.
     pub(super) data_version: Option<&'static str>,
@@ -198,6 +203,7 @@ impl Statements {
             ),
             await_fence: Vec::new(),
             notify: None,
+            synchronous: None,
             data_version: None,
         }
     }

@@ -27,7 +27,10 @@ use super::{
     reopen::Reopen,
     statements::{FenceStatement, Statements},
 };
-use crate::error::{LockError, Result};
+use crate::{
+    error::{LockError, Result},
+    options::Durability,
+};
 
 /// The time limit of a connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -40,6 +43,8 @@ pub(crate) struct Target {
     /// Returns the options of each connect.
     provider: Option<Provider>,
     tables: TableChoice,
+    /// What the writes of a new connection survive, where that can be chosen.
+    durability: Durability,
     /// Set by the first connect, and used by all later ones.
     server: Arc<OnceLock<Arc<Server>>>,
     reopen: Arc<Reopen>,
@@ -65,6 +70,7 @@ impl Target {
             first: Arc::new(OnceLock::from(given)),
             provider: None,
             tables: TableChoice::default(),
+            durability: Durability::Full,
             server: Arc::default(),
             reopen: Arc::default(),
         }
@@ -89,6 +95,7 @@ impl Target {
             first: Arc::default(),
             provider: Some(provider),
             tables: TableChoice::default(),
+            durability: Durability::Full,
             server: Arc::default(),
             reopen: Arc::default(),
         }
@@ -137,6 +144,12 @@ impl Target {
         }
         self.tables = tables;
         Ok(self)
+    }
+
+    /// Sets what the writes of a new connection survive, where that can be chosen.
+    pub(crate) fn with_durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
     }
 
     /// The file of the database, if it is one and known.
@@ -221,7 +234,9 @@ impl Target {
         };
         let (executor, server, file) = within(CONNECT_LIMIT, opening).await?;
         file.remember();
-        Connection::open(executor, limit, file, &server).await
+        let mut connection = Connection::open(executor, limit, file, &server).await?;
+        connection.survive(self.durability).await?;
+        Ok(connection)
     }
 
     /// The options of one connect.

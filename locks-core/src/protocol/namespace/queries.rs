@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{MISSING, NEIGHBOURS, Namespace, RETRY};
 use crate::{
-    options::Fairness,
+    options::{Durability, Fairness},
     protocol::{
         config::CHUNK,
+        durability::LastWriter,
         plan::{Plan, PlanInput},
         poll_schedule::PollSchedule,
         query::{CompareAndSet, Query},
@@ -72,7 +73,7 @@ impl Namespace {
             }
             Row::Missing { cleared: true } => {
                 let least = self.row.next_version(0, now.wall);
-                let stamp = self.stamp();
+                let stamp = self.stamp_of_new_row(least);
                 Some(Query::Create { least, stamp })
             }
             Row::Missing { cleared: false } => {
@@ -85,7 +86,7 @@ impl Namespace {
             } => {
                 let version = *version;
                 let least = self.row.next_version(version, now.wall);
-                let stamp = self.stamp();
+                let stamp = self.stamp_of_new_row(least);
                 Some(Query::Adopt {
                     version,
                     least,
@@ -170,7 +171,10 @@ impl Namespace {
             BTreeSet::new()
         };
         let dead = self.dead_in(&cached.table);
-        let next_version = self.row.next_version(cached.version.version, now.wall);
+        let boot = self.config.boot.clone();
+        let last = LastWriter::of(&cached.version, boot.as_ref());
+        let base = last.base(cached.version.version);
+        let next_version = self.row.next_version(base, now.wall);
         let mut plan = Plan::make(
             &mut cached.table,
             &PlanInput {
@@ -200,15 +204,23 @@ impl Namespace {
                 dead: dead.into_iter().collect(),
                 witness: self.sessions.witness(now),
             };
+            // The locks that are removed may be of sessions that never expire.
+            let wanted = match plan.removed.is_empty() {
+                true => self.config.durability(),
+                false => Durability::Full,
+            };
+            let durability = last.durability(next_version, wanted);
+            let random = self.rng.u128(..);
             let new = RowVersion {
                 version: next_version,
-                stamp: Some(self.stamp()),
+                stamp: Some(last.stamp(random, boot.as_ref(), next_version, durability)),
             };
             return Some(Query::CompareAndSet(Box::new(CompareAndSet {
                 expected: cached.version,
                 new,
                 table: cached.table,
                 preconditions,
+                durability,
                 plan,
             })));
         }
@@ -227,9 +239,10 @@ impl Namespace {
         dead.into_iter().take(CHUNK).collect()
     }
 
-    /// A random text that no other write has.
-    pub(super) fn stamp(&mut self) -> String {
-        format!("{:016x}{:016x}", self.rng.u64(..), self.rng.u64(..))
+    /// The stamp of a row that is created or adopted, with this version or a later one.
+    pub(super) fn stamp_of_new_row(&mut self, version: i64) -> String {
+        let (random, boot) = (self.rng.u128(..), self.config.boot.as_ref());
+        LastWriter::Unknown.stamp(random, boot, version, Durability::Full)
     }
 
     /// The next query that no caller asked for.

@@ -37,6 +37,7 @@ impl Namespace {
             table,
             preconditions,
             plan,
+            ..
         } = write;
         self.row.forget();
         match result {

@@ -13,6 +13,7 @@ use super::{
     engine::Engine,
     generate::UNSTORABLE,
     statement::{OnlyIf, Reply, Statement},
+    tables::{Heartbeat, NotOnDisk, RowChange, Tables},
 };
 use crate::{
     protocol::config::Name,
@@ -29,38 +30,6 @@ pub(super) const EPOCH: i64 = 1_700_000_000_000_000;
 
 /// A connection of a driver. A new one has a new number.
 pub(super) type ConnectionId = u64;
-
-/// The tables of the library.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tables {
-    pub(super) locks: BTreeMap<Name, LocksRow>,
-    pub(super) heartbeats: BTreeMap<SessionId, Heartbeat>,
-    pub(super) fences: BTreeSet<Arc<str>>,
-}
-
-/// A heartbeat row.
-#[derive(Clone, Debug)]
-pub(super) struct Heartbeat {
-    namespace: Name,
-    row: SessionRow,
-    /// When it was renewed last.
-    pub(super) renewed: Option<Duration>,
-}
-
-/// A locks row was written or deleted.
-#[derive(Clone, Debug)]
-pub(super) struct RowChange {
-    pub(super) namespace: Name,
-    pub(super) before: Option<LocksRow>,
-    pub(super) after: Option<LocksRow>,
-}
-
-impl Tables {
-    /// Whether each heartbeat row has its fence rows.
-    pub(super) fn is_whole(&self) -> bool {
-        self.heartbeats.keys().all(|id| self.fences.contains(&id.0))
-    }
-}
 
 /// An application's transaction that is fenced.
 #[derive(Clone, Debug)]
@@ -97,6 +66,8 @@ pub(super) struct Database {
     closed: BTreeSet<ConnectionId>,
     changes: Vec<RowChange>,
     notifications: Vec<(Name, i64)>,
+    /// `None`: every commit is on the disk before it is answered.
+    pub(super) not_on_disk: Option<NotOnDisk>,
 }
 
 impl Database {
@@ -113,6 +84,7 @@ impl Database {
             closed: BTreeSet::new(),
             changes: Vec::new(),
             notifications: Vec::new(),
+            not_on_disk: None,
         }
     }
 
@@ -198,6 +170,9 @@ impl Database {
     }
 
     fn remember(&mut self) {
+        if let Some(not_on_disk) = &mut self.not_on_disk {
+            not_on_disk.before_commit(&self.tables);
+        }
         if self.engine.lags {
             self.history.push_back((self.writes, self.tables.clone()));
             if self.history.len() > HISTORY {
@@ -259,6 +234,7 @@ impl Database {
                 new,
                 columns,
                 preconditions,
+                durability: _,
             } => {
                 let holds = early.unwrap_or_else(|| self.preconditions_hold(preconditions));
                 let row = self.tables.locks.get(namespace);
@@ -583,7 +559,14 @@ impl Database {
         true
     }
 
-    /// The database is restored from a backup, and restarted. Returns the connections.
+    /// Everything that was committed is on the disk.
+    pub(super) fn flush(&mut self) {
+        if let Some(not_on_disk) = &mut self.not_on_disk {
+            not_on_disk.flush();
+        }
+    }
+
+    /// The tables are these from now on, and the database is restarted.
     pub(super) fn restore(&mut self, tables: Tables) {
         self.history.clear();
         self.shown.clear();
@@ -596,5 +579,6 @@ impl Database {
             self.put(&name, tables.locks.get(&name).cloned());
         }
         self.tables = tables;
+        self.flush();
     }
 }

@@ -117,6 +117,7 @@ impl Connection {
             new: write.new.clone(),
             columns: write.table.columns(),
             preconditions: write.preconditions.clone(),
+            durability: write.durability,
         };
         let replaced = self.count(statement).await? == 1;
         if self.is_locked() {

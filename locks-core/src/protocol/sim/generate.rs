@@ -88,6 +88,9 @@ impl Generator {
 
     /// The next step.
     pub(super) fn next(&mut self, world: &World) -> Step {
+        if world.setup.loses_power && self.rng.u32(..60) == 0 {
+            return Step::LosePower(self.rng.u8(..20));
+        }
         let mut choices = Vec::new();
         self.messages(world, &mut choices);
         self.callers(world, &mut choices);

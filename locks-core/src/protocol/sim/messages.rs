@@ -8,7 +8,10 @@ use super::{
     statement::{Reply, Statement},
     world::{World, broken},
 };
-use crate::store::{Class, Failure, Kind};
+use crate::{
+    options::Durability,
+    store::{Class, Failure, Kind},
+};
 
 /// A statement of a broken connection that may yet be applied.
 #[derive(Debug)]
@@ -115,6 +118,9 @@ impl World {
             self.note_forced(p, statement);
         }
         let reply = self.db.apply(connection, statement, early);
+        if statement.is_durable() || self.processes[p].durability == Durability::Full {
+            self.db.flush();
+        }
         self.after_write(Writer::Process(p, incarnation));
         reply
     }

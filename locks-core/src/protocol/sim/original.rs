@@ -25,6 +25,13 @@ pub(super) struct Original {
     pub(super) has_written: bool,
 }
 
+impl Original {
+    pub(super) fn on_power_loss(&mut self) {
+        self.read = None;
+        self.restarting = false;
+    }
+}
+
 impl World {
     /// Takes a step of the original, if it is possible.
     pub(super) fn take_original(&mut self, step: &Step) -> bool {
@@ -80,6 +87,7 @@ impl World {
             }
             _ => false,
         };
+        self.db.flush();
         self.after_write(Writer::Original);
         done
     }

@@ -15,6 +15,7 @@ use super::{
     statement::{Reply, Statement},
 };
 use crate::{
+    options::Durability,
     process::Identity,
     protocol::{DriverInput, Namespaces, Now, Task, Time, config::Name},
     store::Failure,
@@ -135,6 +136,8 @@ pub(super) struct Process {
     pub(super) number: usize,
     /// How often it was started before.
     pub(super) incarnation: u32,
+    /// What the writes of its connections survive.
+    pub(super) durability: Durability,
     pub(super) identity: Identity,
     pub(super) state: State,
     /// Whether no message to or from the database gets through.

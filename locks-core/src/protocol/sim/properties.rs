@@ -46,6 +46,8 @@ pub(super) enum Writer {
     Process(ProcessId, u32),
     Original,
     Operator,
+    /// A power loss has undone writes.
+    PowerLoss,
 }
 
 /// A lock that was granted in the row.
@@ -71,6 +73,8 @@ pub(super) struct Checks {
     forced: BTreeSet<SessionId>,
     /// Grants that were taken by force.
     pub(super) taken: BTreeSet<Nonce>,
+    /// Grants whose release was answered.
+    pub(super) released: Vec<RequestNumber>,
     /// Whether a row was deleted or restored.
     pub(super) started_anew: bool,
     /// Whether a backup was restored.
@@ -289,6 +293,7 @@ impl World {
 
     /// A release that is done has left nothing in the row.
     pub(super) fn check_release(&mut self, number: RequestNumber) {
+        self.checks.released.push(number);
         let caller = &self.callers[&number];
         let table = table_of(self.db.tables.locks.get(&caller.namespace));
         let names = grants(&table);

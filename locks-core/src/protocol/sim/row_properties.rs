@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{
     callers::Told,
-    database::RowChange,
     execution::parse,
     original::TASK,
     properties::{GrantedName, Writer, refuses, refuses_by, table_of},
     schedule::ProcessId,
+    tables::RowChange,
     world::World,
 };
 use crate::{
@@ -75,7 +75,7 @@ impl World {
             }
             match writer {
                 Writer::Process(..) => self.check_removal(writer, session, *nonce, name.as_str()),
-                Writer::Original | Writer::Operator => {
+                Writer::Original | Writer::Operator | Writer::PowerLoss => {
                     self.checks.taken.insert(*nonce);
                 }
             }
@@ -210,7 +210,9 @@ impl World {
         // database's clock, and after a restore versions go on with the processes' clocks.
         let changed = self.checks.clocks_changed;
         let behind = self.setup.clocks_behind && self.checks.restored;
-        if self.checks.started_anew && (changed || behind) {
+        // After a power loss the versions are ahead of the clocks for some minutes.
+        let ahead = self.power_losses > 0;
+        if self.checks.started_anew && (changed || behind || ahead) {
             return;
         }
         if highest.is_some_and(|highest| token <= highest) {

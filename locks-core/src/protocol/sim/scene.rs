@@ -52,6 +52,7 @@ impl Scene {
             clocks_behind: false,
             mixed_matrices: false,
             rejects_names: false,
+            loses_power: false,
         };
         change(&mut setup);
         let mut world = World::new(setup);

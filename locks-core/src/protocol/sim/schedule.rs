@@ -103,6 +103,9 @@ pub(super) enum Step {
     // The operator.
     Backup,
     Restore,
+    /// The machine loses power, and at most so many commits are undone. Then the processes that
+    /// ran are started again.
+    LosePower(u8),
 }
 
 /// The class of a failure. [`Class`] cannot be hashed.
@@ -261,6 +264,12 @@ impl fmt::Display for Step {
             }
             Self::OriginalDeletes(s) => write!(f, "the original deletes the row of {}", n(s)),
             Self::OriginalInserts(s) => write!(f, "the original inserts the row of {}", n(s)),
+            Self::LosePower(undone) => {
+                write!(
+                    f,
+                    "the machine loses power; up to {undone} commits are undone"
+                )
+            }
             Self::Backup => f.write_str("the database is backed up"),
             Self::Restore => f.write_str("the database is restored from the backup"),
         }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     matrix::ConflictMatrix,
-    options::{Evidence, Fairness},
+    options::{Durability, Evidence, Fairness},
     protocol::Mechanisms,
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Setup {
     pub(super) rejects_names: bool,
     /// Whether the last process has a matrix of its own.
     pub(super) mixed_matrices: bool,
+    /// Whether a power loss can undo commits.
+    pub(super) loses_power: bool,
 }
 
 impl Setup {
@@ -44,6 +46,15 @@ impl Setup {
             ConflictMatrix::exclusive()
         } else {
             ConflictMatrix::platform()
+        }
+    }
+
+    /// What the program of a process has chosen.
+    pub(super) fn durability_of(&self, p: ProcessId) -> Durability {
+        if p == 2 && self.seed.is_multiple_of(2) {
+            Durability::Full
+        } else {
+            Durability::Normal
         }
     }
 
@@ -66,9 +77,10 @@ pub(super) fn setup(seed: u64) -> Setup {
         mechanisms.reread = rng.bool();
         mechanisms.yielding = rng.bool();
     }
+    let engine = ENGINES[rng.usize(..ENGINES.len())];
     Setup {
         seed,
-        engine: ENGINES[rng.usize(..ENGINES.len())],
+        engine,
         processes: [2, 2, 3, 3, 4, 5][rng.usize(..6)],
         namespaces: if one_of(&mut rng, 4) { 2 } else { 1 },
         ttl: (!one_of(&mut rng, 10)).then(|| ttls[rng.usize(..3)]),
@@ -88,5 +100,7 @@ pub(super) fn setup(seed: u64) -> Setup {
         clocks_behind: one_of(&mut rng, 4),
         mixed_matrices: one_of(&mut rng, 10),
         rejects_names: one_of(&mut rng, 4),
+        // The engine that one writer has is a file.
+        loses_power: engine.one_writer && rng.bool(),
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    options::Durability,
     protocol::config::Name,
     store::{LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
     table::{Columns, SessionId},
@@ -24,6 +25,7 @@ pub(super) enum Statement {
         new: RowVersion,
         columns: Columns,
         preconditions: Preconditions,
+        durability: Durability,
     },
     Adopt {
         namespace: Name,
@@ -99,6 +101,15 @@ impl Statement {
                 | Self::DeleteFences(_)
                 | Self::DeleteFencesOfDead(..)
         )
+    }
+
+    /// Whether the statement is on the disk before it is answered, whatever the connection does.
+    pub(super) fn is_durable(&self) -> bool {
+        match self {
+            Self::CompareAndSet { durability, .. } => *durability == Durability::Full,
+            Self::Adopt { .. } | Self::Create { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether an earlier state of the tables may be read instead.

@@ -23,6 +23,19 @@ fn variable(name: &str) -> Option<u64> {
     )
 }
 
+/// The seeds of schedules beyond the first 10,000 that have shown a fault.
+const FAILED_ONCE: [u64; 1] = [15_433];
+
+#[test]
+fn schedules_that_have_shown_a_fault_show_none() {
+    for seed in FAILED_ONCE {
+        let outcome = run_seed(seed);
+        if let Some(violation) = &outcome.violation {
+            panic!("{}", report(&setup(seed), outcome.steps, violation));
+        }
+    }
+}
+
 #[test]
 #[allow(clippy::disallowed_methods, reason = "it reports how fast it is")]
 fn every_property_holds_in_random_schedules() {

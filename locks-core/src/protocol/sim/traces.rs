@@ -3,6 +3,8 @@
 //! Each ends as a random schedule does: the faults stop, everything has to come to its end,
 //! and every property is checked after every step.
 
+mod power;
+
 use std::time::Duration;
 
 use super::{

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     callers::{Call, Caller},
-    database::{ConnectionId, Database, Tables},
+    database::{ConnectionId, Database},
     execution::{Connection, refuse_renewal, run_query, run_renewal, run_task},
     messages::Late,
     original::Original,
@@ -17,6 +17,7 @@ use super::{
     schedule::{ProcessId, RequestNumber, Step, namespace_name, process_name, task_id},
     setup::Setup,
     statement::Reply,
+    tables::{NotOnDisk, Tables},
     transactions::Transaction,
 };
 use crate::{
@@ -58,6 +59,8 @@ pub(super) struct World {
     /// How long a step takes.
     pub(super) instant: Duration,
     pub(super) next_connection: ConnectionId,
+    /// How many times the power was lost.
+    pub(super) power_losses: u32,
 }
 
 impl World {
@@ -78,8 +81,10 @@ impl World {
             statements: 0,
             instant: INSTANT,
             next_connection: 0,
+            power_losses: 0,
             setup,
         };
+        world.db.not_on_disk = world.setup.loses_power.then(NotOnDisk::default);
         for number in 0..world.setup.processes {
             let process = world.new_process(number, 0);
             world.processes.push(process);
@@ -90,10 +95,9 @@ impl World {
 
     pub(super) fn new_process(&self, number: ProcessId, incarnation: u32) -> Process {
         let setup = &self.setup;
-        // The first two processes share a machine.
-        let host = if number < 2 { "host" } else { "far" };
+        let host = self.host(number);
         let identity = Identity {
-            host: host.into(),
+            host: host.clone().into(),
             process: format!("{}:{incarnation}", number + 100).into(),
         };
         let config = Config {
@@ -106,12 +110,15 @@ impl World {
             mechanisms: setup.mechanisms,
             row_lock: setup.engine.row_lock,
             fence_rows: setup.engine.fence_rows,
+            durability: setup.durability_of(number),
+            boot: setup.loses_power.then(|| host.into()),
         };
         let place = u64::from(incarnation) * 16 + number as u64;
         let mut rng = fastrand::Rng::with_seed(setup.seed.wrapping_mul(1000) + place);
         Process {
             number,
             incarnation,
+            durability: config.durability(),
             identity,
             state: State::Running,
             cut_off: false,
@@ -489,6 +496,7 @@ impl World {
                 is_whole
             }
             Step::Restore => self.restore(),
+            Step::LosePower(undone) => self.lose_power((*undone).into()),
             _ => self.take_original(step) || self.take_caller(step),
         }
     }
