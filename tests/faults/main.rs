@@ -10,5 +10,6 @@ mod outage;
 mod peers;
 mod poison;
 mod poolers;
+mod power_loss;
 mod tokens;
 mod unknown_writes;
