@@ -8,6 +8,7 @@ use std::{
 use tokio::time;
 
 use super::{
+    busy::BusyPauses,
     change::{Change, Signal},
     executor::{Argument, ColumnType, Executor, Sql, Value},
     failure::{Class, Failure, Kind},
@@ -18,14 +19,13 @@ use super::{
 use crate::{
     options::Durability,
     process::Identity,
+    random::unique,
     table::{Columns, SessionId},
 };
 
-/// A statement that waits for another writer is repeated without a pause for this long. No
-/// write of a locks row takes longer.
-const SPIN: Duration = Duration::from_millis(100);
-/// The pause between repetitions after that.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Pauses that are shorter than this are too short for the timers of the runtime. The driver's
+/// thread sleeps.
+const TIMER: Duration = Duration::from_millis(2);
 
 /// A connection of the driver. It is never taken from the application.
 #[derive(Debug)]
@@ -45,6 +45,7 @@ pub(crate) struct Connection {
     locked: bool,
     /// What the writes of the connection survive, where that can be chosen.
     durability: Durability,
+    busy: BusyPauses,
 }
 
 /// What a statement has besides the texts of its arguments is shorter than this.
@@ -129,6 +130,7 @@ impl Connection {
             longest: server.facts.number("max_allowed_packet"),
             locked: false,
             durability: Durability::Full,
+            busy: BusyPauses::new(unique()),
         };
         for setting in (server.dialect.settings)(limit, &server.facts) {
             this.raw(&setting).await?;
@@ -523,15 +525,22 @@ impl Connection {
     ) -> Result<T, Failure> {
         #[allow(clippy::disallowed_methods, reason = "the limit of a statement")]
         let start = Instant::now();
+        let mut attempts = 0;
         loop {
             let result = within(self.limit, statement(&mut *self.executor)).await;
             match result {
                 Err(busy) if busy.kind == Kind::Busy && start.elapsed() < self.limit => {
-                    if start.elapsed() > SPIN {
-                        time::sleep(PAUSE).await;
+                    attempts += 1;
+                    let pause = self.busy.next(attempts);
+                    if pause < TIMER {
+                        #[allow(clippy::disallowed_methods, reason = "it is short")]
+                        std::thread::sleep(pause);
+                    } else {
+                        time::sleep(pause).await;
                     }
                 }
                 result => {
+                    self.busy.on_done(attempts);
                     // What was read or written counts only if it is in the file of the others.
                     self.file.check()?;
                     return result;

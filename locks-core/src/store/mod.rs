@@ -3,6 +3,7 @@
 //! Only this module knows the names of engines. Each engine has a file with its SQL text, its
 //! settings and the meaning of its errors. The code that runs statements is shared.
 
+mod busy;
 mod change;
 mod connection;
 mod dialect;

@@ -54,13 +54,12 @@ const DIALECT: Dialect = Dialect {
 ///
 /// - `busy_timeout`: by default SQLite retries after pauses that grow to 100 ms, although a
 ///   write takes a millisecond at most, so connections that came later overtake one that
-///   waits. Here SQLite gives up after its first pause of a millisecond and the driver
-///   repeats the statement, which gives all connections equal chances.
+///   waits. Here SQLite gives up at once, and the driver repeats the statement (`busy.rs`).
 /// - `wal_autocheckpoint`: a long row fills the log in a few writes, so checkpoints are rarer.
 ///
 /// The query at the end opens the files `-wal` and `-shm`. From then on no other process may
 /// delete them.
-const SETTINGS: &str = "PRAGMA busy_timeout = 1; \
+const SETTINGS: &str = "PRAGMA busy_timeout = 0; \
      PRAGMA wal_autocheckpoint = 4000; \
      PRAGMA synchronous = FULL; \
      PRAGMA fullfsync = 1; \
