@@ -1,4 +1,4 @@
-//! How a query runs: the statements of each.
+//! How a query runs: the calls of the store that each makes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

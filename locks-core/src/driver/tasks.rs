@@ -1,4 +1,4 @@
-//! How a task runs: the statements of each.
+//! How a task runs: the calls of the store that each makes.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -15,8 +15,9 @@
 //!                      └──────────────────────────┘
 //! ```
 //!
-//! [`Namespaces`] holds all namespaces of a driver. They share the row connection, the
-//! connection for renewals, group commit, and the shutdown.
+//! The driver talks to [`Namespaces`], which holds all namespaces and hands their outputs on. They
+//! share the row connection, with one query in flight for all of them, the connection for
+//! renewals, group commit, and the shutdown.
 //!
 //! The path of one acquire if the lock is free:
 //!
@@ -24,8 +25,8 @@
 //! 2. If the row is unknown, [`Query::Read`] reads it (`row`). If the task has no session,
 //!    [`Query::OpenSessions`] inserts one (`sessions`).
 //! 3. `plan` grants the request in the lock table that was read.
-//! 4. [`Query::CompareAndSet`] writes that table if the row still has the version that was
-//!    read, and if the session is alive. The query carries the plan.
+//! 4. [`Query::CompareAndSet`] writes that table if the row still has the version and the
+//!    stamp that were read, and if the session is alive. The query carries the plan.
 //! 5. The completion brings the plan back. If the row was replaced, the plan is applied:
 //!    [`Output::Granted`]. Otherwise the cycle begins again at step 2.
 //!

@@ -186,7 +186,7 @@ impl Namespace {
                 self.requests.add(request, config, sessions, now);
                 self.replan = true;
             }
-            // A request that is not there was granted: its guard is dropped with the answer.
+            // A request that is not there has its answer: a grant is released with its guard, or by the driver.
             Input::Cancel(nonce) => self.replan |= self.requests.cancel(nonce),
             Input::Release {
                 nonce,
