@@ -197,7 +197,7 @@ impl Plan {
         for (nonce, pending) in input.requests.iter() {
             if let Some(old) = pending.queued_as()
                 && old != pending.queue_session()
-                && !pending.is_cancelled()
+                && pending.is_ready()
             {
                 let id = (old.clone(), *nonce);
                 self.changed |= table.move_request(&id, pending.queue_session());
@@ -213,7 +213,13 @@ impl Plan {
                 grant.is_some_and(|grant| input.dead.contains(&grant.session))
             });
             self.changed |= !self.recovered.is_empty();
-            self.changed |= table.dequeue_where(|q| input.dead.contains(&q.session)) > 0;
+            // A request of this process keeps its position until its new session is open.
+            let moves = |q: &QueuedRequest| {
+                let pending = input.requests.get(q.nonce);
+                pending.is_some_and(|p| p.queued_as() == Some(&q.session) && !p.is_cancelled())
+            };
+            let is_left = |q: &QueuedRequest| input.dead.contains(&q.session) && !moves(q);
+            self.changed |= table.dequeue_where(is_left) > 0;
         }
         table.forget_stolen(|session| input.dead.contains(session));
         self.stolen = table.stolen().cloned().collect();
