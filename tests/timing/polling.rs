@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use locks_core::{Expiry, LockManager};
 use locks_tests::{
-    engine::{Database, note},
+    clock::micros,
+    engine::{Database, Engine, alone, note, run_async},
     on_every_engine,
     relay::Relay,
     row::wait_until_queued,
-    wait,
+    wait, waiter,
 };
 use tokio::task::JoinSet;
 
@@ -110,4 +111,40 @@ async fn a_missing_row_is_looked_for_every_50_ms(db: Database) {
     // 60 looks in 3 s, and the statements that create the row and open a session.
     assert!(requests < 120, "{requests} requests in {took:?}");
     guard.release().await.expect("it is held");
+}
+
+/// The processor time of a process, from fields 14 and 15 of its `stat` file (proc(5)).
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name");
+    let fields: Vec<_> = fields.split_ascii_whitespace().collect();
+    let ticks = |field: usize| fields[field].parse::<u64>().expect("a number");
+    // A tick is 10 ms on every platform of Linux.
+    Duration::from_millis(10 * (ticks(11) + ticks(12)))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn waiting_for_a_file_costs_no_processor_time() {
+    run_async(Engine::Sqlite, async |db: Database| {
+        let _alone = alone();
+        let holder = LockManager::builder().task_id("holder").connect(db.url());
+        let holder = holder.await.expect("it is there");
+        let guard = holder.acquire("x").await.expect("it is free");
+        let mut waiter = waiter!(db.url(), "waiter", "--by-time");
+        waiter.tell("wait job x");
+        wait_until_queued(&db, "platform", 1).await;
+        // The first renewals show that reports come.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let before = processor_time(waiter.peer().pid());
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let spent = processor_time(waiter.peer().pid()) - before;
+        note(&format!("processor time of a waiter in 20 s: {spent:?}"));
+        let from = micros();
+        guard.release().await.expect("it is held");
+        let granted = waiter.granted("job", SOON);
+        let delay = Duration::from_micros(granted.at.saturating_sub(from));
+        note(&format!("a grant after 26 s of waiting: {delay:?}"));
+        assert!(spent <= Duration::from_millis(120), "{spent:?}");
+    });
 }

@@ -12,6 +12,7 @@ use super::{
     clock::Clock,
     command::{Command, Owner, Reply},
     connections::{Connections, Event, ROW_LIMIT},
+    file_watch::FileWatch,
     grant::Grant,
     handle::{Driver, Flushed},
     listener::{News, Notifications},
@@ -81,6 +82,7 @@ struct EventLoop {
     process: Identity,
     connections: Connections,
     notifications: Notifications,
+    watch: FileWatch,
     change_source: ChangeSource,
     replies: Replies,
     spin: Spin,
@@ -115,6 +117,7 @@ impl EventLoop {
             clock,
             process: config.process.clone(),
             notifications: Notifications::new(&rows),
+            watch: FileWatch::new(rows.log_file(), pause),
             replies: Replies::new(rows.fence_statement()),
             connections: Connections::new(rows, pause.min(ROW_LIMIT)),
             spin,
@@ -144,6 +147,7 @@ impl EventLoop {
                 biased;
                 event = self.connections.next() => self.on_event(event),
                 Some(command) = inbox.recv() => self.on_command(command),
+                reported = self.watch.report() => self.on_file_report(reported),
                 () = self.spin.wait(wake) => self.handle(DriverInput::Timeout),
             }
             // Commands that have arrived join the next write.
@@ -196,6 +200,13 @@ impl EventLoop {
         if let Some(id) = self.notifications.probe(now) {
             self.connections.probe(id);
         }
+        self.watch.update(blocked, now);
+        if let Some(source) = self.watch.change_source(now) {
+            self.set_change_source(source);
+        }
+        if self.watch.take_due(now) {
+            self.handle(DriverInput::MayHaveChanged);
+        }
         if self.owners_due <= now {
             self.owners_due = now + self.owners_pause;
             let gone = self
@@ -217,6 +228,7 @@ impl EventLoop {
         let times = [protocol, self.connections.idle_due(), owners];
         let times = times.into_iter().flatten();
         let far = Instant::now() + Duration::from_mins(1);
+        let times = times.chain(self.watch.due());
         times.chain(self.notifications.due()).min().unwrap_or(far)
     }
 
@@ -312,6 +324,13 @@ impl EventLoop {
                 self.set_change_source(self.notifications.change_source());
             }
             Event::Closed => {}
+        }
+    }
+
+    /// The file of the database was written, or the watch on it has ended.
+    fn on_file_report(&mut self, reported: bool) {
+        if reported {
+            self.watch.on_report(Instant::now());
         }
     }
 

@@ -20,6 +20,7 @@ mod clock;
 mod command;
 mod connections;
 mod event_loop;
+mod file_watch;
 mod grant;
 mod handle;
 mod lease;

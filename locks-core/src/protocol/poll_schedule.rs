@@ -43,11 +43,15 @@ impl PollSchedule {
         let part = (now - since) / PART;
         let pause = match source {
             ChangeSource::None => part.clamp(LEAST, LONGEST),
-            ChangeSource::DataVersion | ChangeSource::Notifications => BEHIND_NOTIFICATIONS,
+            ChangeSource::DataVersion | ChangeSource::Notifications | ChangeSource::Reports => {
+                BEHIND_NOTIFICATIONS
+            }
         };
         let next = now + pause.mul_f64(0.9 + rng.f64() / 10.0);
         timers.set_no_later(Timer::Poll, next);
-        if source == ChangeSource::DataVersion && !timers.is_set(Timer::CheapPoll) {
+        if source != ChangeSource::DataVersion {
+            timers.stop(Timer::CheapPoll);
+        } else if !timers.is_set(Timer::CheapPoll) {
             let pause = part.clamp(LEAST_CHEAP, LONGEST_CHEAP);
             timers.set(Timer::CheapPoll, now + pause);
         }
@@ -103,7 +107,11 @@ mod tests {
     #[test]
     fn the_row_is_looked_at_once_a_second_where_changes_are_told() {
         for waited in [0, 600_000] {
-            for source in [ChangeSource::DataVersion, ChangeSource::Notifications] {
+            for source in [
+                ChangeSource::DataVersion,
+                ChangeSource::Notifications,
+                ChangeSource::Reports,
+            ] {
                 let (pause, _) = pauses(ms(waited), source);
                 assert!((ms(900)..=ms(1_000)).contains(&pause), "{pause:?}");
             }
@@ -112,7 +120,9 @@ mod tests {
         assert_eq!(cheap(0), Some(ms(1)));
         assert_eq!(cheap(40), Some(ms(2)));
         assert_eq!(cheap(600_000), Some(ms(3)));
-        assert_eq!(pauses(ms(9), ChangeSource::Notifications).1, None);
+        for source in [ChangeSource::Notifications, ChangeSource::Reports] {
+            assert_eq!(pauses(ms(9), source).1, None);
+        }
     }
 
     #[test]

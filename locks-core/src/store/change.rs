@@ -13,6 +13,8 @@ pub(crate) enum ChangeSource {
     DataVersion,
     /// Notifications on a connection of their own.
     Notifications,
+    /// Reports of the operating system that the file was written.
+    Reports,
 }
 
 /// The begin of the payload of a probe. No namespace contains it.

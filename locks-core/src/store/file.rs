@@ -70,6 +70,11 @@ impl FileIdentity {
         }
     }
 
+    /// The path of the log.
+    pub(super) fn log(&self) -> Option<PathBuf> {
+        self.file.as_ref().map(|file| file.beside("-wal"))
+    }
+
     /// The path of the database file.
     #[cfg(feature = "sqlite")]
     pub(super) fn path(&self) -> Option<&Path> {
@@ -138,12 +143,19 @@ impl FileIdentity {
     }
 }
 
+impl File {
+    /// The file beside the database whose name ends with this.
+    fn beside(&self, end: &str) -> PathBuf {
+        let mut path = OsString::from(&self.path);
+        path.push(end);
+        path.into()
+    }
+}
+
 impl SideFiles {
     fn of(file: &File) -> Self {
         Self(["-wal", "-shm"].map(|end| {
-            let mut path = OsString::from(&file.path);
-            path.push(end);
-            let path = PathBuf::from(path);
+            let path = file.beside(end);
             let id = identity(&path);
             (path, id)
         }))

@@ -1,6 +1,9 @@
 //! A connection that is reopened after a failure.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use backon::{ExponentialBuilder, Retryable};
 
@@ -61,6 +64,11 @@ impl Reconnecting {
     /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
     pub(crate) fn change_source(&self) -> ChangeSource {
         self.target.server().change_source
+    }
+
+    /// The file to which every write of the database is written, if there is one.
+    pub(crate) fn log_file(&self) -> Option<PathBuf> {
+        self.target.file().log()
     }
 
     /// Whether the engine has a row lock.
