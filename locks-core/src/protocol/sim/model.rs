@@ -266,6 +266,7 @@ fn setup(engine: &str) -> Setup {
         clocks_behind: true,
         mixed_matrices: false,
         rejects_names: false,
+        first_is_permanent: false,
         loses_power: false,
     }
 }

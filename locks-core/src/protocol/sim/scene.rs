@@ -52,6 +52,7 @@ impl Scene {
             clocks_behind: false,
             mixed_matrices: false,
             rejects_names: false,
+            first_is_permanent: false,
             loses_power: false,
         };
         change(&mut setup);

@@ -36,6 +36,8 @@ pub(super) struct Setup {
     pub(super) rejects_names: bool,
     /// Whether the last process has a matrix of its own.
     pub(super) mixed_matrices: bool,
+    /// Whether the locks of the first process never expire.
+    pub(super) first_is_permanent: bool,
     /// Whether a power loss can undo commits.
     pub(super) loses_power: bool,
 }
@@ -47,6 +49,11 @@ impl Setup {
         } else {
             ConflictMatrix::platform()
         }
+    }
+
+    /// The ttl of a process's sessions; `None`: its locks never expire.
+    pub(super) fn ttl_of(&self, p: ProcessId) -> Option<Duration> {
+        self.ttl.filter(|_| p > 0 || !self.first_is_permanent)
     }
 
     /// What the program of a process has chosen.
@@ -100,7 +107,8 @@ pub(super) fn setup(seed: u64) -> Setup {
         clocks_behind: one_of(&mut rng, 4),
         mixed_matrices: one_of(&mut rng, 10),
         rejects_names: one_of(&mut rng, 4),
-        // The engine that one writer has is a file.
+        first_is_permanent: false,
+        // The engine that has one writer is a file.
         loses_power: engine.one_writer && rng.bool(),
     }
 }

@@ -102,7 +102,7 @@ impl World {
         };
         let config = Config {
             matrix: setup.matrix_of(number),
-            ttl: setup.ttl,
+            ttl: setup.ttl_of(number),
             fairness: setup.fairness,
             queue_limit: setup.queue_limit,
             process: identity.clone(),

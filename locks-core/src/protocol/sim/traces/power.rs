@@ -39,7 +39,7 @@ fn locks_that_never_expire_survive_a_power_loss() {
 fn lock_that_was_removed_stays_removed_after_a_power_loss() {
     let mut s = Scene::with(3, "SQLite", |setup| {
         setup.loses_power = true;
-        setup.ttl = None;
+        setup.first_is_permanent = true;
     });
     s.granted(0, 1);
     s.step(&Step::RemoveAll(1, 0));
