@@ -215,15 +215,6 @@ impl Admin {
             .collect()
     }
 
-    /// Sessions that were evicted may not be dead: the tables may have been restored.
-    pub(super) fn evict_again(&mut self) {
-        for pending in self.removals.values_mut() {
-            if matches!(pending.phase, Phase::Evicted(_)) {
-                pending.phase = Phase::ToEvict;
-            }
-        }
-    }
-
     /// An eviction could not be run at all: it begins again.
     pub(super) fn on_eviction_failed(&mut self, call: CallId) {
         if let Some(pending) = self.removals.get_mut(&call) {

@@ -129,7 +129,6 @@ impl Namespace {
                     // A session that was taken for dead may not be: it is looked for again.
                     self.observing |= !self.dead.is_empty();
                     self.dead.clear();
-                    self.admin.evict_again();
                 }
                 self.replan = true;
                 self.needs_read = false;
