@@ -182,7 +182,7 @@ mod sys {
         pub(super) async fn report(&mut self) -> io::Result<()> {
             let mut next = self.0.next().await;
             while let Some(event) = next {
-                check(event?)?;
+                check(&event?)?;
                 match self.0.next().now_or_never() {
                     Some(more) => next = more,
                     None => return Ok(()),
@@ -192,7 +192,7 @@ mod sys {
         }
     }
 
-    fn check<T>(event: Event<T>) -> io::Result<()> {
+    fn check<T>(event: &Event<T>) -> io::Result<()> {
         let ends = EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED;
         if event.mask.intersects(ends) {
             return Err(io::Error::other("the file was deleted or renamed"));
@@ -236,8 +236,8 @@ mod tests {
         let (mut looks, start) = (Looks::default(), Instant::now());
         looks.on_report(start);
         assert!(looks.take_due(start) && !looks.take_due(start));
-        for pause in [1, 4, 16] {
-            assert!(!looks.take_due(start + ms(pause) - Duration::from_micros(1)));
+        for (early, pause) in [(0, 1), (3, 4), (15, 16)] {
+            assert!(!looks.take_due(start + ms(early)), "{pause}");
             assert!(looks.take_due(start + ms(pause)), "{pause}");
         }
         assert_eq!(looks.due, []);

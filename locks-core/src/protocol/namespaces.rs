@@ -284,11 +284,9 @@ impl Namespaces {
         let holds_lock = |name: &Name| self.all.get(name).is_some_and(Namespace::holds_row_lock);
         let mut next = self.agenda.next_turn(holds_lock);
         let locked = next.as_ref().is_some_and(holds_lock);
-        if !locked {
-            if let Some(renewal) = self.next_renewal(Way::Rows, now) {
-                self.outputs.push_back(DriverOutput::RenewOverRows(renewal));
-                return;
-            }
+        if !locked && let Some(renewal) = self.next_renewal(Way::Rows, now) {
+            self.outputs.push_back(DriverOutput::RenewOverRows(renewal));
+            return;
         }
         while let Some(name) = next {
             if let Some(namespace) = self.all.get_mut(&name) {

@@ -205,9 +205,10 @@ impl Namespace {
                 witness: self.sessions.witness(now),
             };
             // The locks that are removed may be of sessions that never expire.
-            let wanted = match plan.removed.is_empty() {
-                true => self.config.durability(),
-                false => Durability::Full,
+            let wanted = if plan.removed.is_empty() {
+                self.config.durability()
+            } else {
+                Durability::Full
             };
             let durability = last.durability(next_version, wanted);
             let random = self.rng.u128(..);
