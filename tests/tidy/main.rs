@@ -169,7 +169,13 @@ fn top_level_has_the_expected_parts() {
         let manifest = Path::new(text(&package["manifest_path"]));
         short(manifest.parent().expect("it lies in a directory"))
     });
-    let wanted = ["examples", "locks-core", "locks-macros", "tests"];
+    let wanted = [
+        "examples",
+        "locks-core",
+        "locks-macros",
+        "tests",
+        "tests/ui",
+    ];
     let packages: BTreeSet<_> = packages.collect();
     assert!(
         packages.iter().eq(wanted),
@@ -211,7 +217,7 @@ fn published_packages_contain_their_licences() {
             assert!(own == read(paper), "{name}/{paper} is another than {paper}");
         }
     }
-    for package in ["locks-tests", "locks-examples"] {
+    for package in ["locks-tests", "locks-examples", "locks-ui"] {
         let publish = &PACKAGES[package]["publish"];
         assert_eq!(
             publish,
@@ -322,7 +328,11 @@ fn every_file_belongs_to_a_target_and_every_target_has_its_file() {
     }
     assert_none(&wrong, "files and targets");
     // Otherwise cargo would add what it finds, and the lists would be incomplete.
-    for (directory, off) in [("tests", "autotests"), ("examples", "autoexamples")] {
+    for (directory, off) in [
+        ("tests", "autotests"),
+        ("tests/ui", "autotests"),
+        ("examples", "autoexamples"),
+    ] {
         let manifest = read(Path::new(directory).join("Cargo.toml"));
         let off = format!("{off} = false");
         assert!(manifest.contains(&off), "{directory}/Cargo.toml says {off}");

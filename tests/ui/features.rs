@@ -22,7 +22,8 @@ fn main() {
 /// Builds the program with this feature of the library, and runs it with these URLs.
 fn run(feature: &str, urls: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
+        .ancestors()
+        .nth(2)
         .expect("the workspace");
     // The build directory is kept between runs, so that dependencies are built once.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("left-out");

@@ -13,7 +13,7 @@ const MESSAGES_OF: &str = "rustc 1.95.";
 #[test]
 fn mistakes_are_explained() {
     if compiler().starts_with(MESSAGES_OF) {
-        trybuild::TestCases::new().compile_fail("ui/fail/*.rs");
+        trybuild::TestCases::new().compile_fail("fail/*.rs");
     } else {
         println!("skipped: the messages of mistakes, which need {MESSAGES_OF}x");
     }

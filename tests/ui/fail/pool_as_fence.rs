@@ -1,8 +1,8 @@
 //! A fence must be a statement of the protected transaction. A pool would run it outside.
 
-use locks_core::{LockGuard, Result, sqlx::SqlitePool};
+use locks_core::{LockGuard, Result, sqlx::PgPool};
 
-async fn fenced(guard: &LockGuard, mut pool: SqlitePool) -> Result<()> {
+async fn fenced(guard: &LockGuard, mut pool: PgPool) -> Result<()> {
     guard.fence(&mut pool).await
 }
 
