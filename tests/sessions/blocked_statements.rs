@@ -15,10 +15,9 @@ use locks_tests::{
 use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(20);
-/// How long the row of a namespace is locked.
-const ROW_LOCKED: Duration = Duration::from_secs(25);
-/// How long a fence row is locked: longer than a client waits for an eviction.
-const FENCE_LOCKED: Duration = Duration::from_secs(65);
+/// How long a row is locked: four times as long as a client waits for a statement. Statements that
+/// outlive their clients would pile up in that time.
+const LOCKED: Duration = Duration::from_secs(20);
 /// The time-out of a request.
 const TIME_OUT: Duration = Duration::from_mins(2);
 /// One statement that writes, one that renews or reads, and one that is ending.
@@ -47,12 +46,12 @@ async fn at_most_three_backends_wait_for_a_locked_row(db: Database) {
     }
     drop(held);
     wait_until_waiting(&db, 1, SOON).await;
-    let most = most_waiting(&db, ROW_LOCKED).await;
+    let most = most_waiting(&db, LOCKED).await;
     row.end().await;
     let all = tokio::time::timeout(SOON, requests.join_all()).await;
     let all = all.expect("all requests are answered once the row is free");
     note(&format!(
-        "{}: {most} backends waited at most for a row that was locked for {ROW_LOCKED:?}",
+        "{}: {most} backends waited at most for a row that was locked for {LOCKED:?}",
         db.engine()
     ));
     assert!(all.iter().all(Result::is_ok), "{all:?}");
@@ -75,7 +74,7 @@ async fn at_most_one_backend_waits_for_a_locked_fence(db: Database) {
         Session::of(&db, "holder").await.is_none()
     })
     .await;
-    let most = most_waiting(&db, FENCE_LOCKED).await;
+    let most = most_waiting(&db, LOCKED).await;
     assert!(
         !waiting.is_finished(),
         "an eviction does not wait for the fence"
@@ -84,7 +83,7 @@ async fn at_most_one_backend_waits_for_a_locked_fence(db: Database) {
     let granted = tokio::time::timeout(SOON, waiting).await;
     let granted = granted.expect("the lock is granted once the fence is free");
     note(&format!(
-        "{}: {most} backends waited at most for a fence that was locked for {FENCE_LOCKED:?}",
+        "{}: {most} backends waited at most for a fence that was locked for {LOCKED:?}",
         db.engine()
     ));
     granted.expect("no panic").expect("it is granted");

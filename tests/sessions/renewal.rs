@@ -275,10 +275,9 @@ async fn at_half_the_ttl_a_warning_is_logged(db: Database) {
     let relay = Relay::start(db.server_address());
     let locks = connect(&db.url_via(relay.address()), &task, ttl).await;
     let guard = locks.acquire("x").await.expect("it is free");
-    Session::next_beat(&db, &task, SOON).await;
+    let (renewed, _) = Session::next_beat(&db, &task, SOON).await;
     relay.refuse();
     relay.cut_all();
-    let away = Instant::now();
     let warned = || {
         let of_task = events.with("task", &task);
         of_task.iter().any(|event| {
@@ -289,9 +288,11 @@ async fn at_half_the_ttl_a_warning_is_logged(db: Database) {
         })
     };
     wait::until(ttl, "a warning", async || warned()).await;
-    let after = away.elapsed();
+    let after = renewed.elapsed();
     assert!(!guard.is_lost(), "it was warned too late, after {after:?}");
-    assert!(after >= ttl / 3, "it was warned too early, after {after:?}");
+    // If the answer to the last renewal was cut off, the process counts from the one before, which
+    // was a third of the ttl earlier.
+    assert!(after >= ttl / 6, "it was warned too early, after {after:?}");
     relay.heal();
     Session::next_beat(&db, &task, ttl).await;
     assert!(!guard.is_lost());
