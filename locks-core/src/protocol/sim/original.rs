@@ -27,8 +27,13 @@ pub(super) struct Original {
 
 impl Original {
     pub(super) fn on_power_loss(&mut self) {
-        self.read = None;
+        self.forget();
         self.restarting = false;
+    }
+
+    /// It writes nothing on the row that it read last.
+    pub(super) fn forget(&mut self) {
+        self.read = None;
     }
 }
 
