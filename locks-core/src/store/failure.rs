@@ -176,7 +176,7 @@ impl fmt::Display for Failure {
 impl From<Failure> for LockError {
     fn from(failure: Failure) -> Self {
         if failure.kind == Kind::Missing {
-            return super::schema::missing(&failure);
+            return missing(&failure);
         }
         if let (Kind::Inconsistent, Class::Permanent, sqlx::Error::Protocol(text)) =
             (failure.kind, failure.class, &*failure.source)
@@ -188,4 +188,12 @@ impl From<Failure> for LockError {
             source: failure.source,
         }
     }
+}
+
+/// A table or a column that was checked at connect is missing.
+fn missing(failure: &Failure) -> LockError {
+    LockError::schema(format!(
+        "the lock tables are missing or incomplete ({failure}); \
+         connect again, or apply the engine's file under migrations/"
+    ))
 }

@@ -23,6 +23,7 @@ mod postgres;
 mod provider;
 mod reconnecting;
 mod reopen;
+mod rows;
 mod schema;
 mod session_rows;
 #[cfg(feature = "sqlite")]
@@ -32,13 +33,12 @@ mod target;
 
 pub(crate) use self::{
     change::{Change, ChangeSource, Signal},
-    connection::{
-        Connection, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow,
-    },
+    connection::Connection,
     failure::{Class, Failure, Kind},
     listen::Listener,
     names::TableChoice,
     reconnecting::Reconnecting,
+    rows::{Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
     statements::{Fence, FenceStatement},
     target::{Target, sealed},
 };

@@ -388,11 +388,3 @@ pub(super) fn not_allowed(failure: &Failure, path: &str) -> LockError {
          apply {path} with an account that has the rights"
     ))
 }
-
-/// A table or a column that was checked at connect is missing.
-pub(super) fn missing(failure: &Failure) -> LockError {
-    LockError::schema(format!(
-        "the lock tables are missing or incomplete ({failure}); \
-         connect again, or apply the engine's file under migrations/"
-    ))
-}

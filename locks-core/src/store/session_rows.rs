@@ -6,9 +6,10 @@ use std::{
 };
 
 use super::{
-    connection::{Connection, Liveness, NewSession, SessionRow, columns},
+    connection::{Connection, columns},
     executor::{Argument, ColumnType, Value},
     failure::{Class, Failure},
+    rows::{Liveness, NewSession, SessionRow},
 };
 use crate::{process::Identity, table::SessionId};
 
@@ -297,7 +298,7 @@ mod tests {
     use super::*;
     use crate::{
         store::{
-            connection::{Preconditions, RowVersion},
+            rows::{Preconditions, RowVersion},
             target::Target,
         },
         table::LockTable,
