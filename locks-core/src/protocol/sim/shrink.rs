@@ -105,10 +105,9 @@ pub(super) fn shrink(setup: &Setup, steps: Vec<Step>, property: &str) -> Vec<Ste
     steps
 }
 
-/// A violation with the shortest schedule found, in words.
-pub(super) fn report(setup: &Setup, steps: Vec<Step>, violation: &Violation) -> String {
-    let steps = shrink(setup, steps, violation.property);
-    let outcome = run_steps(setup, &steps, true);
+/// A violation with its schedule, in words.
+pub(super) fn report(setup: &Setup, steps: &[Step], violation: &Violation) -> String {
+    let outcome = run_steps(setup, steps, true);
     let violation = outcome.violation.unwrap_or_else(|| violation.clone());
     let Setup {
         seed,

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     setup::setup,
-    shrink::{report, run_seed, run_steps},
+    shrink::{report, run_seed, run_steps, shrink},
 };
 
 fn variable(name: &str) -> Option<u64> {
@@ -45,13 +45,17 @@ fn every_property_holds_in_random_schedules() {
         let outcome = run_seed(seed);
         let setup = setup(seed);
         let text = match &outcome.violation {
-            Some(violation) => report(&setup, outcome.steps, violation),
+            Some(violation) => {
+                let steps = shrink(&setup, outcome.steps, violation.property);
+                report(&setup, &steps, violation)
+            }
             None => run_steps(&setup, &outcome.steps, true).log.join("\n"),
         };
         println!("{text}");
         assert!(outcome.violation.is_none());
         return;
     }
+    let shrinks = variable("LOCKS_SIM_SHRINK") != Some(0);
     let (first, schedules) = (seed.unwrap_or(0), schedules.unwrap_or(10_000));
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let [steps, statements, grants, commits, losses] = [const { AtomicU64::new(0) }; 5];
@@ -70,7 +74,11 @@ fn every_property_holds_in_random_schedules() {
             losses.fetch_add(outcome.losses, Ordering::Relaxed);
             if let Some(violation) = &outcome.violation {
                 failed.store(true, Ordering::Relaxed);
-                panic!("{}", report(&setup(seed), outcome.steps, violation));
+                let mut steps = outcome.steps;
+                if shrinks {
+                    steps = shrink(&setup(seed), steps, violation.property);
+                }
+                panic!("{}", report(&setup(seed), &steps, violation));
             }
         }
     };
