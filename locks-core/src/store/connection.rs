@@ -17,7 +17,7 @@ use super::{
     statements::{Condition, Statements},
     target::Server,
 };
-use crate::{options::Durability, random::unique, table::Columns};
+use crate::{options::Durability, random::unique, table::{Columns, SessionId}};
 
 /// Pauses that are shorter than this are too short for the timers of the runtime. The driver's
 /// thread sleeps.

@@ -87,7 +87,7 @@ impl Failure {
     }
 
     /// The database file, or a file that belongs to it, was deleted or replaced.
-    pub(super) fn replaced() -> Self {
+    pub(crate) fn replaced() -> Self {
         let text = "the database file, or its -wal or -shm file, was deleted or replaced while it \
                     was open; stop all processes that use it, then start them again";
         let error = std::io::Error::new(std::io::ErrorKind::NotFound, text);

@@ -400,6 +400,9 @@ impl World {
                 if self.processes[p].has_lease(&session, self.now) {
                     self.processes[p].leases.insert(session, deadline);
                     self.check_exclusion();
+                } else if self.processes[p].leases.contains_key(&session) {
+                    // A guard has looked at the clock a moment later.
+                    self.to(p, namespace, Input::LeaseExpired(session));
                 }
             }
             Output::LeaseEnded(session) => {

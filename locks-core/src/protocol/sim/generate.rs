@@ -20,6 +20,8 @@ pub(super) const NAMES: [&str; 5] = [
 ];
 /// A name that some databases cannot store.
 pub(super) const UNSTORABLE: &str = "unstorable";
+/// A task whose id some databases cannot store.
+pub(super) const UNSTORABLE_TASK: char = 'u';
 /// How many requests of a process may be open.
 const MOST_OPEN: usize = 5;
 

@@ -16,6 +16,7 @@
 //! |---|---|---|
 //! | `LOCKS_SIM_SCHEDULES` | how many schedules run | 10,000 |
 //! | `LOCKS_SIM_SEED` | the first seed; alone, only this one runs and its steps are printed | 0 |
+//! | `LOCKS_SIM_SHRINK` | 0: a schedule that fails is printed as it is, which is faster | 1 |
 
 mod callers;
 mod database;
@@ -23,6 +24,7 @@ mod engine;
 mod execution;
 mod generate;
 mod lives;
+mod log;
 mod messages;
 mod model;
 mod original;

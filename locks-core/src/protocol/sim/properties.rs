@@ -13,7 +13,7 @@ use std::{
 use super::{
     callers::Caller,
     execution::parse,
-    generate::UNSTORABLE,
+    generate::{UNSTORABLE, UNSTORABLE_TASK},
     process::State,
     row_properties::grants,
     schedule::{Patience, ProcessId, RequestNumber, process_name},
@@ -248,8 +248,9 @@ impl World {
             },
             LockError::Rejected { .. } => {
                 let mut names = caller.names.iter();
-                let is_at_fault = names.any(|name| name.as_str() == UNSTORABLE);
-                (!is_at_fault).then_some("the database can store its names")
+                let is_at_fault = names.any(|name| name.as_str() == UNSTORABLE)
+                    || caller.task.ends_with(UNSTORABLE_TASK);
+                (!is_at_fault).then_some("the database can store its names and its task")
             }
             _ => None,
         };

@@ -30,6 +30,24 @@ fn engine(name: &str) -> Engine {
         .expect("there is one")
 }
 
+/// Another task requests `app_task_1`.
+pub(super) fn ask_of_b(p: ProcessId, number: RequestNumber, patience: Patience) -> Step {
+    Step::Ask(Ask {
+        process: p,
+        number,
+        namespace: 0,
+        task: 'b',
+        names: vec!["app_task_1"],
+        patience,
+        scope: Scope::None,
+    })
+}
+
+/// The statement on the row connection.
+pub(super) fn pending(s: &Scene, p: ProcessId) -> Option<&'static str> {
+    s.pending(p, LaneKind::Rows).map(Statement::name)
+}
+
 pub(super) struct Scene(pub(super) World);
 
 impl Scene {
@@ -66,6 +84,11 @@ impl Scene {
     pub(super) fn step(&mut self, step: &Step) {
         assert!(self.0.step(step), "not possible: {step}\n{}", self.log());
         self.check();
+    }
+
+    /// The time since then.
+    pub(super) fn since(&self, start: Duration) -> Duration {
+        self.0.now.saturating_sub(start)
     }
 
     pub(super) fn log(&self) -> String {

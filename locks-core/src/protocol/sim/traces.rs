@@ -3,7 +3,14 @@
 //! Each ends as a random schedule does: the faults stop, everything has to come to its end,
 //! and every property is checked after every step.
 
+mod calls;
+mod changes;
+mod ends;
+mod failures;
+mod fences;
 mod power;
+mod sessions;
+mod writes;
 
 use std::time::Duration;
 
@@ -458,6 +465,8 @@ fn request_that_the_database_cannot_store_is_refused_alone() {
                 s.step(&Step::Release(number));
             }
         }
+        let text = format!("the database rejects lock {UNSTORABLE}");
+        assert!(s.log().contains(&text), "{}", s.log());
         s.end();
     }
 }
@@ -482,6 +491,11 @@ fn session_that_a_restore_brings_back_keeps_its_entries() {
         s.answer_all(&[1]);
     }
     assert_eq!(s.holder().as_deref(), Some("p1a"));
+    // It finds the session dead once more.
+    let start = s.0.now;
+    s.until_told(&[1], 2);
+    assert_eq!(*s.told(2), Told::Granted);
+    assert!(s.since(start) < 2 * TTL, "it has looked at once");
     s.end();
 }
 

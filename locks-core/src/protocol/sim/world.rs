@@ -262,7 +262,7 @@ impl World {
             DriverOutput::From(namespace, output) => {
                 self.on_namespace_output(p, &namespace, output);
             }
-            DriverOutput::Flushed => {}
+            DriverOutput::Flushed => self.note(|| format!("  {} is flushed", process_name(p))),
             DriverOutput::Ended { calls, error } => {
                 self.note(|| format!("  {} has ended: {error:?}", process_name(p)));
                 self.on_ended(p, calls, error);
@@ -322,6 +322,10 @@ impl World {
             } => {
                 self.check_eviction(p, session, *reason);
                 *reason == EvictReason::Lost
+            }
+            Task::Prepare => {
+                self.note(|| format!("  {} prepares a side connection", process_name(p)));
+                false
             }
             _ => false,
         }
