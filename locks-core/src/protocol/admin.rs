@@ -313,3 +313,203 @@ fn evict_holders(call: CallId, what: &Removal) -> Task {
 pub(super) fn is_same_grant(a: &Holder, b: &Holder) -> bool {
     a.name == b.name && a.token == b.token
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        store::{Class, Kind},
+        table::Grant,
+    };
+
+    const CALL: CallId = CallId(7);
+
+    fn at(millis: u64) -> Time {
+        Time::new(Duration::from_millis(millis))
+    }
+
+    fn session(id: &str) -> SessionId {
+        SessionId(id.into())
+    }
+
+    fn name(name: &str) -> LockName {
+        LockName::found(name.into())
+    }
+
+    fn holder(lock: &str, token: i64) -> Holder {
+        Holder {
+            name: name(lock),
+            task_id: "a".into(),
+            token: Some(token),
+            since: None,
+            session: Some("s".into()),
+        }
+    }
+
+    fn confirm(check: Check) -> Inspection {
+        Inspection::Confirm(Nonce(3), check)
+    }
+
+    #[test]
+    fn held_and_waiting_go_aside_once_after_a_second_or_if_queries_fail() {
+        for what in [Inspection::Held, Inspection::Waiting] {
+            let mut admin = Admin::default();
+            admin.inspect(CALL, what, None, at(500));
+            assert_eq!(admin.next_aside(), Some(at(1_500)));
+            assert_eq!(admin.go_aside(false, at(1_499)), []);
+            assert_eq!(admin.go_aside(false, at(1_500)), [CALL]);
+            assert_eq!(admin.go_aside(true, at(9_000)), [], "it has gone");
+            assert_eq!(admin.next_aside(), None);
+            assert!(admin.needs_row(), "either row answers it");
+        }
+        let mut admin = Admin::default();
+        admin.inspect(CALL, confirm(Check::Row), None, at(500));
+        assert_eq!(admin.go_aside(true, at(9_000)), [], "the next write counts");
+        assert_eq!(admin.next_aside(), None);
+        admin.inspect(CallId(8), Inspection::Held, None, at(500));
+        assert_eq!(admin.go_aside(true, at(500)), [CallId(8)]);
+    }
+
+    #[test]
+    fn a_row_answers_the_inspections_that_came_before_it() {
+        let mut admin = Admin::default();
+        assert!(!admin.needs_row());
+        assert_eq!(admin.answerable(at(9)), (vec![], false));
+        admin.inspect(CALL, Inspection::Held, None, at(5));
+        assert!(admin.needs_row());
+        assert_eq!(admin.answerable(at(4)), (vec![], true));
+        assert_eq!(admin.answerable(at(5)), (vec![CALL], false));
+        admin.inspect(CallId(8), Inspection::Waiting, None, at(6));
+        assert_eq!(admin.answerable(at(5)), (vec![CALL], true));
+        assert!(matches!(
+            admin.take_inspection(CALL),
+            Some(Inspection::Held)
+        ));
+        assert!(admin.take_inspection(CALL).is_none());
+    }
+
+    #[test]
+    fn a_check_of_a_session_is_answered_when_the_session_was_found() {
+        assert_eq!(
+            Admin::session_to_check(&confirm(Check::Session)),
+            Some(Nonce(3))
+        );
+        assert_eq!(Admin::session_to_check(&confirm(Check::Row)), None);
+        let mut admin = Admin::default();
+        let s = session("s");
+        admin.inspect(CALL, confirm(Check::Session), Some(s.clone()), at(5));
+        admin.inspect(CallId(8), confirm(Check::Row), None, at(5));
+        assert_eq!(admin.answerable(at(9)), (vec![CallId(8)], false));
+        assert!(admin.doubtful_sessions().eq([s.clone()]));
+        assert_eq!(admin.on_sessions_found(&[session("t")].into()), []);
+        assert_eq!(admin.on_sessions_found(&[s].into()), [CALL]);
+        assert_eq!(admin.take_confirmations(Nonce(4)), []);
+        assert_eq!(admin.take_confirmations(Nonce(3)), [CallId(8)]);
+        assert!(!admin.needs_row());
+    }
+
+    #[test]
+    fn a_removal_takes_what_dead_sessions_hold_and_what_the_original_holds_for_it() {
+        let dead = BTreeSet::from([session("s")]);
+        let covers = |what: &Removal, lock: &str, task: &str, holding: Option<&str>| {
+            let grant = holding.map(|id| Grant {
+                session: session(id),
+                nonce: Nonce(1),
+                token: 1,
+                since: 0,
+                scope: None,
+            });
+            let task = task.into();
+            let removal = ReadyRemoval {
+                call: CALL,
+                what,
+                dead: &dead,
+                held: &[],
+                since: at(0),
+            };
+            removal.covers(&name(lock), &Entry { task, grant })
+        };
+        let (task, all) = (Removal::Task("a".into()), Removal::All);
+        let original = Removal::Grant(Holder {
+            session: None,
+            ..holder("x", 1)
+        });
+        let ours = Removal::Grant(holder("x", 1));
+        for what in [&task, &all, &original, &ours] {
+            assert!(covers(what, "x", "a", Some("s")));
+            assert!(!covers(what, "x", "a", Some("t")), "that session lives");
+        }
+        assert!(covers(&task, "x", "a", None) && !covers(&task, "x", "b", None));
+        assert!(covers(&all, "x", "b", None));
+        assert!(covers(&original, "x", "a", None));
+        assert!(!covers(&original, "y", "a", None) && !covers(&original, "x", "b", None));
+        assert!(!covers(&ours, "x", "a", None));
+    }
+
+    #[test]
+    fn a_removal_is_ready_once_its_sessions_are_dead() {
+        let mut admin = Admin::default();
+        let what = Removal::Task("a".into());
+        admin.remove(CALL, what.clone(), at(5));
+        assert!(!admin.needs_row());
+        let task = Task::EvictHolders { call: CALL, what };
+        assert_eq!(admin.start_evictions(), std::slice::from_ref(&task));
+        assert_eq!(admin.start_evictions(), [], "it is under way");
+        admin.on_eviction_failed(CALL);
+        assert_eq!(admin.start_evictions(), [task]);
+        let evicted = || Evicted {
+            dead: vec![session("s")],
+            held: vec![holder("x", 1)],
+            stuck: None,
+        };
+        let after = admin.on_evicted(CALL, evicted(), at(9));
+        assert!(matches!(after, AfterEviction::Ready), "{after:?}");
+        assert!(admin.needs_row());
+        let ready = admin.ready_removals().next().expect("it is ready");
+        assert_eq!((ready.call, ready.held), (CALL, &[holder("x", 1)][..]));
+        assert!(ready.is_shown_by(at(9)) && !ready.is_shown_by(at(8)));
+        assert!(admin.finish_removal(CALL) && !admin.finish_removal(CALL));
+        let after = admin.on_evicted(CALL, evicted(), at(9));
+        assert!(matches!(after, AfterEviction::Gone), "{after:?}");
+    }
+
+    #[test]
+    fn a_removal_waits_a_minute_for_fenced_transactions_and_remembers_what_was_held() {
+        let mut admin = Admin::default();
+        admin.remove(CALL, Removal::All, at(5));
+        let evict = |admin: &mut Admin, held: &[Holder], now| {
+            let evicted = Evicted {
+                dead: Vec::new(),
+                held: held.to_vec(),
+                stuck: Some(Failure::simulated(Class::NotApplied, Kind::Locked)),
+            };
+            admin.on_evicted(CALL, evicted, now)
+        };
+        let after = evict(&mut admin, &[holder("x", 1)], at(10));
+        assert!(matches!(after, AfterEviction::Retry(..)), "{after:?}");
+        let again = [holder("x", 1), holder("x", 2), holder("y", 1)];
+        let after = evict(&mut admin, &again, at(60_004));
+        assert!(matches!(after, AfterEviction::Retry(..)), "{after:?}");
+        assert_eq!(admin.removals[&CALL].held, again, "each grant once");
+        let after = evict(&mut admin, &[], at(60_005));
+        assert!(matches!(after, AfterEviction::Failed(_)), "{after:?}");
+        let after = evict(&mut admin, &[], at(60_006));
+        assert!(matches!(after, AfterEviction::Gone), "{after:?}");
+    }
+
+    #[test]
+    fn calls_wait_for_ten_seconds() {
+        let mut admin = Admin::default();
+        assert_eq!(admin.oldest(), None);
+        admin.inspect(CALL, Inspection::Held, None, at(7));
+        admin.remove(CallId(8), Removal::All, at(5));
+        assert_eq!(admin.oldest(), Some(at(5)));
+        assert_eq!(admin.take_overdue(at(10_004)), []);
+        assert_eq!(admin.take_overdue(at(10_005)), [CallId(8)]);
+        assert_eq!(admin.take_overdue(at(10_007)), [CALL]);
+        admin.inspect(CALL, Inspection::Held, None, at(7));
+        admin.remove(CallId(8), Removal::All, at(5));
+        assert_eq!(admin.take_all(), [CALL, CallId(8)]);
+        assert_eq!(admin.take_all(), []);
+    }
+}

@@ -135,3 +135,68 @@ pub(crate) enum Answer {
     Lost(Loss),
     Failed(LockError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{matrix::ConflictMatrix, table::Request};
+
+    /// Two sessions of task `a` hold one lock and two locks.
+    fn table() -> LockTable {
+        let mut table = LockTable::default();
+        for (session, names) in [("s", vec!["x"]), ("t", vec!["y", "z"])] {
+            let request = Request {
+                session: SessionId(session.into()),
+                nonce: Nonce(1),
+                task: "a".into(),
+                names: names
+                    .into_iter()
+                    .map(|name| LockName::found(name.into()))
+                    .collect(),
+                matrix: ConflictMatrix::platform(),
+                path: ScopePath::default(),
+                since: 0,
+            };
+            table.grant(&request, 7);
+        }
+        table
+    }
+
+    #[test]
+    fn a_removal_of_a_grant_is_for_its_session_alone() {
+        let table = table();
+        let y = table
+            .holders()
+            .into_iter()
+            .find(|holder| holder.name.as_str() == "y");
+        let y = y.expect("it is held");
+        let removal = Removal::Grant(y.clone());
+        assert_eq!(removal.sessions_in(&table), [SessionId("t".into())]);
+        let held = removal.held_in(&table).into_iter();
+        let held: Vec<_> = held.map(|holder| holder.name.as_str().to_owned()).collect();
+        assert_eq!(held, ["y", "z"]);
+        let later = Holder {
+            token: Some(8),
+            ..y.clone()
+        };
+        let other = Holder {
+            session: Some("s".into()),
+            ..y
+        };
+        for holder in [later, other] {
+            assert!(Removal::Grant(holder).sessions_in(&table).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_removal_of_a_task_or_of_everything_is_for_all_its_sessions() {
+        let table = table();
+        let sessions = |removal: Removal| {
+            let sessions: BTreeSet<_> = removal.sessions_in(&table).into_iter().collect();
+            sessions.len()
+        };
+        assert_eq!(sessions(Removal::Task("a".into())), 2);
+        assert_eq!(sessions(Removal::Task("b".into())), 0);
+        assert_eq!(sessions(Removal::All), 2);
+    }
+}

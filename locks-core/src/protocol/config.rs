@@ -119,3 +119,66 @@ impl Mechanisms {
 
 /// The name of a namespace.
 pub(crate) type Name = Arc<str>;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Sessions expire after 12 s.
+    pub(in crate::protocol) fn config() -> Config {
+        Config {
+            matrix: ConflictMatrix::platform(),
+            ttl: Some(Duration::from_secs(12)),
+            fairness: Fairness::InTurn,
+            queue_limit: 100,
+            process: Identity {
+                host: "host".into(),
+                process: "1:1".into(),
+            },
+            evidence: Evidence::Process,
+            mechanisms: Mechanisms::default(),
+            row_lock: true,
+            fence_rows: 1,
+        }
+    }
+
+    #[test]
+    fn a_session_is_renewed_three_times_within_its_ttl() {
+        let mut config = config();
+        assert_eq!(config.renewal_pause(), Duration::from_secs(4));
+        config.ttl = None;
+        assert_eq!(config.renewal_pause(), WAITERS_TTL / 3);
+    }
+
+    #[test]
+    fn each_mechanism_is_turned_off_by_its_name_alone() {
+        let names = [
+            "group-commit",
+            "row-lock",
+            "reread",
+            "yielding",
+            "deferral",
+            "spin",
+        ];
+        let on = |m: Mechanisms| {
+            [
+                m.group_commit,
+                m.row_lock,
+                m.reread,
+                m.yielding,
+                m.deferral,
+                m.spin,
+            ]
+        };
+        for (index, name) in names.into_iter().enumerate() {
+            let mut mechanisms = Mechanisms::default();
+            assert!(mechanisms.turn_off(name));
+            let mut expected = [true; 6];
+            expected[index] = false;
+            assert_eq!(on(mechanisms), expected, "{name}");
+        }
+        let mut mechanisms = Mechanisms::default();
+        assert!(!mechanisms.turn_off("unknown"));
+        assert_eq!(mechanisms, Mechanisms::default());
+    }
+}

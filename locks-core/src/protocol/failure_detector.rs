@@ -317,6 +317,24 @@ mod tests {
     }
 
     #[test]
+    fn pauses_and_answers_of_half_a_ttl_are_no_gap() {
+        // Looks with this pause between them, whose answers take this long after a fast one.
+        let expires = |pause: u64, took: u64| {
+            let mut detector = FailureDetector::default();
+            detector.on_checked(alive("a", 1, Some(TTL)), at(0), at(0));
+            let mut now = at(0);
+            (0..20).any(|_| {
+                let sent = now + Duration::from_millis(pause);
+                now = sent + Duration::from_millis(took);
+                let verdict = detector.on_checked(alive("a", 1, Some(TTL)), sent, now);
+                !verdict.evict.is_empty()
+            })
+        };
+        assert!(expires(5_000, 0) && !expires(5_001, 0));
+        assert!(expires(100, 5_000) && !expires(100, 5_001));
+    }
+
+    #[test]
     fn permanent_dead_and_half_deleted_sessions_are_told_apart() {
         let mut detector = FailureDetector::default();
         for second in 0..100 {

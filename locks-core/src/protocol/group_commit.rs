@@ -135,6 +135,46 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_in_which_half_of_the_callers_come_was_worth_it() {
+        for (calls, waits_again) in [(1, false), (2, true)] {
+            let mut group = GroupCommit::default();
+            group.on_answered(4, TOOK, at(0));
+            for _ in 0..calls {
+                group.on_call();
+            }
+            assert!(group.hold(at(0)).is_some());
+            assert_eq!(group.hold(at(100)), None);
+            group.on_answered(4, TOOK, at(1_000));
+            assert_eq!(group.hold(at(1_000)).is_some(), waits_again, "{calls}");
+        }
+    }
+
+    #[test]
+    fn a_wait_in_which_most_callers_come_forgives_those_before() {
+        let mut group = GroupCommit::default();
+        // How many writes do not wait after one that so many callers have joined.
+        let skipped = |calls| {
+            group.on_answered(4, TOOK, at(0));
+            for _ in 0..calls {
+                group.on_call();
+            }
+            assert!(group.hold(at(0)).is_some());
+            assert_eq!(group.hold(at(100)), None);
+            std::mem::take(&mut group.skip)
+        };
+        assert_eq!([0, 1, 3, 0].map(skipped), [1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn a_wait_ends_when_there_is_nothing_to_write() {
+        let mut group = GroupCommit::default();
+        group.on_answered(2, TOOK, at(0));
+        assert_eq!(group.hold(at(0)), Some(at(100)));
+        group.stop_waiting();
+        assert_eq!(group.poll_timeout(), None);
+    }
+
+    #[test]
     fn the_longest_wait_is_limited() {
         let mut group = GroupCommit::default();
         group.on_answered(1, Duration::from_secs(1), at(0));

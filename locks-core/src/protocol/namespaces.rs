@@ -209,7 +209,7 @@ impl Namespaces {
             let answered = namespace.take_answered();
             let sent = self.in_flight.take().unwrap_or(now);
             self.answered = wrote && answered > 0;
-            if wrote && answered > 0 && self.config.mechanisms.group_commit {
+            if self.answered && self.config.mechanisms.group_commit {
                 let took = now.monotonic - sent.monotonic;
                 self.group_commit.on_answered(answered, took, now.monotonic);
             }
@@ -375,5 +375,146 @@ fn note(names: &mut BTreeSet<Name>, name: &Name, is_in: bool) {
         names.insert(name.clone());
     } else {
         names.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        name::LockName,
+        protocol::{
+            call::{AcquireRequest, Inspection, Removal, WaitPolicy},
+            config::tests::config,
+        },
+        scope::ScopePath,
+    };
+
+    fn at(millis: u64) -> Now {
+        Now {
+            monotonic: Time::new(Duration::from_millis(millis)),
+            boot: Time::new(Duration::from_millis(millis)),
+            wall: 0,
+        }
+    }
+
+    fn namespaces() -> Namespaces {
+        Namespaces::new(config(), fastrand::Rng::with_seed(1))
+    }
+
+    fn outputs(namespaces: &mut Namespaces, now: Now) -> Vec<DriverOutput> {
+        std::iter::from_fn(|| namespaces.poll(now)).collect()
+    }
+
+    fn close(call: u64) -> DriverInput {
+        DriverInput::Close {
+            call: Some(CallId(call)),
+            fenced: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn calls_after_the_close_are_refused() {
+        let mut all = namespaces();
+        let name = Name::from("n");
+        let request = |nonce| AcquireRequest {
+            nonce: Nonce(nonce),
+            task: "a".into(),
+            names: [LockName::found("x".into())].into(),
+            path: ScopePath::default(),
+            policy: WaitPolicy::NoWait,
+        };
+        all.handle(
+            at(0),
+            DriverInput::To(name.clone(), Input::Acquire(request(9))),
+        );
+        let asked = outputs(&mut all, at(0));
+        assert!(matches!(asked[..], [DriverOutput::Query(..)]), "{asked:?}");
+        all.handle(at(1), close(1));
+        let release = |call| Input::Release {
+            nonce: Nonce(6),
+            fenced: false,
+            call,
+        };
+        for input in [
+            Input::Acquire(request(5)),
+            Input::Inspect(CallId(2), Inspection::Held),
+            Input::Remove(CallId(3), Removal::All),
+            release(Some(CallId(4))),
+            release(None),
+        ] {
+            all.handle(at(1), DriverInput::To(name.clone(), input));
+        }
+        let refused: Vec<_> = outputs(&mut all, at(1))
+            .into_iter()
+            .map(|output| match output {
+                DriverOutput::From(_, Output::Failed(nonce, LockError::Closed)) => nonce.0,
+                DriverOutput::From(_, Output::Answer(call, Answer::Failed(LockError::Closed))) => {
+                    call.0
+                }
+                output => panic!("{output:?}"),
+            })
+            .collect();
+        assert_eq!(refused, [5, 2, 3, 4, 9]);
+    }
+
+    #[test]
+    fn every_close_is_answered_at_the_end() {
+        let mut all = namespaces();
+        all.handle(at(0), close(1));
+        all.handle(at(0), close(2));
+        let fenced = BTreeSet::new();
+        all.handle(at(0), DriverInput::HandlesGone { fenced });
+        let outputs = outputs(&mut all, at(0));
+        let [DriverOutput::Ended { calls, error: None }] = &outputs[..] else {
+            panic!("{outputs:?}");
+        };
+        assert_eq!(*calls, [CallId(1), CallId(2)]);
+        assert!(all.poll(at(0)).is_none(), "it has ended");
+    }
+
+    #[test]
+    fn nothing_comes_after_the_end() {
+        let mut all = namespaces();
+        let name = Name::from("n");
+        let namespace = |input| DriverInput::To(name.clone(), input);
+        all.handle(
+            at(0),
+            namespace(Input::Inspect(CallId(2), Inspection::Held)),
+        );
+        let asked = outputs(&mut all, at(0));
+        assert!(matches!(asked[..], [DriverOutput::Query(..)]), "{asked:?}");
+        all.handle(at(0), close(1));
+        all.handle(at(10_000), DriverInput::Timeout);
+        let last = outputs(&mut all, at(10_000)).pop();
+        assert!(matches!(last, Some(DriverOutput::Ended { .. })), "{last:?}");
+        all.handle(
+            at(10_001),
+            namespace(Input::Completed(Completion::Read(Ok(None)))),
+        );
+        assert!(outputs(&mut all, at(10_001)).is_empty());
+    }
+
+    #[test]
+    fn a_close_after_the_last_handle_is_answered() {
+        let mut all = namespaces();
+        let fenced = BTreeSet::new();
+        all.handle(at(0), DriverInput::HandlesGone { fenced });
+        all.handle(at(0), close(1));
+        let outputs = outputs(&mut all, at(0));
+        let [DriverOutput::Ended { calls, error: None }] = &outputs[..] else {
+            panic!("{outputs:?}");
+        };
+        assert_eq!(*calls, [CallId(1)]);
+    }
+
+    #[test]
+    fn a_notification_of_a_namespace_that_is_not_used_is_left() {
+        let mut all = namespaces();
+        all.handle(at(0), DriverInput::To("other".into(), Input::Changed(7)));
+        assert!(all.all.is_empty());
+        assert_eq!(all.poll_timeout(), None);
     }
 }

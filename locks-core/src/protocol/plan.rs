@@ -446,3 +446,6 @@ fn has_lost_grant(table: &LockTable, request: &Request) -> bool {
         grant.is_some_and(|grant| grant.nonce == request.nonce)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -235,3 +235,196 @@ fn tick(namespaces: &mut Namespaces, concerned: &BTreeSet<Name>, now: Now) -> Ve
         .chain(holding.map(Renewal::Versions))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        protocol::{config::tests::config, input::Input, query::Completion, sessions::Kind},
+        store::{Class, Failure, Kind as Cause, NewSession},
+        table::SessionId,
+    };
+
+    /// So many milliseconds after the start.
+    fn at(millis: u64) -> Now {
+        Now {
+            monotonic: Time::new(Duration::from_millis(millis)),
+            boot: Time::new(Duration::from_millis(millis)),
+            wall: 0,
+        }
+    }
+
+    fn ms(millis: u64) -> Time {
+        at(millis).monotonic
+    }
+
+    struct Scene {
+        renewals: Renewals,
+        namespaces: Namespaces,
+        concerned: BTreeSet<Name>,
+        config: Config,
+    }
+
+    impl Scene {
+        /// Two tasks have sessions, opened at 0 and 1 ms. They are renewed every 4 s.
+        fn new() -> Self {
+            let (name, config) = (Name::from("n"), config());
+            let shared = Arc::new(config.clone());
+            let mut namespace = Namespace::new(name.clone(), shared, fastrand::Rng::with_seed(1));
+            for (millis, task) in [(1, "late"), (0, "early")] {
+                let new = NewSession {
+                    id: SessionId(task.into()),
+                    namespace: name.clone(),
+                    task: task.into(),
+                    process: config.process.clone(),
+                    ttl: config.ttl,
+                };
+                let opened = Completion::SessionsOpened(vec![new], Ok(()));
+                namespace.handle(at(millis), Input::Completed(opened));
+            }
+            Self {
+                renewals: Renewals::default(),
+                namespaces: BTreeMap::from([(name.clone(), namespace)]),
+                concerned: BTreeSet::from([name]),
+                config,
+            }
+        }
+
+        fn next(&mut self, way: Way, now: u64) -> Option<Renewal> {
+            let (namespaces, concerned) = (&mut self.namespaces, &self.concerned);
+            let config = &self.config;
+            self.renewals
+                .next(way, namespaces, concerned, config, at(now))
+        }
+
+        fn done(&mut self, renewed: Renewed, now: u64) -> Vec<Name> {
+            let (namespaces, config) = (&mut self.namespaces, &self.config);
+            self.renewals
+                .on_renewed(renewed, namespaces, config, at(now))
+        }
+
+        fn opened(&mut self, result: Result<(), Cause>, now: u64) {
+            let opened = self.next(Way::Own, now);
+            assert!(matches!(opened, Some(Renewal::Open)), "{opened:?}");
+            let result = result.map_err(|kind| Failure::simulated(Class::ReadOnly, kind));
+            self.done(Renewed::Opened(result), now);
+        }
+
+        fn deadline(&self, task: &str) -> Option<Time> {
+            self.namespaces["n"].lease_deadline(&SessionId(task.into()))
+        }
+    }
+
+    fn sessions() -> Vec<RenewedSession> {
+        let session = |task: &str| RenewedSession {
+            id: SessionId(task.into()),
+            namespace: "n".into(),
+            key: (task.into(), Kind::Expiring),
+        };
+        ["early", "late"].map(session).into()
+    }
+
+    fn renewed(missing: &[&str]) -> Renewed {
+        let missing = missing.iter().map(|id| SessionId((*id).into()));
+        Renewed::Sessions {
+            sessions: sessions(),
+            result: Ok(missing.collect()),
+        }
+    }
+
+    fn failed(kind: Cause) -> Renewed {
+        Renewed::Sessions {
+            sessions: sessions(),
+            result: Err(Failure::simulated(Class::Indeterminate, kind)),
+        }
+    }
+
+    #[test]
+    fn sessions_are_renewed_at_each_tick_those_first_that_end_first() {
+        let mut scene = Scene::new();
+        scene.opened(Ok(()), 100);
+        assert_eq!(scene.renewals.poll_timeout(), Some(ms(4_100)));
+        assert!(scene.next(Way::Own, 4_099).is_none());
+        let Some(Renewal::Sessions(asked)) = scene.next(Way::Own, 4_100) else {
+            panic!("it is due");
+        };
+        let asked: Vec<_> = asked.iter().map(|session| &*session.id.0).collect();
+        assert_eq!(asked, ["early", "late"]);
+        assert!(scene.next(Way::Own, 8_100).is_none(), "it is in flight");
+        assert_eq!(scene.renewals.poll_timeout(), None);
+        assert!(!scene.renewals.use_rows());
+        assert_eq!(
+            scene.done(renewed(&["late"]), 4_200),
+            ["n".into(), "n".into()]
+        );
+        assert_eq!(
+            scene.deadline("early"),
+            Some(ms(16_100)),
+            "from when it was sent"
+        );
+        assert_eq!(scene.deadline("late"), None, "it was not found");
+        assert_eq!(scene.renewals.poll_timeout(), Some(ms(8_100)));
+        assert_eq!(scene.renewals.next_tick(), Some(ms(8_100)));
+        scene.concerned.clear();
+        assert!(scene.next(Way::Own, 8_100).is_none());
+        assert_eq!(scene.renewals.next_tick(), None);
+    }
+
+    #[test]
+    fn sessions_are_renewed_over_the_row_connection_until_one_of_their_own_opens() {
+        let mut scene = Scene::new();
+        assert!(scene.next(Way::Rows, 0).is_none());
+        scene.opened(Err(Cause::Unreachable), 0);
+        assert!(scene.next(Way::Own, 4_000).is_none());
+        assert_eq!(
+            scene.renewals.poll_timeout(),
+            None,
+            "it waits for the connection"
+        );
+        let step = scene.next(Way::Rows, 4_001);
+        assert!(matches!(step, Some(Renewal::Sessions(_))), "{step:?}");
+        assert!(scene.renewals.use_rows());
+        scene.done(renewed(&[]), 4_002);
+        assert!(!scene.renewals.use_rows());
+        assert!(scene.next(Way::Rows, 4_003).is_none());
+        scene.opened(Ok(()), 4_003);
+        let step = scene.next(Way::Own, 8_000);
+        assert!(matches!(step, Some(Renewal::Sessions(_))), "{step:?}");
+        scene.done(failed(Cause::Unreachable), 8_001);
+        assert!(scene.next(Way::Own, 9_000).is_none());
+        assert!(scene.next(Way::Rows, 9_000).is_some());
+    }
+
+    #[test]
+    fn a_renewal_that_fails_is_run_again_after_pauses_that_grow() {
+        let mut scene = Scene::new();
+        scene.opened(Ok(()), 0);
+        let mut now = 4_000;
+        for pause in [400, 800, 1_000, 1_000] {
+            let step = scene.next(Way::Own, now);
+            assert!(matches!(step, Some(Renewal::Sessions(_))), "{step:?}");
+            scene.done(failed(Cause::Other), now + 10);
+            assert_eq!(scene.renewals.poll_timeout(), Some(ms(now + 10 + pause)));
+            now += 10 + pause;
+        }
+        assert!(scene.next(Way::Own, now).is_some());
+        scene.done(renewed(&[]), now);
+        assert!(scene.next(Way::Own, now + 4_000).is_some());
+        scene.done(failed(Cause::Other), now + 4_000);
+        assert_eq!(
+            scene.renewals.poll_timeout(),
+            Some(ms(now + 4_400)),
+            "from the start"
+        );
+    }
+
+    #[test]
+    fn pauses_are_parts_of_the_ttl_within_limits() {
+        let pause = |ttl, failures| retry_pause(Duration::from_millis(ttl), failures).as_millis();
+        assert_eq!([0, 1, 2, 99].map(|n| pause(3_000, n)), [100, 200, 300, 300]);
+        assert_eq!([0, 1, 2, 99].map(|n| pause(200, n)), [20, 20, 20, 20]);
+        assert_eq!([0, 1, 2, 99].map(|n| pause(90_000, n)), [3_000; 4]);
+    }
+}

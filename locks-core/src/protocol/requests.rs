@@ -325,3 +325,233 @@ pub(super) fn no_answer(contended: bool) -> LockError {
         "the database has not answered yet"
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        name::LockName, protocol::config::tests::config, scope::ScopePath, store::NewSession,
+    };
+
+    const NOWAIT: WaitPolicy = WaitPolicy::NoWait;
+    const FOREVER: WaitPolicy = WaitPolicy::Wait { timeout: None };
+    const SECOND: WaitPolicy = WaitPolicy::Wait {
+        timeout: Some(Duration::from_secs(1)),
+    };
+
+    fn at(millis: u64) -> Now {
+        Now {
+            monotonic: Time::new(Duration::from_millis(millis)),
+            boot: Time::new(Duration::from_millis(millis)),
+            wall: 0,
+        }
+    }
+
+    fn ms(millis: u64) -> Time {
+        at(millis).monotonic
+    }
+
+    fn blocker() -> Vec<Blocker> {
+        let task_id = "other".into();
+        vec![Blocker::Matrix { task_id }]
+    }
+
+    impl Requests {
+        fn ask(&mut self, nonce: u64, task: &str, policy: WaitPolicy, now: Now) {
+            let new = AcquireRequest {
+                nonce: Nonce(nonce),
+                task: task.into(),
+                names: [LockName::found("x".into())].into(),
+                path: ScopePath::default(),
+                policy,
+            };
+            self.add(new, &config(), &OwnSessions::default(), now);
+        }
+
+        fn block(&mut self, nonce: u64) {
+            assert!(self.on_blocked(Nonce(nonce), blocker(), None).is_some());
+        }
+
+        fn overdue_nonces(&self, database_fails: bool, now: Time) -> Vec<u64> {
+            let overdue = self.overdue(database_fails, now).into_iter();
+            overdue.map(|overdue| overdue.nonce.0).collect()
+        }
+    }
+
+    fn open(sessions: &mut OwnSessions, id: &str, task: &str, ttl: Option<Duration>) -> SessionId {
+        let new = NewSession {
+            id: SessionId(id.into()),
+            namespace: "n".into(),
+            task: task.into(),
+            process: config().process,
+            ttl,
+        };
+        sessions.add(new, at(0));
+        SessionId(id.into())
+    }
+
+    #[test]
+    fn a_request_that_does_not_wait_has_ten_seconds() {
+        let mut requests = Requests::default();
+        requests.ask(1, "a", NOWAIT, at(5));
+        assert_eq!(requests.next_deadline(false), Some(ms(10_005)));
+        assert!(requests.overdue_nonces(false, ms(10_004)).is_empty());
+        assert_eq!(requests.overdue_nonces(false, ms(10_005)), [1]);
+    }
+
+    #[test]
+    fn a_time_out_waits_another_second_for_the_first_answer_of_a_database_without_errors() {
+        let mut requests = Requests::default();
+        requests.ask(1, "a", SECOND, at(5));
+        assert_eq!(requests.next_deadline(false), Some(ms(2_005)));
+        assert_eq!(requests.next_deadline(true), Some(ms(1_005)));
+        let overdue = requests.overdue(false, ms(2_005));
+        assert_eq!(overdue[0].waited, None, "it was not seen blocked");
+        requests.block(1);
+        assert_eq!(requests.next_deadline(false), Some(ms(1_005)));
+        let overdue = requests.overdue(false, ms(1_006));
+        assert_eq!(overdue[0].waited, Some(Duration::from_millis(1_001)));
+        assert_eq!(overdue[0].policy, SECOND);
+        let overdue = requests.overdue(true, ms(1_006));
+        assert_eq!(overdue[0].waited, None, "it may be free by now");
+    }
+
+    #[test]
+    fn requests_without_time_out_and_cancelled_ones_are_never_overdue() {
+        let mut requests = Requests::default();
+        requests.ask(1, "a", FOREVER, at(5));
+        requests.ask(2, "a", NOWAIT, at(5));
+        assert!(requests.cancel(Nonce(2)));
+        assert_eq!(requests.next_deadline(true), None);
+        assert!(requests.overdue_nonces(true, ms(1_000_000)).is_empty());
+    }
+
+    #[test]
+    fn a_request_is_cancelled_once() {
+        let mut requests = Requests::default();
+        requests.ask(1, "a", FOREVER, at(5));
+        requests.ask(2, "b", FOREVER, at(7));
+        requests.block(1);
+        assert!(requests.any_blocked() && requests.any_without_session());
+        assert_eq!(requests.latest(), Some(ms(7)));
+        assert!(!requests.cancel(Nonce(3)));
+        assert!(requests.cancel(Nonce(2)) && !requests.cancel(Nonce(2)));
+        assert_eq!(requests.latest(), Some(ms(5)));
+        assert!(requests.cancel(Nonce(1)));
+        assert!(!requests.any_blocked() && !requests.any_without_session());
+        assert_eq!(requests.latest(), None);
+        let cancelled = requests
+            .get(Nonce(1))
+            .expect("its entry is still in the row");
+        assert!(cancelled.is_cancelled() && !cancelled.is_ready());
+    }
+
+    #[test]
+    fn requests_of_which_the_row_has_nothing_are_forgotten_when_all_are_cancelled() {
+        for keep_all in [false, true] {
+            let mut requests = Requests::default();
+            for nonce in 1..=3 {
+                requests.ask(nonce, "a", FOREVER, at(5));
+            }
+            requests.on_enqueued(Nonce(1), SessionId("s".into()), 70);
+            requests.cancel(Nonce(2));
+            assert_eq!(requests.cancel_all(keep_all), [Nonce(1), Nonce(3)]);
+            assert!(requests.contains(Nonce(1)));
+            assert_eq!(requests.contains(Nonce(3)), keep_all);
+            assert!(!requests.is_empty());
+            assert!(requests.remove(Nonce(1)).is_some_and(|r| r.is_cancelled()));
+        }
+    }
+
+    #[test]
+    fn a_request_keeps_its_first_position_in_the_queue() {
+        let mut requests = Requests::default();
+        requests.ask(1, "a", FOREVER, at(5));
+        for (session, version) in [("s", 70), ("t", 80)] {
+            requests.on_enqueued(Nonce(1), SessionId(session.into()), version);
+        }
+        let pending = requests.get(Nonce(1)).expect("it is there");
+        assert_eq!(pending.ticket(), Some(70));
+        assert_eq!(pending.queued_as(), Some(&SessionId("t".into())));
+        assert!(pending.sessions().any(|id| id == SessionId("t".into())));
+    }
+
+    #[test]
+    fn only_a_row_that_was_read_after_a_request_shows_that_it_is_blocked() {
+        let mut requests = Requests::default();
+        requests.ask(1, "a", FOREVER, at(5));
+        let nonce = Nonce(1);
+        assert!(requests.on_blocked(nonce, blocker(), Some(ms(4))).is_none());
+        assert!(!requests.any_blocked() && requests.blocked_by(nonce).is_empty());
+        assert!(requests.on_blocked(nonce, blocker(), Some(ms(5))).is_some());
+        assert!(requests.any_blocked());
+        assert_eq!(requests.blocked_by(nonce), blocker());
+        assert!(requests.blocked_by(Nonce(2)).is_empty());
+    }
+
+    #[test]
+    fn requests_are_found_by_their_task() {
+        let mut requests = Requests::default();
+        for (nonce, task) in [(1, "a"), (2, "b"), (3, "a")] {
+            requests.ask(nonce, task, FOREVER, at(5));
+        }
+        let of_a: Vec<_> = requests.of_task("a").collect();
+        assert_eq!(of_a, [Nonce(1), Nonce(3)]);
+        assert_eq!(requests.tasks(), BTreeSet::from(["a".into(), "b".into()]));
+    }
+
+    #[test]
+    fn a_request_is_ready_when_its_session_is_open_and_does_not_end_soon() {
+        let mut requests = Requests::default();
+        let mut sessions = OwnSessions::default();
+        requests.ask(1, "a", FOREVER, at(0));
+        requests.ask(2, "b", FOREVER, at(0));
+        requests.cancel(Nonce(2));
+        let key = ("a".into(), Kind::Expiring);
+        let missing = requests.assign_sessions(&sessions, &config(), at(0));
+        assert_eq!(missing, BTreeSet::from([key]));
+        assert!(!requests.any_ready());
+        let s = open(&mut sessions, "s", "a", config().ttl);
+        for (now, ready) in [(0, true), (8_999, true), (9_000, false)] {
+            let missing = requests.assign_sessions(&sessions, &config(), at(now));
+            assert!(missing.is_empty(), "it is renewed and not replaced");
+            assert_eq!(requests.any_ready(), ready, "{now}");
+            let pending = requests.get(Nonce(1)).expect("it is there");
+            assert_eq!(
+                (pending.id(), pending.queue_session()),
+                ((s.clone(), Nonce(1)), &s)
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_for_permanent_locks_waits_under_a_session_that_expires() {
+        let mut config = config();
+        config.ttl = None;
+        let mut requests = Requests::default();
+        let mut sessions = OwnSessions::default();
+        requests.ask(1, "a", FOREVER, at(0));
+        requests.ask(2, "b", NOWAIT, at(0));
+        let holds_a = open(&mut sessions, "p", "a", None);
+        open(&mut sessions, "q", "b", None);
+        let missing = requests.assign_sessions(&sessions, &config, at(0));
+        assert_eq!(missing, BTreeSet::from([("a".into(), Kind::Expiring)]));
+        assert!(requests.get(Nonce(2)).is_some_and(PendingRequest::is_ready));
+        assert!(!requests.get(Nonce(1)).is_some_and(PendingRequest::is_ready));
+        let waits = open(&mut sessions, "s", "a", Some(config.session_ttl()));
+        assert!(
+            requests
+                .assign_sessions(&sessions, &config, at(0))
+                .is_empty()
+        );
+        let pending = requests.get(Nonce(1)).expect("it is there");
+        assert!(pending.is_ready());
+        assert_eq!((pending.id().0, pending.queue_session()), (holds_a, &waits));
+    }
+
+    #[test]
+    fn the_error_says_whether_other_processes_were_in_the_way() {
+        assert!(no_answer(true).to_string().contains("other processes"));
+        assert!(no_answer(false).to_string().contains("not answered"));
+    }
+}

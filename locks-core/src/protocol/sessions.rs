@@ -310,7 +310,207 @@ impl OwnSessions {
         let row = |number: usize| -> Arc<str> { id.fence_row(1 + (first + number) % many).into() };
         let free = (0..many).find(|number| !in_use.contains(&row(*number)));
         let number = free.unwrap_or(0);
-        session.next_fence = (first + number + 1) % many;
+        session.next_fence = first + number + 1;
         row(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::config::tests::config;
+
+    const TTL: Duration = Duration::from_secs(12);
+
+    /// So many seconds after the start of both clocks, which differ.
+    fn at(secs: u64) -> Now {
+        Now {
+            monotonic: Time::new(Duration::from_secs(secs)),
+            boot: Time::new(Duration::from_secs(1_000 + secs)),
+            wall: 0,
+        }
+    }
+
+    fn id(id: &str) -> SessionId {
+        SessionId(id.into())
+    }
+
+    fn key(task: &str) -> SessionKey {
+        (task.into(), Kind::Expiring)
+    }
+
+    fn new(id_: &str, task: &str, ttl: Option<Duration>) -> NewSession {
+        NewSession {
+            id: id(id_),
+            namespace: "n".into(),
+            task: task.into(),
+            process: config().process,
+            ttl,
+        }
+    }
+
+    /// A session `s` of task `a`, whose insert was sent at zero.
+    fn one() -> OwnSessions {
+        let mut sessions = OwnSessions::default();
+        assert_eq!(sessions.add(new("s", "a", Some(TTL)), at(0)), None);
+        sessions
+    }
+
+    #[test]
+    fn a_lease_runs_for_the_ttl_from_when_the_insert_was_sent() {
+        let mut sessions = one();
+        let (key, s) = (key("a"), id("s"));
+        assert_eq!(sessions.deadline(&s), Some(at(12).boot));
+        assert_eq!(sessions.earliest_deadline(), Some(at(12).boot));
+        for (now, lives) in [(at(11), true), (at(12), false)] {
+            assert_eq!(sessions.is_living(&s, now), lives);
+            assert_eq!(sessions.living(&key, now), lives.then(|| s.clone()));
+            assert_eq!(sessions.witness(now), lives.then(|| s.clone()));
+        }
+        assert!(sessions.expired(at(11)).is_empty());
+        assert_eq!(sessions.expired(at(12)), std::slice::from_ref(&key));
+        assert_eq!(sessions.remove(&key), Some(s.clone()));
+        assert_eq!(sessions.remove(&key), None);
+        assert!(sessions.is_empty() && !sessions.contains(&s));
+        assert_eq!(sessions.deadline(&s), None);
+        assert_eq!(sessions.earliest_deadline(), None);
+    }
+
+    #[test]
+    fn a_permanent_session_has_no_deadline() {
+        let mut sessions = OwnSessions::default();
+        sessions.add(new("p", "a", None), at(0));
+        assert!(sessions.is_living(&id("p"), at(1_000_000)));
+        assert_eq!(sessions.deadline(&id("p")), None);
+        assert_eq!(sessions.to_renew().count(), 0);
+        assert_eq!(sessions.id_of(&"a".into(), Kind::Permanent), id("p"));
+        assert_eq!(
+            sessions.id_of(&"a".into(), Kind::Expiring),
+            SessionId::none()
+        );
+        let renewed = sessions.renew(&("a".into(), Kind::Permanent), &id("p"), TTL, at(1), at(1));
+        assert_eq!(renewed, None);
+    }
+
+    #[test]
+    fn a_renewal_extends_a_lease_that_has_not_ended() {
+        let mut sessions = one();
+        let renew = |sessions: &mut OwnSessions, key: &SessionKey, s, sent, now| {
+            sessions.renew(key, &id(s), TTL, at(sent), at(now))
+        };
+        let key = key("a");
+        assert_eq!(renew(&mut sessions, &key, "s", 5, 6), Some(at(17).boot));
+        assert_eq!(
+            renew(&mut sessions, &key, "s", 4, 7),
+            Some(at(17).boot),
+            "an answer that comes late shortens nothing"
+        );
+        assert_eq!(renew(&mut sessions, &key, "other", 6, 7), None);
+        assert_eq!(
+            renew(&mut sessions, &key, "s", 16, 17),
+            None,
+            "it has ended"
+        );
+        assert_eq!(sessions.deadline(&id("s")), Some(at(17).boot));
+        let renewed: Vec<_> = sessions.to_renew().collect();
+        assert_eq!(renewed, [(at(17).boot, &key, &id("s"))]);
+    }
+
+    #[test]
+    fn a_lease_ends_soon_in_its_last_quarter() {
+        let sessions = one();
+        assert!(!sessions.ends_soon(&key("a"), TTL, at(8)));
+        assert!(sessions.ends_soon(&key("a"), TTL, at(9)));
+        assert!(!sessions.ends_soon(&key("b"), TTL, at(9)), "there is none");
+    }
+
+    #[test]
+    fn the_earliest_deadline_is_that_of_a_living_session() {
+        let mut sessions = one();
+        sessions.add(new("t", "b", Some(TTL)), at(3));
+        assert_eq!(sessions.earliest_deadline(), Some(at(12).boot));
+        assert_eq!(sessions.expired(at(13)), [key("a")]);
+        assert_eq!(sessions.earliest_deadline(), Some(at(15).boot));
+        assert_eq!(sessions.witness(at(13)), Some(id("t")));
+    }
+
+    #[test]
+    fn a_session_replaces_that_of_its_task() {
+        let mut sessions = one();
+        assert_eq!(sessions.add(new("t", "a", Some(TTL)), at(1)), Some(id("s")));
+        assert!(sessions.contains(&id("t")) && !sessions.contains(&id("s")));
+        assert_eq!(sessions.key_of(&id("t")), Some(&key("a")));
+        assert_eq!(sessions.key_of(&id("s")), None);
+        let all = BTreeSet::from([id("s"), id("t")]);
+        assert_eq!(sessions.own_among(all), BTreeSet::from([id("t")]));
+        assert_eq!(sessions.remove_all(), [id("t")]);
+        assert!(sessions.is_empty() && !sessions.contains(&id("t")));
+    }
+
+    #[test]
+    fn sessions_are_opened_in_powers_of_two_and_by_turns_with_ready_requests() {
+        let mut sessions = OwnSessions::default();
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut open = |missing: u32, ready, at_most| {
+            let missing = (0..missing).map(|task| key(&task.to_string())).collect();
+            let (namespace, config) = (&"n".into(), &config());
+            let new = sessions.open_next(missing, ready, at_most, namespace, config, &mut rng);
+            new.map(|new| new.len())
+        };
+        for (missing, size) in [(1, 1), (3, 2), (63, 32), (64, 64), (200, 64)] {
+            assert_eq!(open(missing, false, 1_000), Some(size));
+        }
+        assert_eq!(open(200, false, 5), Some(4));
+        assert_eq!(open(200, true, 5), None, "the ready requests first");
+        assert_eq!(open(200, true, 5), Some(4));
+        assert_eq!(open(0, true, 5), None);
+        assert_eq!(open(1, true, 5), Some(1), "the last thing was no insert");
+    }
+
+    #[test]
+    fn a_session_ends_when_it_is_idle_without_a_handle_or_for_a_minute() {
+        let mut sessions = one();
+        sessions.add(new("t", "b", Some(TTL)), at(0));
+        let (none, nothing) = (BTreeSet::new(), BTreeSet::new());
+        let (busy, requesting) = (BTreeSet::from([id("s")]), BTreeSet::from(["b".into()]));
+        let mut idle = |busy, requesting, secs: u64| {
+            sessions.remove_idle(busy, requesting, at(secs).monotonic)
+        };
+        assert!(idle(&none, &nothing, 0).is_empty());
+        assert!(idle(&busy, &requesting, 60).is_empty(), "both are in use");
+        assert!(idle(&busy, &nothing, 100).is_empty());
+        assert!(idle(&busy, &nothing, 159).is_empty());
+        assert_eq!(idle(&busy, &nothing, 160), [id("t")]);
+        sessions.on_owner(&"a".into(), false);
+        let removed = sessions.remove_idle(&busy, &requesting, at(160).monotonic);
+        assert!(removed.is_empty());
+        let removed = sessions.remove_idle(&none, &requesting, at(160).monotonic);
+        assert_eq!(removed, [id("s")]);
+        assert!(sessions.is_empty() && !sessions.contains(&id("s")));
+    }
+
+    #[test]
+    fn guards_use_different_fence_rows_while_there_are_some() {
+        let mut sessions = one();
+        let s = id("s");
+        let row = |number| -> Arc<str> { s.fence_row(number).into() };
+        let mut next = |rows, in_use: &[usize]| {
+            let in_use = in_use.iter().map(|number| row(*number)).collect();
+            sessions.next_fence_row(&s, rows, &in_use)
+        };
+        assert_eq!(next(1, &[]), row(0), "there is one");
+        // Of four rows, guards use the last three.
+        assert_eq!(next(4, &[]), row(1));
+        assert_eq!(next(4, &[1]), row(2));
+        assert_eq!(next(4, &[2]), row(3), "the one that was unused for longest");
+        assert_eq!(next(4, &[1, 3]), row(2));
+        assert_eq!(
+            next(4, &[1, 2, 3]),
+            row(3),
+            "the one that was used for longest"
+        );
+        assert_eq!(next(4, &[2]), row(1));
+        let other = sessions.next_fence_row(&id("other"), 4, &BTreeSet::new());
+        assert_eq!(&*other, id("other").fence_row(0));
     }
 }

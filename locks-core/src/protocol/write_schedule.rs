@@ -378,14 +378,21 @@ mod tests {
         scene.write(3);
         let pause = scene.pause().expect("two others");
         assert!(pause > Duration::ZERO && pause <= Duration::from_millis(4));
+        for from in 4..7 {
+            scene.timers.stop(Timer::Pause);
+            scene.write(from);
+            assert!(scene.pause().is_some());
+        }
+        scene.write(7);
+        assert_eq!(scene.pause(), None, "alone again");
         scene.schedule.mechanisms.yielding = false;
-        scene.write(5);
+        scene.write(15);
         assert_eq!(scene.pause(), None, "turned off");
         scene.schedule.mechanisms.yielding = true;
         scene.conflict();
         scene.conflict();
         scene.timers.stop(Timer::Pause);
-        scene.write(9);
+        scene.write(19);
         assert_eq!(scene.pause(), None, "the lock sees to the order");
     }
 

@@ -42,10 +42,8 @@ impl Namespace {
 
     /// Whether a request waits in the queue, as far as is known.
     pub(super) fn others_wait(&self) -> bool {
-        match self.row.known() {
-            Some(cached) => !cached.table.queue().is_empty(),
-            None => !self.requests.is_empty(),
-        }
+        let queue = self.row.known().map(|cached| cached.table.queue());
+        queue.is_some_and(|queue| !queue.is_empty())
     }
 
     pub(super) fn on_release_started(&mut self, id: ReleaseId) {
