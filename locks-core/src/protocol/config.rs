@@ -139,6 +139,8 @@ pub(super) mod tests {
             mechanisms: Mechanisms::default(),
             row_lock: true,
             fence_rows: 1,
+            durability: Durability::default(),
+            boot: None,
         }
     }
 

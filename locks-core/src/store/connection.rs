@@ -17,7 +17,11 @@ use super::{
     statements::{Condition, Statements},
     target::Server,
 };
-use crate::{options::Durability, random::unique, table::{Columns, SessionId}};
+use crate::{
+    options::Durability,
+    random::unique,
+    table::{Columns, SessionId},
+};
 
 /// Pauses that are shorter than this are too short for the timers of the runtime. The driver's
 /// thread sleeps.

@@ -31,7 +31,8 @@ fn schedules_that_have_shown_a_fault_show_none() {
     for seed in FAILED_ONCE {
         let outcome = run_seed(seed);
         if let Some(violation) = &outcome.violation {
-            panic!("{}", report(&setup(seed), outcome.steps, violation));
+            let steps = shrink(&setup(seed), outcome.steps, violation.property);
+            panic!("{}", report(&setup(seed), &steps, violation));
         }
     }
 }
