@@ -59,9 +59,9 @@ pub(super) struct CachedRow {
 /// What a row that was read means.
 #[derive(Debug)]
 pub(super) enum Read {
-    /// It is known now. These sessions of this process are in doubt: a write named them and
-    /// was refused although no other process wrote.
-    Known { doubtful: Vec<SessionId> },
+    /// It is known now. If a write was refused although no other process wrote, the sessions
+    /// that it named are in doubt; these are those of this process.
+    Known { doubtful: Option<Vec<SessionId>> },
     /// The original started the lock table anew: nothing that was held is held any more.
     Unstamped,
     /// Nothing can be done with it.
@@ -207,8 +207,9 @@ impl RowCache {
                     proven: sent,
                 });
                 self.unchecked = true;
-                let doubtful = refused.map_or_else(Vec::new, |(_, sessions)| sessions);
-                Read::Known { doubtful }
+                Read::Known {
+                    doubtful: refused.map(|(_, sessions)| sessions),
+                }
             }
             Err(unreadable) => Read::Unusable(LockError::schema(unreadable.to_string())),
         }
@@ -322,11 +323,11 @@ mod tests {
             let Read::Known { doubtful } = cache.on_read(row(read), "n", at(0)) else {
                 panic!("it parses")
             };
-            assert_eq!(!doubtful.is_empty(), doubts);
+            assert_eq!(doubtful.is_some(), doubts);
             let Read::Known { doubtful } = cache.on_read(row(7), "n", at(0)) else {
                 panic!("it parses")
             };
-            assert!(doubtful.is_empty(), "once");
+            assert_eq!(doubtful, None, "once");
         }
     }
 

@@ -124,7 +124,7 @@ impl Namespace {
         };
         match self.row.on_read(row, &self.name, sent.monotonic) {
             Read::Known { doubtful } => {
-                if !doubtful.is_empty() {
+                if let Some(doubtful) = doubtful {
                     self.doubtful.extend(doubtful);
                     // A session that was taken for dead may not be: it is looked for again.
                     self.observing |= !self.dead.is_empty();
