@@ -95,11 +95,12 @@ impl Namespace {
                 return;
             }
         };
-        let texts = row
-            .as_ref()
-            .map(|row| (row.data_json.as_deref(), row.meta_json.as_deref()));
-        let (data, meta) = texts.unwrap_or_default();
-        match LockTable::parse(data, meta) {
+        // Without a row nothing is held.
+        let table = row.map_or_else(
+            || Ok(LockTable::default()),
+            |row| LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref()),
+        );
+        match table {
             Ok(table) => self.answer_inspections(vec![call], &table, now),
             Err(unreadable) => {
                 if self.admin.take_inspection(call).is_some() {

@@ -222,3 +222,15 @@ fn request_whose_caller_is_gone_leaves_the_queue_at_once() {
     assert_eq!(queued(&s), 0);
     s.end();
 }
+
+#[test]
+fn inspection_while_the_row_is_missing_finds_nothing() {
+    let mut s = Scene::new(2, "MySQL");
+    s.step(&Step::OriginalDeletes(0));
+    s.step(&Step::Held(1, 0));
+    // Longer than an inspection waits for the connection of the rows.
+    answer_for(&mut s, &[1], Duration::from_secs(2));
+    let log = s.log();
+    assert!(log.contains("Inspect is answered: Holders([])"), "{log}");
+    s.end();
+}
