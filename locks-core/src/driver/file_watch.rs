@@ -11,10 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::linger::Linger;
 use crate::store::ChangeSource;
 
-/// How long to watch when no request is blocked any more.
-const LINGER: Duration = Duration::from_secs(10);
 /// The pauses between a report and the next looks.
 const AGAIN: [Duration; 3] = [
     Duration::from_millis(1),
@@ -34,8 +33,7 @@ pub(super) struct FileWatch {
     /// The log; `None` if the database is no file, or files cannot be watched here.
     path: Option<PathBuf>,
     watch: Option<sys::Watch>,
-    /// Since when no request is blocked.
-    idle_since: Option<Instant>,
+    linger: Linger,
     /// When to try again to make a watch.
     retry: Option<Instant>,
     last_report: Option<Instant>,
@@ -78,7 +76,7 @@ impl FileWatch {
         Self {
             path: log.filter(|_| sys::IS_POSSIBLE),
             watch: None,
-            idle_since: None,
+            linger: Linger::default(),
             retry: None,
             last_report: None,
             proved_for: PROVED_FOR.max(3 * renewals),
@@ -91,19 +89,16 @@ impl FileWatch {
         let Some(path) = &self.path else {
             return;
         };
-        if blocked {
-            self.idle_since = None;
-            if self.watch.is_none() && self.retry.is_none_or(|at| at <= now) {
-                self.retry = Some(now + PAUSE);
-                match sys::Watch::new(path) {
-                    Ok(watch) => self.watch = Some(watch),
-                    Err(error) => {
-                        tracing::debug!(%error, ?path, "the log of the database is not watched");
-                    }
+        if !self.linger.goes_on(blocked, now) {
+            self.stop();
+        } else if blocked && self.watch.is_none() && self.retry.is_none_or(|at| at <= now) {
+            self.retry = Some(now + PAUSE);
+            match sys::Watch::new(path) {
+                Ok(watch) => self.watch = Some(watch),
+                Err(error) => {
+                    tracing::debug!(%error, ?path, "the log of the database is not watched");
                 }
             }
-        } else if now >= *self.idle_since.get_or_insert(now) + LINGER {
-            self.stop();
         }
     }
 

@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 
+use super::linger::{LINGER, Linger};
 use crate::{
     random::unique,
     store::{Change, ChangeSource, Failure, Listener, Reconnecting, Signal},
 };
 
-/// How long to go on listening when no request is blocked any more.
-const LINGER: Duration = Duration::from_secs(10);
 /// The pause before a connection that failed is opened again, or a probe is sent again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The time after which the next probe is sent.
@@ -43,8 +42,7 @@ pub(super) struct Notifications {
     proof: Option<Proof>,
     /// Whether the last probe was heard.
     trusted: bool,
-    /// Since when no request is blocked.
-    idle_since: Option<Instant>,
+    linger: Linger,
 }
 
 #[derive(Debug)]
@@ -82,7 +80,7 @@ impl Notifications {
             state: State::Off,
             proof: None,
             trusted: false,
-            idle_since: None,
+            linger: Linger::default(),
         }
     }
 
@@ -91,12 +89,7 @@ impl Notifications {
         let Some(source) = &self.source else {
             return (None, false);
         };
-        if blocked {
-            self.idle_since = None;
-        } else {
-            self.idle_since.get_or_insert(now);
-        }
-        let lingers = self.idle_since.is_none_or(|since| now < since + LINGER);
+        let goes_on = self.linger.goes_on(blocked, now);
         match std::mem::replace(&mut self.state, State::On) {
             State::On => (None, false),
             State::Failed(until) if now < until => {
@@ -107,7 +100,7 @@ impl Notifications {
                 self.state = State::Off;
                 (None, false)
             }
-            State::Paused(_) if !lingers => {
+            State::Paused(_) if !goes_on => {
                 self.stop(State::Off);
                 (None, true)
             }

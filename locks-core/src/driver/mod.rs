@@ -24,6 +24,7 @@ mod file_watch;
 mod grant;
 mod handle;
 mod lease;
+mod linger;
 mod listener;
 mod queries;
 mod replies;

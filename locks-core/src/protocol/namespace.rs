@@ -186,7 +186,8 @@ impl Namespace {
                 self.requests.add(request, config, sessions, now);
                 self.replan = true;
             }
-            // A request that is not there has its answer: a grant is released with its guard, or by the driver.
+            // A request that is not there has its answer: a grant is released with its guard,
+            // or by the driver.
             Input::Cancel(nonce) => self.replan |= self.requests.cancel(nonce),
             Input::Release {
                 nonce,
@@ -446,19 +447,12 @@ mod tests {
             config::tests::config,
             grants::ActiveGrant,
             query::Completion,
+            time::tests::at,
         },
         report::TAKEN,
         store::{Liveness, LocksRow, NewSession, SessionRow},
         table::Nonce,
     };
-
-    fn at(millis: u64) -> Now {
-        Now {
-            monotonic: Time::new(Duration::from_millis(millis)),
-            boot: Time::new(Duration::from_millis(millis)),
-            wall: 0,
-        }
-    }
 
     /// A namespace with a session that nothing needs.
     fn with_idle_session() -> Namespace {

@@ -380,25 +380,16 @@ fn note(names: &mut BTreeSet<Name>, name: &Name, is_in: bool) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         name::LockName,
         protocol::{
             call::{AcquireRequest, Inspection, Removal, WaitPolicy},
             config::tests::config,
+            time::tests::at,
         },
         scope::ScopePath,
     };
-
-    fn at(millis: u64) -> Now {
-        Now {
-            monotonic: Time::new(Duration::from_millis(millis)),
-            boot: Time::new(Duration::from_millis(millis)),
-            wall: 0,
-        }
-    }
 
     fn namespaces() -> Namespaces {
         Namespaces::new(config(), fastrand::Rng::with_seed(1))

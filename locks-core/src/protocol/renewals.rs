@@ -242,19 +242,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        protocol::{config::tests::config, input::Input, query::Completion, sessions::Kind},
+        protocol::{
+            config::tests::config, input::Input, query::Completion, sessions::Kind, time::tests::at,
+        },
         store::{Class, Failure, Kind as Cause, NewSession},
         table::SessionId,
     };
-
-    /// So many milliseconds after the start.
-    fn at(millis: u64) -> Now {
-        Now {
-            monotonic: Time::new(Duration::from_millis(millis)),
-            boot: Time::new(Duration::from_millis(millis)),
-            wall: 0,
-        }
-    }
 
     fn ms(millis: u64) -> Time {
         at(millis).monotonic

@@ -330,7 +330,10 @@ pub(super) fn no_answer(contended: bool) -> LockError {
 mod tests {
     use super::*;
     use crate::{
-        name::LockName, protocol::config::tests::config, scope::ScopePath, store::NewSession,
+        name::LockName,
+        protocol::{config::tests::config, time::tests::at},
+        scope::ScopePath,
+        store::NewSession,
     };
 
     const NOWAIT: WaitPolicy = WaitPolicy::NoWait;
@@ -338,14 +341,6 @@ mod tests {
     const SECOND: WaitPolicy = WaitPolicy::Wait {
         timeout: Some(Duration::from_secs(1)),
     };
-
-    fn at(millis: u64) -> Now {
-        Now {
-            monotonic: Time::new(Duration::from_millis(millis)),
-            boot: Time::new(Duration::from_millis(millis)),
-            wall: 0,
-        }
-    }
 
     fn ms(millis: u64) -> Time {
         at(millis).monotonic

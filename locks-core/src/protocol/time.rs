@@ -54,8 +54,18 @@ pub(crate) struct Now {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// So many milliseconds after the start of both clocks.
+    pub(in crate::protocol) fn at(millis: u64) -> Now {
+        let time = Time::new(Duration::from_millis(millis));
+        Now {
+            monotonic: time,
+            boot: time,
+            wall: 0,
+        }
+    }
 
     #[test]
     fn time_saturates() {

@@ -171,8 +171,7 @@ impl Namespace {
             BTreeSet::new()
         };
         let dead = self.dead_in(&cached.table);
-        let boot = self.config.boot.clone();
-        let last = LastWriter::of(&cached.version, boot.as_ref());
+        let last = LastWriter::of(&cached.version, self.config.boot.as_ref());
         let base = last.base(cached.version.version);
         let next_version = self.row.next_version(base, now.wall);
         let mut plan = Plan::make(
@@ -211,10 +210,9 @@ impl Namespace {
                 Durability::Full
             };
             let durability = last.durability(next_version, wanted);
-            let random = self.rng.u128(..);
             let new = RowVersion {
                 version: next_version,
-                stamp: Some(last.stamp(random, boot.as_ref(), next_version, durability)),
+                stamp: Some(self.stamp(last, next_version, durability)),
             };
             return Some(Query::CompareAndSet(Box::new(CompareAndSet {
                 expected: cached.version,
@@ -240,10 +238,15 @@ impl Namespace {
         dead.into_iter().take(CHUNK).collect()
     }
 
-    /// The stamp of a row that is created or adopted, with this version or a later one.
-    pub(super) fn stamp_of_new_row(&mut self, version: i64) -> String {
+    /// The stamp of a write that makes this version, on a row with that last writer.
+    fn stamp(&mut self, last: LastWriter, version: i64, durability: Durability) -> String {
         let (random, boot) = (self.rng.u128(..), self.config.boot.as_ref());
-        LastWriter::Unknown.stamp(random, boot, version, Durability::Full)
+        last.stamp(random, boot, version, durability)
+    }
+
+    /// The stamp of a row that is created or adopted, with this version or a later one.
+    fn stamp_of_new_row(&mut self, version: i64) -> String {
+        self.stamp(LastWriter::Unknown, version, Durability::Full)
     }
 
     /// The next query that no caller asked for.

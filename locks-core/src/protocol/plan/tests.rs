@@ -7,7 +7,7 @@ use crate::{
         config::tests::config,
         sessions::OwnSessions,
         task::Evicted,
-        time::Now,
+        time::{Now, tests::at},
     },
     scope::ScopePath,
     store::NewSession,
@@ -15,13 +15,6 @@ use crate::{
 
 const FOREVER: WaitPolicy = WaitPolicy::Wait { timeout: None };
 const NOWAIT: WaitPolicy = WaitPolicy::NoWait;
-
-fn at(millis: u64) -> Now {
-    Now {
-        monotonic: Time::new(Duration::from_millis(millis)),
-        ..Now::default()
-    }
-}
 
 /// The requests of a process, each by a task of its own with the number as its nonce.
 struct Scene {
@@ -49,6 +42,15 @@ impl Scene {
             admin: Admin::default(),
             unchecked: BTreeSet::new(),
         }
+    }
+
+    /// Request 1 holds `x`.
+    fn with_x_granted() -> Self {
+        let mut scene = Self::new();
+        scene.ask(1, "x", FOREVER, 0);
+        let plan = scene.plan(1_000);
+        scene.wrote(&plan);
+        scene
     }
 
     fn ask(&mut self, number: u64, name: &str, policy: WaitPolicy, since: u64) {
@@ -167,10 +169,7 @@ fn a_write_adds_as_many_requests_as_it_may() {
 
 #[test]
 fn a_refusal_needs_a_row_that_was_read_after_the_request() {
-    let mut scene = Scene::new();
-    scene.ask(1, "x", FOREVER, 0);
-    let plan = scene.plan(1_000);
-    scene.wrote(&plan);
+    let mut scene = Scene::with_x_granted();
     scene.ask(2, "x", NOWAIT, 1_001);
     let plan = scene.plan(1_001);
     assert!(plan.needs_read && plan.refused.is_empty());
@@ -185,10 +184,7 @@ fn a_refusal_needs_a_row_that_was_read_after_the_request() {
 
 #[test]
 fn a_queue_entry_waits_for_another_write_unless_it_is_due() {
-    let mut scene = Scene::new();
-    scene.ask(1, "x", FOREVER, 0);
-    let plan = scene.plan(1_000);
-    scene.wrote(&plan);
+    let mut scene = Scene::with_x_granted();
     scene.ask(2, "x", FOREVER, 1_001);
     let plan = scene.plan(1_001);
     assert_eq!(plan.deferred_until, Some(at(1_002).monotonic));
@@ -206,10 +202,7 @@ fn a_queue_entry_waits_for_another_write_unless_it_is_due() {
 
 #[test]
 fn a_queue_entry_that_is_due_is_written_and_lets_no_other_request_pass() {
-    let mut scene = Scene::new();
-    scene.ask(1, "x", FOREVER, 0);
-    let plan = scene.plan(1_000);
-    scene.wrote(&plan);
+    let mut scene = Scene::with_x_granted();
     scene.ask(2, "x", FOREVER, 1_001);
     let plan = scene.plan(1_002);
     assert!(plan.changed && !plan.frees);

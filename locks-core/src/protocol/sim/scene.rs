@@ -30,19 +30,6 @@ fn engine(name: &str) -> Engine {
         .expect("there is one")
 }
 
-/// Another task requests `app_task_1`.
-pub(super) fn ask_of_b(p: ProcessId, number: RequestNumber, patience: Patience) -> Step {
-    Step::Ask(Ask {
-        process: p,
-        number,
-        namespace: 0,
-        task: 'b',
-        names: vec!["app_task_1"],
-        patience,
-        scope: Scope::None,
-    })
-}
-
 /// The statement on the row connection.
 pub(super) fn pending(s: &Scene, p: ProcessId) -> Option<&'static str> {
     s.pending(p, LaneKind::Rows).map(Statement::name)
@@ -129,6 +116,12 @@ impl Scene {
         }));
     }
 
+    /// A request of task `a` for a name, which waits.
+    #[track_caller]
+    pub(super) fn wait_for(&mut self, p: ProcessId, number: RequestNumber, name: &'static str) {
+        self.ask_for(p, number, ('a', name), Patience::Forever);
+    }
+
     pub(super) fn told(&self, number: RequestNumber) -> &Told {
         &self.0.callers[&number].told
     }
@@ -205,6 +198,15 @@ impl Scene {
         self.check();
     }
 
+    /// Answers what these processes ask for so long.
+    #[track_caller]
+    pub(super) fn answer_for(&mut self, processes: &[ProcessId], time: Duration) {
+        let start = self.0.now;
+        while self.0.now < start + time {
+            self.answer_all(processes);
+        }
+    }
+
     /// Answers what a process asks now. No time passes.
     #[track_caller]
     pub(super) fn answer_now(&mut self, p: ProcessId) {
@@ -222,6 +224,17 @@ impl Scene {
         self.ask(p, number, Patience::Forever);
         self.until_told(&[p], number);
         assert_eq!(*self.told(number), Told::Granted, "{}", self.log());
+    }
+
+    /// A process is granted `app_task_1`. The commit of a transaction that is fenced with the grant
+    /// is under way, and its caller is gone.
+    #[track_caller]
+    pub(super) fn granted_with_commit_under_way(&mut self, p: ProcessId, number: RequestNumber) {
+        self.granted(p, number);
+        self.step(&Step::Fence(number));
+        while !self.0.step(&Step::AbandonCommit(number)) {
+            self.answer_all(&[p]);
+        }
     }
 
     /// The task that holds `app_task_1`.

@@ -88,12 +88,7 @@ fn late_grant_of_a_caller_that_is_gone_is_released() {
 fn restart_by_the_original_waits_for_a_fenced_transaction() {
     for engine in ["PostgreSQL", "MySQL", "Galera"] {
         let mut s = Scene::new(2, engine);
-        s.granted(0, 1);
-        s.step(&Step::Fence(1));
-        s.answer_all(&[0]);
-        while !s.0.step(&Step::AbandonCommit(1)) {
-            s.answer_all(&[0]);
-        }
+        s.granted_with_commit_under_way(0, 1);
         s.step(&Step::OriginalDeletes(0));
         s.step(&Step::OriginalInserts(0));
         s.ask(1, 2, Patience::Forever);
@@ -111,19 +106,12 @@ fn restart_by_the_original_waits_for_a_fenced_transaction() {
 #[test]
 fn row_that_stays_missing_is_created_after_the_fenced_transaction() {
     let mut s = Scene::new(2, "PostgreSQL");
-    s.granted(0, 1);
-    s.step(&Step::Fence(1));
-    while !s.0.step(&Step::AbandonCommit(1)) {
-        s.answer_all(&[0]);
-    }
+    s.granted_with_commit_under_way(0, 1);
     s.step(&Step::OriginalDeletes(0));
     s.step(&Step::Pause(0));
     s.ask(1, 2, Patience::Forever);
     // Longer than the original takes for its restart.
-    let start = s.0.now;
-    while s.0.now < start + Duration::from_secs(6) {
-        s.answer_all(&[1]);
-    }
+    s.answer_for(&[1], Duration::from_secs(6));
     assert_eq!(*s.told(2), Told::Waiting);
     s.step(&Step::ArriveCommit(1));
     s.until_told(&[1], 2);
@@ -134,11 +122,7 @@ fn row_that_stays_missing_is_created_after_the_fenced_transaction() {
 #[test]
 fn lock_that_the_original_took_is_not_granted_before_the_fenced_transaction_ends() {
     let mut s = Scene::new(2, "MySQL");
-    s.granted(0, 1);
-    s.step(&Step::Fence(1));
-    while !s.0.step(&Step::AbandonCommit(1)) {
-        s.answer_all(&[0]);
-    }
+    s.granted_with_commit_under_way(0, 1);
     s.step(&Step::OriginalReads(0));
     s.step(&Step::OriginalReleasesTask(0, 0, 'a'));
     assert_eq!(s.holder(), None);
@@ -267,11 +251,7 @@ fn session_that_is_removed_while_its_grant_is_written_holds_nothing() {
 fn eviction_waits_for_a_fenced_transaction_of_a_stopped_holder() {
     for engine in ["PostgreSQL", "MySQL", "SQLite"] {
         let mut s = Scene::new(2, engine);
-        s.granted(0, 1);
-        s.step(&Step::Fence(1));
-        while !s.0.step(&Step::AbandonCommit(1)) {
-            s.answer_all(&[0]);
-        }
+        s.granted_with_commit_under_way(0, 1);
         s.step(&Step::Pause(0));
         s.ask(1, 2, Patience::Forever);
         for _ in 0..300 {
@@ -438,10 +418,7 @@ fn server_that_is_full_costs_no_lock() {
     let mut s = Scene::new(2, "MySQL");
     s.step(&Step::RefuseConnections(1));
     s.granted(1, 1);
-    let start = s.0.now;
-    while s.0.now < start + 3 * TTL {
-        s.answer_all(&[1]);
-    }
+    s.answer_for(&[1], 3 * TTL);
     assert_eq!(*s.told(1), Told::Granted);
     s.step(&Step::Release(1));
     s.end();

@@ -8,18 +8,10 @@ use crate::protocol::{
         callers::Told,
         execution::parse,
         process::LaneKind::{Renewals, Rows, Side},
-        scene::{Scene, TTL, ask_of_b, pending},
-        schedule::{Patience, ProcessId, Step},
+        scene::{Scene, TTL, pending},
+        schedule::{Patience, Step},
     },
 };
-
-/// Answers what these processes ask for so long.
-fn answer_for(s: &mut Scene, processes: &[ProcessId], time: Duration) {
-    let start = s.0.now;
-    while s.0.now < start + time {
-        s.answer_all(processes);
-    }
-}
 
 #[test]
 fn dropped_guard_is_released_a_millisecond_later() {
@@ -41,7 +33,7 @@ fn dropped_guard_for_which_another_process_waits_is_released_at_once() {
     s.granted(0, 1);
     s.ask(1, 2, Patience::Forever);
     // The holder sees the queue when it renews its session.
-    answer_for(&mut s, &[0, 1], TTL);
+    s.answer_for(&[0, 1], TTL);
     s.answer_now(0);
     s.step(&Step::Drop(1));
     assert_eq!(pending(&s, 0), Some("compare-and-set"));
@@ -52,8 +44,8 @@ fn dropped_guard_for_which_another_process_waits_is_released_at_once() {
 fn closing_answers_every_caller_at_once_and_releases_every_lock() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.granted(0, 1);
-    s.step(&ask_of_b(0, 2, Patience::Forever));
-    answer_for(&mut s, &[0], Duration::from_millis(100));
+    s.ask_for(0, 2, ('b', "app_task_1"), Patience::Forever);
+    s.answer_for(&[0], Duration::from_millis(100));
     s.step(&Step::CutOff(0));
     s.step(&Step::Held(0, 0));
     s.step(&Step::Close(0));
@@ -103,8 +95,8 @@ fn time_out_says_what_blocked_the_request() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.granted(0, 1);
     s.ask(1, 2, Patience::Forever);
-    answer_for(&mut s, &[1], Duration::from_millis(100));
-    s.step(&ask_of_b(1, 3, Patience::Millis(500)));
+    s.answer_for(&[1], Duration::from_millis(100));
+    s.ask_for(1, 3, ('b', "app_task_1"), Patience::Millis(500));
     s.until_told(&[1], 3);
     let log = s.log();
     let text = "timed out after 500ms of waiting for lock app_task_1: ";
@@ -191,7 +183,7 @@ fn waiting_requests_are_listed_with_what_blocks_them() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.granted(0, 1);
     s.ask(1, 2, Patience::Forever);
-    answer_for(&mut s, &[0, 1], Duration::from_millis(100));
+    s.answer_for(&[0, 1], Duration::from_millis(100));
     s.step(&Step::Waiting(0, 0));
     while !s.0.calls.is_empty() {
         s.answer_all(&[0]);
@@ -214,7 +206,7 @@ fn request_whose_caller_is_gone_leaves_the_queue_at_once() {
     };
     s.granted(0, 1);
     s.ask(1, 2, Patience::Forever);
-    answer_for(&mut s, &[0, 1], Duration::from_millis(100));
+    s.answer_for(&[0, 1], Duration::from_millis(100));
     s.answer_now(1);
     assert_eq!(queued(&s), 1);
     s.step(&Step::Cancel(2));
@@ -229,7 +221,7 @@ fn inspection_while_the_row_is_missing_finds_nothing() {
     s.step(&Step::OriginalDeletes(0));
     s.step(&Step::Held(1, 0));
     // Longer than an inspection waits for the connection of the rows.
-    answer_for(&mut s, &[1], Duration::from_secs(2));
+    s.answer_for(&[1], Duration::from_secs(2));
     let log = s.log();
     assert!(log.contains("Inspect is answered: Holders([])"), "{log}");
     s.end();

@@ -17,10 +17,7 @@ fn blocked(engine: &str) -> Scene {
     let mut s = Scene::new(3, engine);
     s.granted(0, 1);
     s.ask(1, 2, Patience::Forever);
-    let start = s.0.now;
-    while s.0.now < start + Duration::from_millis(100) {
-        s.answer_all(&[0, 1, 2]);
-    }
+    s.answer_for(&[0, 1, 2], Duration::from_millis(100));
     for p in 0..3 {
         s.answer_now(p);
     }

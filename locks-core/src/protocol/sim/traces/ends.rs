@@ -66,11 +66,7 @@ fn guard_is_released_after_the_last_handle_is_gone() {
 #[test]
 fn end_tells_which_locks_an_open_transaction_keeps() {
     let mut s = Scene::new(2, "PostgreSQL");
-    s.granted(0, 1);
-    s.step(&Step::Fence(1));
-    while !s.0.step(&Step::AbandonCommit(1)) {
-        s.answer_all(&[0]);
-    }
+    s.granted_with_commit_under_way(0, 1);
     s.step(&Step::Close(0));
     let passed = until_ended(&mut s);
     assert!(passed >= Duration::from_secs(10) && passed < Duration::from_secs(11));

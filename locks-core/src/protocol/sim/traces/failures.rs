@@ -11,7 +11,7 @@ use crate::{
         log::logged,
         process::LaneKind::{Renewals, Rows},
         scene::{Scene, TTL, pending},
-        schedule::{Ask, ClassName, Patience, RequestNumber, Scope, Step},
+        schedule::{ClassName, Patience, Step},
         statement::Statement,
     },
     store::{Class, Failure, Kind},
@@ -19,19 +19,6 @@ use crate::{
 
 fn count(events: &[String], text: &str) -> usize {
     events.iter().filter(|event| event.contains(text)).count()
-}
-
-/// A task of the second process requests a lock of its own.
-fn ask(s: &mut Scene, number: RequestNumber, task: char, name: &'static str) {
-    s.step(&Step::Ask(Ask {
-        process: 1,
-        number,
-        namespace: 0,
-        task,
-        names: vec![name],
-        patience: Patience::Forever,
-        scope: Scope::None,
-    }));
 }
 
 #[test]
@@ -58,8 +45,8 @@ fn failure_that_lasts_is_logged_once_a_minute() {
 #[test]
 fn task_whose_id_the_database_rejects_is_refused_alone() {
     let mut s = Scene::new(2, "PostgreSQL");
-    ask(&mut s, 1, UNSTORABLE_TASK, "app_task_1");
-    ask(&mut s, 2, 'b', "mail_restart");
+    s.ask_for(1, 1, (UNSTORABLE_TASK, "app_task_1"), Patience::Forever);
+    s.ask_for(1, 2, ('b', "mail_restart"), Patience::Forever);
     while *s.told(1) == Told::Waiting {
         s.until_sent(1, Rows, "insert of heartbeat rows");
         let Some(Statement::InsertHeartbeats(sessions)) = s.pending(1, Rows) else {
@@ -87,11 +74,11 @@ fn task_whose_id_the_database_rejects_is_refused_alone() {
 #[test]
 fn final_failure_answers_every_caller() {
     let mut s = Scene::new(2, "PostgreSQL");
-    ask(&mut s, 1, 'a', "mail_restart");
+    s.wait_for(1, 1, "mail_restart");
     s.until_told(&[1], 1);
     s.step(&Step::Release(1));
     assert_eq!(pending(&s, 1), Some("compare-and-set"));
-    ask(&mut s, 2, 'a', "app_task_1");
+    s.wait_for(1, 2, "app_task_1");
     s.step(&Step::Waiting(1, 0));
     s.0.deliver(
         1,
@@ -107,7 +94,7 @@ fn final_failure_answers_every_caller() {
 /// The second process asks for the row's lock, because two of its writes came too late.
 fn asks_for_the_row_lock() -> Scene {
     let mut s = Scene::new(2, "MySQL");
-    ask(&mut s, 1, 'a', "mail_restart");
+    s.wait_for(1, 1, "mail_restart");
     for number in [2, 3] {
         s.until_sent(1, Rows, "compare-and-set");
         s.granted(0, number);
@@ -240,7 +227,7 @@ fn row_that_goes_back_in_time_is_logged_once() {
         let events = logged(Level::WARN, || {
             let mut s = Scene::new(2, "MySQL");
             // A row that is read twice has not gone back.
-            ask(&mut s, 2, 'a', "mail_restart");
+            s.wait_for(1, 2, "mail_restart");
             s.until_sent(1, Rows, "compare-and-set");
             s.step(&Step::Fail(1, Rows, ClassName::NotApplied));
             s.until_told(&[1], 2);
@@ -249,10 +236,7 @@ fn row_that_goes_back_in_time_is_logged_once() {
             if restores {
                 s.step(&Step::Restore);
             }
-            let start = s.0.now;
-            while s.0.now < start + 2 * TTL {
-                s.answer_all(&[0, 1]);
-            }
+            s.answer_for(&[0, 1], 2 * TTL);
             s.end();
         });
         count(&events, "went back in time")

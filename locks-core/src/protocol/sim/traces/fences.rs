@@ -28,11 +28,7 @@ fn sent(s: &mut Scene, p: ProcessId, statement: &str, time: Duration) -> usize {
 #[test]
 fn open_transaction_is_looked_for_twenty_times_a_second_until_it_ends() {
     let mut s = Scene::new(2, "PostgreSQL");
-    s.granted(0, 1);
-    s.step(&Step::Fence(1));
-    while !s.0.step(&Step::AbandonCommit(1)) {
-        s.answer_all(&[0]);
-    }
+    s.granted_with_commit_under_way(0, 1);
     s.step(&Step::Release(1));
     let sent = sent(&mut s, 0, "lock of a fence row", Duration::from_secs(1));
     assert!((15..=25).contains(&sent), "{sent}");
@@ -47,11 +43,7 @@ fn open_transaction_is_looked_for_twenty_times_a_second_until_it_ends() {
 #[test]
 fn new_row_is_tried_four_times_a_second_while_a_transaction_is_open() {
     let mut s = Scene::new(2, "PostgreSQL");
-    s.granted(0, 1);
-    s.step(&Step::Fence(1));
-    while !s.0.step(&Step::AbandonCommit(1)) {
-        s.answer_all(&[0]);
-    }
+    s.granted_with_commit_under_way(0, 1);
     s.step(&Step::OriginalDeletes(0));
     s.step(&Step::Pause(0));
     s.ask(1, 2, Patience::Forever);
@@ -68,11 +60,7 @@ fn new_row_is_tried_four_times_a_second_while_a_transaction_is_open() {
 /// The original has taken a lock away whose fenced transaction is open.
 fn stolen() -> Scene {
     let mut s = Scene::new(2, "PostgreSQL");
-    s.granted(0, 1);
-    s.step(&Step::Fence(1));
-    while !s.0.step(&Step::AbandonCommit(1)) {
-        s.answer_all(&[0]);
-    }
+    s.granted_with_commit_under_way(0, 1);
     s.step(&Step::OriginalReads(0));
     s.step(&Step::OriginalReleasesTask(0, 0, 'a'));
     s

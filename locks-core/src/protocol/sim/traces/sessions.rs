@@ -10,31 +10,11 @@ use crate::{
         callers::Told,
         log::logged,
         process::LaneKind::{Rows, Side},
-        scene::{Scene, TTL, ask_of_b},
-        schedule::{Ask, Patience, ProcessId, RequestNumber, Scope, Step},
+        scene::{Scene, TTL},
+        schedule::{Patience, ProcessId, RequestNumber, Step},
         setup::Setup,
     },
 };
-
-fn ask(p: ProcessId, number: RequestNumber, name: &'static str) -> Step {
-    Step::Ask(Ask {
-        process: p,
-        number,
-        namespace: 0,
-        task: 'a',
-        names: vec![name],
-        patience: Patience::Forever,
-        scope: Scope::None,
-    })
-}
-
-/// Answers what these processes ask for so long.
-fn answer_for(s: &mut Scene, processes: &[ProcessId], time: Duration) {
-    let start = s.0.now;
-    while s.0.now < start + time {
-        s.answer_all(processes);
-    }
-}
 
 /// The first process was started again after the others were killed. The second one ran on its
 /// machine, the third one on another. Both held a lock. Returns how many sessions are left.
@@ -48,14 +28,14 @@ fn sessions_left(evidence: Evidence, after: Duration) -> usize {
     }
     for (p, name) in [(1, "app_task_1"), (2, "mail_restart")] {
         let number = u32::try_from(p).expect("small");
-        s.step(&ask(p, number, name));
+        s.wait_for(p, number, name);
         s.until_told(&[p], number);
     }
     assert_eq!(s.0.db.tables.heartbeats.len(), 2);
     s.step(&Step::Kill(1));
     s.step(&Step::Kill(2));
     s.step(&Step::Start(0));
-    answer_for(&mut s, &[0], after);
+    s.answer_for(&[0], after);
     let left = s.0.db.tables.heartbeats.len();
     s.end();
     left
@@ -95,7 +75,7 @@ fn eviction_is_logged_unless_the_session_was_lost_before() {
         s.step(&Step::Sleep(0));
         s.step(&Step::Millis(3_000));
         s.step(&Step::Resume(0));
-        answer_for(&mut s, &[0], TTL);
+        s.answer_for(&[0], TTL);
         assert_eq!(*s.told(1), Told::Lost);
         s.end();
     });
@@ -112,7 +92,7 @@ fn session_that_nothing_needs_is_deleted_once() {
     s.step(&Step::Release(1));
     s.answer_now(0);
     s.step(&Step::OwnerGone(0, 'a'));
-    answer_for(&mut s, &[0], TTL);
+    s.answer_for(&[0], TTL);
     assert!(s.0.db.tables.heartbeats.is_empty());
     s.step(&Step::Close(0));
     while s.0.processes[0].is_alive() {
@@ -131,11 +111,11 @@ fn side_connection_is_prepared_only_if_a_heartbeat_stands_still() {
         let mut s = Scene::new(2, "PostgreSQL");
         s.granted(0, 1);
         s.ask(1, 2, Patience::Forever);
-        answer_for(&mut s, &[0, 1], TTL);
+        s.answer_for(&[0, 1], TTL);
         if kills {
             s.step(&Step::Kill(0));
         }
-        answer_for(&mut s, &[0, 1], TTL);
+        s.answer_for(&[0, 1], TTL);
         let prepares = s.log().matches("p2 prepares a side connection").count();
         s.end();
         prepares > 0
@@ -150,7 +130,7 @@ fn waiter_sees_that_a_process_of_its_machine_has_ended() {
         let mut s = Scene::with(3, "PostgreSQL", |setup| setup.evidence = evidence);
         s.granted(holder, 1);
         s.ask(1, 2, Patience::Forever);
-        answer_for(&mut s, &[0, 1, 2], TTL / 2);
+        s.answer_for(&[0, 1, 2], TTL / 2);
         s.step(&Step::Kill(holder));
         let start = s.0.now;
         s.until_told(&[1], 2);
@@ -175,7 +155,7 @@ fn nothing_is_granted_under_a_session_of_which_a_lock_was_stolen() {
     let first = session(&s, 1).expect("it is granted");
     s.step(&Step::OriginalReads(0));
     s.step(&Step::OriginalReleasesTask(0, 0, 'a'));
-    s.step(&ask(0, 2, "mail_restart"));
+    s.wait_for(0, 2, "mail_restart");
     s.until_told(&[0], 2);
     assert_eq!(*s.told(1), Told::Lost);
     assert_ne!(session(&s, 2), Some(first.clone()));
@@ -186,11 +166,7 @@ fn nothing_is_granted_under_a_session_of_which_a_lock_was_stolen() {
 #[test]
 fn eviction_that_waits_is_under_way_once() {
     let mut s = Scene::new(2, "PostgreSQL");
-    s.granted(0, 1);
-    s.step(&Step::Fence(1));
-    while !s.0.step(&Step::AbandonCommit(1)) {
-        s.answer_all(&[0]);
-    }
+    s.granted_with_commit_under_way(0, 1);
     s.step(&Step::Pause(0));
     s.ask(1, 2, Patience::Forever);
     let start = s.0.now;
@@ -211,13 +187,13 @@ fn waiter_whose_session_was_removed_still_finds_a_dead_holder() {
     let mut s = Scene::new(3, "PostgreSQL");
     s.granted(0, 1);
     s.ask(1, 2, Patience::Forever);
-    answer_for(&mut s, &[0, 1, 2], TTL / 10);
+    s.answer_for(&[0, 1, 2], TTL / 10);
     s.step(&Step::RemoveTask(2, 0, 1, 'a'));
     let side = s.side(2, "delete of heartbeat rows");
     s.step(&Step::Apply(2, side));
     s.step(&Step::Pause(2));
     // The write is refused, and the row is as it was.
-    s.step(&ask(1, 3, "mail_restart"));
+    s.wait_for(1, 3, "mail_restart");
     s.until_told(&[1], 3);
     assert_eq!(*s.told(3), Told::Granted);
     s.step(&Step::Kill(0));
@@ -233,8 +209,8 @@ fn waiter_whose_session_was_removed_still_finds_a_dead_holder() {
 fn process_does_not_look_for_its_own_sessions() {
     let mut s = Scene::new(1, "PostgreSQL");
     s.granted(0, 1);
-    s.step(&ask_of_b(0, 2, Patience::Forever));
-    answer_for(&mut s, &[0], TTL);
+    s.ask_for(0, 2, ('b', "app_task_1"), Patience::Forever);
+    s.answer_for(&[0], TTL);
     assert!(!s.log().contains("read of sessions"), "{}", s.log());
     s.end();
 }
@@ -248,7 +224,7 @@ fn row_without_a_lock_ends_the_grant_and_its_session() {
     while !s.0.calls.is_empty() {
         s.answer_all(&[1]);
     }
-    s.step(&ask_of_b(0, 2, Patience::Forever));
+    s.ask_for(0, 2, ('b', "app_task_1"), Patience::Forever);
     // The row is read, and nothing is renewed.
     while *s.told(2) == Told::Waiting {
         if !s.0.step(&Step::Answer(0, Rows)) {

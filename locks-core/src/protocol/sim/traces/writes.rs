@@ -6,25 +6,23 @@ use crate::{
     protocol::sim::{
         callers::Told,
         process::LaneKind::Rows,
-        scene::{Scene, ask_of_b, pending},
-        schedule::{Ask, Patience, ProcessId, RequestNumber, Scope, Step},
+        scene::{Scene, pending},
+        schedule::{Patience, ProcessId, RequestNumber, Step},
     },
     store::{Class, Failure, Kind},
 };
 
 const LOCKED: &str = "read of the row under its lock";
 
-/// What follows on the row connection once a lock is released for which these wait.
-fn after_release(waiters: &[Step]) -> Option<&'static str> {
+/// What follows on the row connection once a lock is released for which task `b` of these processes
+/// waits, with these requests.
+fn after_release(waiters: &[(ProcessId, RequestNumber)]) -> Option<&'static str> {
     let mut s = Scene::new(2, "PostgreSQL");
     s.granted(0, 1);
-    for waiter in waiters {
-        s.step(waiter);
+    for (p, number) in waiters {
+        s.ask_for(*p, *number, ('b', "app_task_1"), Patience::Forever);
     }
-    let start = s.0.now;
-    while s.0.now < start + Duration::from_millis(100) {
-        s.answer_all(&[0, 1]);
-    }
+    s.answer_for(&[0, 1], Duration::from_millis(100));
     s.step(&Step::Release(1));
     while *s.told(1) != Told::Gone || !s.0.calls.is_empty() {
         s.until_sent(0, Rows, "compare-and-set");
@@ -37,10 +35,9 @@ fn after_release(waiters: &[Step]) -> Option<&'static str> {
 
 #[test]
 fn release_is_announced_only_if_another_process_waits() {
-    let wait = |p, number| ask_of_b(p, number, Patience::Forever);
     assert_eq!(after_release(&[]), None);
-    assert_eq!(after_release(&[wait(1, 2)]), Some("notification"));
-    assert_eq!(after_release(&[wait(0, 2), wait(0, 3)]), None);
+    assert_eq!(after_release(&[(1, 2)]), Some("notification"));
+    assert_eq!(after_release(&[(0, 2), (0, 3)]), None);
 }
 
 #[test]
@@ -58,41 +55,28 @@ fn write_without_answer_becomes_impossible_before_its_request_is_forgotten() {
     s.end();
 }
 
-/// A request for a lock that conflicts with no other.
-fn ask(s: &mut Scene, p: ProcessId, number: RequestNumber, name: &'static str) {
-    s.step(&Step::Ask(Ask {
-        process: p,
-        number,
-        namespace: 0,
-        task: 'a',
-        names: vec![name],
-        patience: Patience::Forever,
-        scope: Scope::None,
-    }));
-}
-
 /// Whether a process begins its next write at once, after a write that took long and followed one
 /// of another process, which still holds this many locks.
 fn writes_at_once(locks_of_other: usize) -> bool {
     let mut s = Scene::new(2, "MySQL");
-    ask(&mut s, 0, 1, "own");
+    s.wait_for(0, 1, "own");
     s.until_told(&[0], 1);
     for (number, name) in [(2, "other"), (3, "another")] {
-        ask(&mut s, 1, number, name);
+        s.wait_for(1, number, name);
         s.until_told(&[1], number);
     }
     for number in [2, 3].into_iter().skip(locks_of_other) {
         s.step(&Step::Release(number));
         s.answer_now(1);
     }
-    ask(&mut s, 0, 4, "second");
+    s.wait_for(0, 4, "second");
     while *s.told(4) == Told::Waiting {
         s.until_sent(0, Rows, "compare-and-set");
         s.step(&Step::Apply(0, Rows));
         s.step(&Step::Millis(2));
         s.step(&Step::Answer(0, Rows));
     }
-    ask(&mut s, 0, 5, "third");
+    s.wait_for(0, 5, "third");
     let at_once = pending(&s, 0) == Some("compare-and-set");
     s.end();
     at_once
@@ -116,7 +100,7 @@ fn two_granted_by_one_write(group_commit: bool) -> Scene {
     s.step(&Step::Drop(1));
     s.until_sent(0, Rows, "compare-and-set");
     for (number, name) in [(2, "one"), (3, "two")] {
-        ask(&mut s, 0, number, name);
+        s.wait_for(0, number, name);
     }
     s.step(&Step::Answer(0, Rows));
     s.until_sent(0, Rows, "compare-and-set");
@@ -134,7 +118,7 @@ fn write_waits_for_the_callers_that_the_last_one_has_answered() {
     let mut s = two_granted_by_one_write(true);
     s.step(&Step::Release(2));
     assert_eq!(pending(&s, 0), None, "the other caller may come");
-    ask(&mut s, 0, 4, "three");
+    s.wait_for(0, 4, "three");
     assert_eq!(pending(&s, 0), Some("compare-and-set"), "both have come");
     s.end();
 }
@@ -143,7 +127,7 @@ fn write_waits_for_the_callers_that_the_last_one_has_answered() {
 fn write_waits_for_a_quarter_of_a_millisecond_at_most() {
     let mut s = two_granted_by_one_write(true);
     let start = s.0.now;
-    ask(&mut s, 0, 4, "three");
+    s.wait_for(0, 4, "three");
     assert_eq!(pending(&s, 0), None, "the other caller may come");
     s.until_sent(0, Rows, "compare-and-set");
     let passed = s.since(start);
@@ -154,7 +138,7 @@ fn write_waits_for_a_quarter_of_a_millisecond_at_most() {
 #[test]
 fn write_waits_for_no_caller_if_the_mechanism_is_turned_off() {
     let mut s = two_granted_by_one_write(false);
-    ask(&mut s, 0, 4, "three");
+    s.wait_for(0, 4, "three");
     assert_eq!(pending(&s, 0), Some("compare-and-set"));
     s.end();
 }
@@ -163,12 +147,12 @@ fn write_waits_for_no_caller_if_the_mechanism_is_turned_off() {
 fn guards_of_a_cluster_use_fence_rows_of_their_own() {
     let mut s = Scene::new(2, "Galera");
     for (number, name) in [(1, "one"), (2, "two"), (3, "three")] {
-        ask(&mut s, 0, number, name);
+        s.wait_for(0, number, name);
         s.until_told(&[0], number);
     }
     s.step(&Step::Release(2));
     s.answer_now(0);
-    ask(&mut s, 0, 4, "four");
+    s.wait_for(0, 4, "four");
     s.until_told(&[0], 4);
     let row = |number: u32| {
         let grant = s.0.callers[&number].grant.as_ref();
@@ -182,7 +166,7 @@ fn guards_of_a_cluster_use_fence_rows_of_their_own() {
 fn both_write(engine: &str) -> Scene {
     let mut s = Scene::with(2, engine, |setup| setup.mechanisms.yielding = false);
     for (p, number, name) in [(0, 1, "one"), (1, 2, "two"), (0, 3, "three")] {
-        ask(&mut s, p, number, name);
+        s.wait_for(p, number, name);
         s.until_told(&[p], number);
     }
     s
@@ -193,7 +177,7 @@ fn row_is_read_again_before_a_write_if_other_processes_write_too() {
     for (age, statement) in [(0, "compare-and-set"), (2, "read of the row")] {
         let mut s = both_write("MySQL");
         s.step(&Step::Millis(age));
-        ask(&mut s, 0, 4, "four");
+        s.wait_for(0, 4, "four");
         assert_eq!(pending(&s, 0), Some(statement));
         s.end();
     }
@@ -202,10 +186,10 @@ fn row_is_read_again_before_a_write_if_other_processes_write_too() {
 /// The second process asks for the row's lock, because two of its writes came too late.
 fn asks_for_the_row_lock() -> Scene {
     let mut s = both_write("MySQL");
-    ask(&mut s, 1, 4, "four");
+    s.wait_for(1, 4, "four");
     for number in [5, 6] {
         s.until_sent(1, Rows, "compare-and-set");
-        ask(&mut s, 0, number, "own");
+        s.wait_for(0, number, "own");
         s.until_told(&[0], number);
         s.step(&Step::Release(number));
         s.answer_now(0);
@@ -236,15 +220,15 @@ fn row_lock_is_given_back_to_look_for_a_session_without_which_a_write_was_refuse
 fn row_is_read_under_its_lock_for_each_write_until_the_process_is_alone() {
     let mut s = asks_for_the_row_lock();
     s.until_told(&[1], 4);
-    ask(&mut s, 0, 7, "seven");
+    s.wait_for(0, 7, "seven");
     s.until_told(&[0], 7);
-    ask(&mut s, 1, 8, "eight");
+    s.wait_for(1, 8, "eight");
     assert_eq!(pending(&s, 1), Some(LOCKED), "another process wrote");
     s.until_told(&[1], 8);
-    ask(&mut s, 1, 9, "nine");
+    s.wait_for(1, 9, "nine");
     assert_eq!(pending(&s, 1), Some(LOCKED));
     s.until_told(&[1], 9);
-    ask(&mut s, 1, 10, "ten");
+    s.wait_for(1, 10, "ten");
     assert_eq!(pending(&s, 1), Some("compare-and-set"), "it is alone");
     s.end();
 }
@@ -255,8 +239,8 @@ fn requests_that_a_write_leaves_out_are_in_the_next_one() {
     s.granted(0, 1);
     s.step(&Step::Drop(1));
     s.until_sent(0, Rows, "compare-and-set");
-    ask(&mut s, 0, 2, "one");
-    ask(&mut s, 0, 3, "two");
+    s.wait_for(0, 2, "one");
+    s.wait_for(0, 3, "two");
     s.step(&Step::Answer(0, Rows));
     s.until_sent(0, Rows, "compare-and-set");
     // The database cannot store both in one write.
