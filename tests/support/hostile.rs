@@ -40,7 +40,10 @@ pub const fn own_settings(engine: Engine) -> &'static str {
     match engine {
         Engine::Sqlite => "SELECT 1",
         Engine::MySql => {
+            // Without unique_checks, MariaDB locks an empty table for its first INSERT, and two of
+            // them deadlock.
             "SET SESSION completion_type = 0, autocommit = 1, sql_safe_updates = 0, \
+                 unique_checks = 1, foreign_key_checks = 1, \
                  sql_select_limit = 18446744073709551615, \
                  max_join_size = 18446744073709551615, sql_big_selects = 1, \
                  sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', \
