@@ -53,6 +53,8 @@ mod write_schedule;
 mod grants;
 mod requests;
 
+mod combining;
+
 mod admin;
 mod plan;
 
@@ -76,6 +78,7 @@ mod sim;
 
 pub(crate) use self::{
     call::{AcquireRequest, Answer, CallId, Check, Granted, Inspection, Loss, Removal, WaitPolicy},
+    combining::{Submission, Turn, TurnOutcome},
     config::{CHUNK, Config, Mechanisms, Name},
     input::{DriverInput, Input},
     namespaces::Namespaces,

@@ -30,6 +30,7 @@ mod session_rows;
 mod sqlite;
 mod statements;
 mod target;
+mod turn;
 
 pub(crate) use self::{
     change::{Change, ChangeSource, Signal},

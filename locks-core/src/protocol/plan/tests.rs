@@ -27,6 +27,7 @@ struct Scene {
     dead: BTreeSet<SessionId>,
     admin: Admin,
     unchecked: BTreeSet<SessionId>,
+    foreign: Vec<Foreign>,
 }
 
 impl Scene {
@@ -41,6 +42,7 @@ impl Scene {
             dead: BTreeSet::new(),
             admin: Admin::default(),
             unchecked: BTreeSet::new(),
+            foreign: Vec::new(),
         }
     }
 
@@ -95,6 +97,8 @@ impl Scene {
             dead: &self.dead,
             deferral: Duration::from_millis(1),
             batch: self.batch,
+            foreign: &self.foreign,
+            durable: true,
             config: &self.config,
         };
         Plan::make(&mut self.table, &input)
