@@ -35,6 +35,8 @@ const CONFLICTS: u32 = 2;
 const ALONE: u32 = 4;
 /// This many turns in a row that could not be taken show that turns do not work.
 const TURN_FAILURES: u32 = 3;
+/// After so many lost writes in a row, a process does not rely on turns.
+const TURNS_LOST: u32 = 10;
 /// How many writes go without turns after turns did not work.
 const WITHOUT_TURNS: u32 = 100;
 /// How long a written row is likely to be current while other processes write as well.
@@ -256,15 +258,23 @@ impl WriteSchedule {
     /// Another process wrote first.
     pub(super) fn on_conflict(&mut self, now: Time, timers: &mut Timers, rng: &mut fastrand::Rng) {
         self.alone = 0;
-        if let Contention::Racing(conflicts) = &mut self.contention {
-            *conflicts += 1;
-            if self.mechanisms.combining && self.without_turns == 0 {
-                self.contention = Contention::Turns;
-            } else if *conflicts >= CONFLICTS && self.mechanisms.row_lock {
+        self.conflicts += 1;
+        match &mut self.contention {
+            Contention::Racing(conflicts) => {
+                *conflicts += 1;
+                if self.mechanisms.combining && self.without_turns == 0 {
+                    self.contention = Contention::Turns;
+                } else if *conflicts >= CONFLICTS && self.mechanisms.row_lock {
+                    self.contention = Contention::Locking;
+                }
+            }
+            // Another process writes without turns.
+            Contention::Turns if self.conflicts > TURNS_LOST && self.mechanisms.row_lock => {
+                self.without_turns = WITHOUT_TURNS;
                 self.contention = Contention::Locking;
             }
+            Contention::Turns | Contention::Locking => {}
         }
-        self.conflicts += 1;
         if matches!(self.contention, Contention::Racing(_)) {
             let pause = pause(CONFLICT_PAUSES, self.conflicts, rng);
             timers.set(Timer::Pause, now + pause.mul_f64(rng.f64()));
