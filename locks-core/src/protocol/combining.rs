@@ -26,8 +26,8 @@ use crate::{
 /// How long a submission may be, in characters. A longer one is not made; the process takes its
 /// turn without it.
 const LONGEST: usize = 1000;
-/// After this many turns in which no other process had written or submitted anything, a process
-/// is alone.
+/// After this many turns in a row for which no other process had submitted anything, a process
+/// takes no more turns.
 const ALONE: u32 = 8;
 
 /// What a process has submitted, as it is stored.
@@ -121,7 +121,7 @@ pub(super) struct Combining {
     /// Whether a write for others was rejected or refused since the last one that succeeded: then
     /// each process writes for itself until the request or the session at fault is found.
     rejected: bool,
-    /// Turns in a row in which this process was alone.
+    /// Turns in a row for which no other process had submitted anything.
     alone: u32,
 }
 
@@ -259,7 +259,7 @@ impl Combining {
         }
     }
 
-    /// Another process wrote without its turn, or with another process's help.
+    /// Other processes compete for the row, with submissions or without.
     pub(super) fn on_company(&mut self) {
         self.alone = 0;
     }
@@ -272,7 +272,7 @@ impl Combining {
         }
     }
 
-    /// Whether no other process wrote or submitted anything for many turns. Then the count
+    /// Whether no other process submitted anything for many turns. Then the count
     /// begins again.
     pub(super) fn take_alone(&mut self) -> bool {
         let alone = self.alone >= ALONE;

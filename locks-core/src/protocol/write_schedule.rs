@@ -35,6 +35,8 @@ const CONFLICTS: u32 = 2;
 const ALONE: u32 = 4;
 /// This many turns in a row that could not be taken show that turns do not work.
 const TURN_FAILURES: u32 = 3;
+/// With so many other holders, one conflict shows that racing does not work.
+const MANY: usize = 3;
 /// After so many lost writes in a row, a process does not rely on turns.
 const TURNS_LOST: u32 = 10;
 /// How many writes go without turns after turns did not work.
@@ -138,11 +140,12 @@ impl WriteSchedule {
         self.contention == Contention::Turns
     }
 
-    /// The turn came, and the row was of this version. Returns whether this process made it.
-    pub(super) fn on_turn(&mut self, found: Option<&RowVersion>) -> bool {
+    /// The turn came, and the row was of this version. Returns whether many other processes write
+    /// as well, of which `others` hold locks.
+    pub(super) fn on_turn(&mut self, found: Option<&RowVersion>, others: usize) -> bool {
         self.missed_at = None;
         self.turn_failures = 0;
-        found.is_some() && found == self.wrote.as_ref()
+        others >= MANY && found.is_some() && found != self.wrote.as_ref()
     }
 
     /// The turn could not be taken.
@@ -255,16 +258,24 @@ impl WriteSchedule {
         timers.stop(Timer::Pause);
     }
 
-    /// Another process wrote first.
-    pub(super) fn on_conflict(&mut self, now: Time, timers: &mut Timers, rng: &mut fastrand::Rng) {
+    /// Another process wrote first. `others` is how many sessions of other processes hold locks.
+    pub(super) fn on_conflict(
+        &mut self,
+        others: usize,
+        now: Time,
+        timers: &mut Timers,
+        rng: &mut fastrand::Rng,
+    ) {
         self.alone = 0;
         self.conflicts += 1;
         match &mut self.contention {
             Contention::Racing(conflicts) => {
                 *conflicts += 1;
-                if self.mechanisms.combining && self.without_turns == 0 {
+                let lost = *conflicts >= CONFLICTS;
+                if (lost || others >= MANY) && self.mechanisms.combining && self.without_turns == 0
+                {
                     self.contention = Contention::Turns;
-                } else if *conflicts >= CONFLICTS && self.mechanisms.row_lock {
+                } else if lost && self.mechanisms.row_lock {
                     self.contention = Contention::Locking;
                 }
             }
@@ -343,7 +354,7 @@ mod tests {
 
         fn conflict(&mut self) {
             let (timers, rng) = (&mut self.timers, &mut self.rng);
-            self.schedule.on_conflict(self.now, timers, rng);
+            self.schedule.on_conflict(1, self.now, timers, rng);
         }
 
         fn fail(&mut self, writes: bool) {

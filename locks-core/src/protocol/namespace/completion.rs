@@ -13,6 +13,7 @@ use crate::{
         timers::Timer,
     },
     store::{Failure, Kind, LocksRow, RowVersion},
+    table::LockTable,
 };
 
 impl Namespace {
@@ -127,23 +128,34 @@ impl Namespace {
                 return self.on_failure(failure, Writes::No, now);
             }
         };
-        let version = row.as_ref().map(|row| &row.version);
+        let version = row.as_ref().map(|row| row.version.clone());
+        let came = outcome != TurnOutcome::Missed;
         match outcome {
             TurnOutcome::Held { others, claimed } => {
                 let may_have = self.combining.on_held(&others, claimed, &self.config);
-                if !self.write_schedule.on_turn(version) {
-                    self.combining.on_company();
-                }
                 self.grants.on_submission_settled(may_have);
             }
             TurnOutcome::Served => {
                 self.combining.on_served();
-                self.write_schedule.on_turn(version);
                 self.grants.on_submission_settled(true);
             }
-            TurnOutcome::Missed => self.write_schedule.on_turn_missed(version),
+            TurnOutcome::Missed => self.write_schedule.on_turn_missed(version.as_ref()),
         }
         self.on_row(row, sent, now);
+        let known = self.row.known();
+        let others = known.map_or(0, |cached| self.others_in(&cached.table));
+        if came && self.write_schedule.on_turn(version.as_ref(), others) {
+            self.combining.on_company();
+        }
+    }
+
+    /// How many sessions of other processes hold locks.
+    pub(super) fn others_in(&self, table: &LockTable) -> usize {
+        let ours = &self.sessions;
+        table
+            .holding_sessions()
+            .filter(|id| !ours.contains(id))
+            .count()
     }
 
     // The row.

@@ -40,13 +40,12 @@ impl Namespace {
             ..
         } = write;
         self.row.forget();
+        let others = self.others_in(&table);
         match result {
             Ok(true) => {
                 self.row.on_written();
                 self.combining.on_written(std::mem::take(&mut plan.served));
                 let ours = &self.sessions;
-                let others = table.holding_sessions().filter(|id| !ours.contains(id));
-                let others = others.count();
                 let others_wait = table.queue().iter().any(|q| !ours.contains(&q.session));
                 let written = Written {
                     from: &expected,
@@ -80,7 +79,8 @@ impl Namespace {
                 self.on_success();
                 self.replan = true;
                 let (timers, rng) = (&mut self.timers, &mut self.rng);
-                self.write_schedule.on_conflict(now.monotonic, timers, rng);
+                self.write_schedule
+                    .on_conflict(others, now.monotonic, timers, rng);
                 // A session of another process may be dead. It finds out when it writes itself.
                 if plan.serves_others() {
                     self.combining.on_rejected();

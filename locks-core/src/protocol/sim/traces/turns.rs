@@ -14,15 +14,21 @@ const WAIT: &str = "wait for the turn";
 const WRITE: &str = "compare-and-set";
 const PASS: &str = "pass of the turn";
 
-/// Processes 1 and 2 have lost a race and take turns. Process 0 writes without turns.
+/// Processes 1 and 2 have lost two races in a row and take turns. Process 0 writes without turns.
 fn taking_turns(engine: &str) -> Scene {
     let mut s = Scene::with(3, engine, |setup| setup.turns = true);
-    let names = ["app_task_1", "app_task_2", "app_backup_1"];
-    for (p, number) in [(0, 100), (1, 101), (2, 102)] {
-        s.ask_for(p, number, ('b', names[p]), Patience::Forever);
-        s.until_sent(p, Rows, WRITE);
-    }
-    for (p, number) in [(0, 100), (1, 101), (2, 102)] {
+    for (p, number, name) in [(1, 101, "app_task_2"), (2, 102, "app_backup_1")] {
+        s.ask_for(p, number, ('b', name), Patience::Forever);
+        for lost in [0, 1] {
+            s.until_sent(p, Rows, WRITE);
+            let first = 110 + 10 * number + lost;
+            s.ask_for(0, first, ('b', "app_task_1"), Patience::Forever);
+            s.until_told(&[0], first);
+            s.step(&Step::Release(first));
+            s.answer_now(0);
+            s.step(&Step::Answer(p, Rows));
+        }
+        s.until_sent(p, Rows, WAIT);
         s.until_told(&[p], number);
         s.step(&Step::Release(number));
         s.answer_now(p);
