@@ -19,7 +19,7 @@ use crate::{
     matrix::Fingerprint,
     name::LockName,
     options::Fairness,
-    store::LocksRow,
+    store::Submission,
     table::{Nonce, Request, RequestId, SessionId},
 };
 
@@ -29,39 +29,6 @@ const LONGEST: usize = 1000;
 /// After this many turns in a row for which no other process had submitted anything, a process
 /// takes no more turns.
 const ALONE: u32 = 8;
-
-/// What a process has submitted, as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Submission {
-    /// The id of the driver's request row.
-    pub(crate) driver: String,
-    /// It rises with every submission of the driver.
-    pub(crate) number: i64,
-    /// ASCII.
-    pub(crate) body: String,
-}
-
-/// What a process found at its turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
-    pub(crate) row: Option<LocksRow>,
-    pub(crate) outcome: TurnOutcome,
-}
-
-/// How a turn came out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum TurnOutcome {
-    /// The process has the turn, and these submissions of others are claimed for it.
-    Held {
-        others: Vec<Submission>,
-        /// The last submission of this process that others had claimed; `None`: it is not known.
-        claimed: Option<i64>,
-    },
-    /// Another process has done what was submitted, and the turn was passed on.
-    Served,
-    /// The turn did not come within its time limit.
-    Missed,
-}
 
 /// The content of a submission.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

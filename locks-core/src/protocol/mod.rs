@@ -78,7 +78,6 @@ mod sim;
 
 pub(crate) use self::{
     call::{AcquireRequest, Answer, CallId, Check, Granted, Inspection, Loss, Removal, WaitPolicy},
-    combining::{Submission, Turn, TurnOutcome},
     config::{CHUNK, Config, Mechanisms, Name},
     input::{DriverInput, Input},
     namespaces::Namespaces,

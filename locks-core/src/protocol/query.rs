@@ -3,13 +3,15 @@
 //! A query owns what it needs. At most one is in flight at a time.
 
 use super::{
-    combining::{Submission, Turn},
     plan::Plan,
     task::{Task, TaskResult},
 };
 use crate::{
     options::Durability,
-    store::{Failure, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
+    store::{
+        Failure, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow, Submission,
+        Turn,
+    },
     table::{LockTable, SessionId},
 };
 

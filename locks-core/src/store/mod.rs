@@ -42,6 +42,7 @@ pub(crate) use self::{
     rows::{Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
     statements::{Fence, FenceStatement},
     target::{Target, sealed},
+    turn::{Submission, Turn, TurnOutcome},
 };
 pub use self::{fence::FenceConnection, target::IntoConnectOptions};
 

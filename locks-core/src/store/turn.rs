@@ -16,10 +16,40 @@ use super::{
     rows::LocksRow,
     target::Server,
 };
-use crate::{
-    protocol::{Submission, Turn, TurnOutcome},
-    random::unique,
-};
+use crate::random::unique;
+
+/// What a process has submitted, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Submission {
+    /// The id of the driver's request row.
+    pub(crate) driver: String,
+    /// It rises with every submission of the driver.
+    pub(crate) number: i64,
+    /// ASCII.
+    pub(crate) body: String,
+}
+
+/// What a process found at its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) row: Option<LocksRow>,
+    pub(crate) outcome: TurnOutcome,
+}
+
+/// How a turn came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TurnOutcome {
+    /// The process has the turn, and these submissions of others are claimed for it.
+    Held {
+        others: Vec<Submission>,
+        /// The last submission of this process that others had claimed; `None`: it is not known.
+        claimed: Option<i64>,
+    },
+    /// Another process has done what was submitted, and the turn was passed on.
+    Served,
+    /// The turn did not come within its time limit.
+    Missed,
+}
 
 /// The statements of turns, with words in the place of values: `$driver`, `$namespace`,
 /// `$number`, `$body`, `$turn` and `$key`.

@@ -5,14 +5,9 @@ use std::collections::BTreeSet;
 use super::{Cycle, Namespace, writes::Writes};
 use crate::{
     protocol::{
-        combining::{Turn, TurnOutcome},
-        failure_detector::FailureDetector,
-        query::Completion,
-        row::Read,
-        time::Now,
-        timers::Timer,
+        failure_detector::FailureDetector, query::Completion, row::Read, time::Now, timers::Timer,
     },
-    store::{Failure, Kind, LocksRow, RowVersion},
+    store::{Failure, Kind, LocksRow, RowVersion, Turn, TurnOutcome},
     table::LockTable,
 };
 

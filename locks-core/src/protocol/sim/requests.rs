@@ -8,8 +8,8 @@ use super::{
     statement::{Reply, Statement},
 };
 use crate::{
-    protocol::{Submission, Turn, TurnOutcome, config::Name},
-    store::Failure,
+    protocol::config::Name,
+    store::{Failure, Submission, Turn, TurnOutcome},
 };
 
 /// How long a process waits for its turn.

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     options::Durability,
-    protocol::{Submission, TurnOutcome, config::Name},
-    store::{LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
+    protocol::config::Name,
+    store::{LocksRow, NewSession, Preconditions, RowVersion, SessionRow, Submission, TurnOutcome},
     table::{Columns, SessionId},
 };
 
