@@ -1,12 +1,12 @@
 //! Flat combining: under contention one process writes for all that wait for their turn.
 //!
 //! A process submits what it wants to a row of its own, the request row, and takes its turn: a
-//! session-level lock of the server, which is granted in order of arrival. Whoever has the turn
-//! reads the locks row, then claims what was submitted, plans for all, writes the locks row by
+//! session-level lock of the server, which is granted in order of arrival. The process that has the
+//! turn reads the locks row, then claims what was submitted, plans for all, writes the locks row by
 //! compare-and-set, and passes the turn. The turn sets the order and proves nothing.
 //!
 //! - A submission is claimed once, and the locks row is read before. So it takes effect at most
-//!   once, and only if nothing was written since the claim.
+//!   once, and only if nothing was written since it was claimed.
 //! - A process that had its turn knows that no other process writes for it any more. Before it
 //!   writes without a turn, it withdraws what it has submitted.
 
@@ -32,17 +32,17 @@ const ALONE: u32 = 8;
 
 /// The content of a submission.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Wishes {
+pub(super) struct Content {
     matrix: u64,
     barging: bool,
-    requests: Vec<Wanted>,
+    requests: Vec<RequestContent>,
     /// Entries to remove: session, nonce, names.
     releases: Vec<(Arc<str>, u64, Vec<Arc<str>>)>,
 }
 
 /// A request in a submission.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Wanted {
+struct RequestContent {
     session: Arc<str>,
     queue_session: Arc<str>,
     nonce: u64,
@@ -57,19 +57,19 @@ struct Wanted {
 
 /// A request of another process.
 #[derive(Debug)]
-pub(super) struct ForeignRequest {
+pub(super) struct SubmittedRequest {
     pub(super) request: Request,
     pub(super) queue_session: SessionId,
     pub(super) waits: bool,
     pub(super) ticket: Option<i64>,
 }
 
-/// The wishes of another process that has the same matrix and fairness as this one.
+/// The content of another process that has the same matrix and fairness as this one.
 #[derive(Debug)]
-pub(super) struct Foreign {
+pub(super) struct Submitted {
     pub(super) driver: String,
     pub(super) number: i64,
-    pub(super) requests: Vec<ForeignRequest>,
+    pub(super) requests: Vec<SubmittedRequest>,
     pub(super) releases: Vec<(RequestId, Vec<LockName>)>,
 }
 
@@ -98,7 +98,7 @@ enum TurnState {
     #[default]
     None,
     /// It has the turn and has not planned yet.
-    Held(Vec<Foreign>),
+    Held(Vec<Submitted>),
     /// It has planned, and has to pass the turn on.
     Used { served: Vec<(String, i64)> },
 }
@@ -121,16 +121,16 @@ impl Combining {
         self.outstanding
     }
 
-    /// Submits what is wanted, or nothing if it cannot be submitted.
+    /// Submits what is request, or nothing if it cannot be submitted.
     pub(super) fn submit(
         &mut self,
         requests: &Requests,
         grants: &mut Grants,
         config: &Config,
     ) -> Submission {
-        let wishes = Wishes::of(requests, grants, config);
-        let body = serde_json::to_string(&wishes).unwrap_or_default();
-        let nothing = wishes.requests.is_empty() && wishes.releases.is_empty();
+        let content = Content::of(requests, grants, config);
+        let body = serde_json::to_string(&content).unwrap_or_default();
+        let nothing = content.requests.is_empty() && content.releases.is_empty();
         if nothing || self.rejected || body.len() > LONGEST || !body.is_ascii() {
             return self.next(String::new());
         }
@@ -163,11 +163,11 @@ impl Combining {
     ) -> bool {
         let was_claimed = claimed.is_none_or(|claimed| claimed > self.settled);
         self.on_settled();
-        let foreign = others.iter().filter_map(|submission| {
+        let submitted = others.iter().filter_map(|submission| {
             // One that is left out is done by its own process, at its turn.
-            Foreign::parse(submission, config)
+            Submitted::parse(submission, config)
         });
-        self.turn = TurnState::Held(foreign.collect());
+        self.turn = TurnState::Held(submitted.collect());
         if others.is_empty() {
             self.alone += 1;
         } else {
@@ -200,11 +200,11 @@ impl Combining {
 
     /// The submissions of others to plan for, if the process has the turn and has not planned
     /// yet.
-    pub(super) fn take_foreign(&mut self) -> Option<Vec<Foreign>> {
+    pub(super) fn take_submitted(&mut self) -> Option<Vec<Submitted>> {
         match std::mem::take(&mut self.turn) {
-            TurnState::Held(foreign) => {
+            TurnState::Held(submitted) => {
                 self.turn = TurnState::Used { served: Vec::new() };
-                Some(if self.rejected { Vec::new() } else { foreign })
+                Some(if self.rejected { Vec::new() } else { submitted })
             }
             turn => {
                 self.turn = turn;
@@ -250,7 +250,7 @@ impl Combining {
     }
 }
 
-impl Wishes {
+impl Content {
     fn of(requests: &Requests, grants: &Grants, config: &Config) -> Self {
         let texts = |names: &[LockName]| names.iter().map(|n| Arc::from(n.as_str())).collect();
         let ready = requests.iter().filter(|(_, pending)| {
@@ -261,7 +261,7 @@ impl Wishes {
         });
         let requests = ready.map(|(nonce, pending)| {
             let request = pending.request();
-            Wanted {
+            RequestContent {
                 session: request.session.0.clone(),
                 queue_session: pending.queue_session().0.clone(),
                 nonce: nonce.0,
@@ -287,31 +287,34 @@ impl Wishes {
     }
 }
 
-impl Foreign {
+impl Submitted {
     /// `None` if it cannot be read or its process has another matrix or fairness.
     fn parse(submission: &Submission, config: &Config) -> Option<Self> {
-        let wishes: Wishes = serde_json::from_str(&submission.body).ok()?;
-        let ours = Fingerprint(wishes.matrix) == config.matrix.fingerprint()
-            && wishes.barging == (config.fairness == Fairness::Barging);
+        let content: Content = serde_json::from_str(&submission.body).ok()?;
+        let ours = Fingerprint(content.matrix) == config.matrix.fingerprint()
+            && content.barging == (config.fairness == Fairness::Barging);
         if !ours {
             return None;
         }
         let names = |names: Vec<Arc<str>>| names.into_iter().map(LockName::found);
-        let requests = wishes.requests.into_iter().map(|wanted| ForeignRequest {
-            request: Request {
-                session: SessionId(wanted.session),
-                nonce: Nonce(wanted.nonce),
-                task: wanted.task,
-                names: names(wanted.names).collect(),
-                matrix: config.matrix,
-                path: wanted.path.into(),
-                since: wanted.since,
-            },
-            queue_session: SessionId(wanted.queue_session),
-            waits: wanted.waits,
-            ticket: wanted.ticket,
-        });
-        let releases = wishes.releases.into_iter();
+        let requests = content
+            .requests
+            .into_iter()
+            .map(|request| SubmittedRequest {
+                request: Request {
+                    session: SessionId(request.session),
+                    nonce: Nonce(request.nonce),
+                    task: request.task,
+                    names: names(request.names).collect(),
+                    matrix: config.matrix,
+                    path: request.path.into(),
+                    since: request.since,
+                },
+                queue_session: SessionId(request.queue_session),
+                waits: request.waits,
+                ticket: request.ticket,
+            });
+        let releases = content.releases.into_iter();
         let releases = releases.map(|(session, nonce, held)| {
             ((SessionId(session), Nonce(nonce)), names(held).collect())
         });
@@ -321,5 +324,177 @@ impl Foreign {
             requests: requests.collect(),
             releases: releases.collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        matrix::ConflictMatrix,
+        protocol::{
+            call::AcquireRequest, config::tests::config, grants::ActiveGrant,
+            sessions::OwnSessions, time::tests::at,
+        },
+        scope::ScopePath,
+        store::NewSession,
+    };
+
+    /// A request of task `a` for each name, each under session `s`.
+    fn requests(names: &[&str]) -> Requests {
+        let (config, mut sessions, mut requests) =
+            (config(), OwnSessions::default(), Requests::default());
+        let session = NewSession {
+            id: SessionId("s".into()),
+            namespace: "n".into(),
+            task: "a".into(),
+            process: config.process.clone(),
+            ttl: config.ttl,
+        };
+        sessions.add(session, at(0));
+        for (nonce, name) in (1..).zip(names) {
+            let request = AcquireRequest {
+                nonce: Nonce(nonce),
+                task: "a".into(),
+                names: [LockName::found((*name).into())].into(),
+                path: ScopePath::default(),
+                policy: WaitPolicy::Wait { timeout: None },
+            };
+            requests.add(request, &config, &sessions, at(1));
+        }
+        requests.assign_sessions(&sessions, &config, at(1));
+        requests
+    }
+
+    /// A release of `held`.
+    fn releasing() -> Grants {
+        let mut grants = Grants::default();
+        grants.add(ActiveGrant {
+            nonce: Nonce(9),
+            session: SessionId("s".into()),
+            task: "a".into(),
+            names: [LockName::found("held".into())].into(),
+            token: 5,
+            fence_row: "s".into(),
+        });
+        grants.start_release(Nonce(9), false, None, at(1).monotonic);
+        grants
+    }
+
+    #[test]
+    fn others_read_what_was_submitted() {
+        let mut combining = Combining::new(255);
+        let submission = combining.submit(&requests(&["x"]), &mut releasing(), &config());
+        assert_eq!(
+            (&*submission.driver, submission.number),
+            ("00000000000000ff", 1)
+        );
+        let read = Submitted::parse(&submission, &config()).expect("it can be read");
+        assert_eq!((&*read.driver, read.number), ("00000000000000ff", 1));
+        let [found] = &read.requests[..] else {
+            panic!("{read:?}");
+        };
+        assert_eq!(found.request.nonce, Nonce(1));
+        assert_eq!(found.request.names[..], [LockName::found("x".into())]);
+        assert_eq!(found.queue_session, SessionId("s".into()));
+        assert!(found.waits && found.ticket.is_none());
+        let id = (SessionId("s".into()), Nonce(9));
+        assert_eq!(read.releases, [(id, vec![LockName::found("held".into())])]);
+    }
+
+    #[test]
+    fn processes_with_other_rules_leave_it_alone() {
+        let mut combining = Combining::new(1);
+        let submission = combining.submit(&requests(&["x"]), &mut Grants::default(), &config());
+        let matrix = Config {
+            matrix: ConflictMatrix::exclusive(),
+            ..config()
+        };
+        let fairness = Config {
+            fairness: Fairness::Barging,
+            ..config()
+        };
+        for config in [matrix, fairness] {
+            assert!(Submitted::parse(&submission, &config).is_none());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_stored_or_was_rejected_is_not_submitted() {
+        let long = "x".repeat(LONGEST);
+        for name in ["é", &long] {
+            let mut combining = Combining::new(1);
+            let submission = combining.submit(&requests(&[name]), &mut releasing(), &config());
+            assert_eq!(submission.body, "");
+            assert!(!combining.is_outstanding());
+        }
+        let mut combining = Combining::new(1);
+        let submit = |combining: &mut Combining| {
+            let body = combining.submit(&requests(&["x"]), &mut releasing(), &config());
+            body.body
+        };
+        combining.on_rejected();
+        assert_eq!(submit(&mut combining), "");
+        combining.on_written(Vec::new());
+        assert_ne!(submit(&mut combining), "");
+        assert!(combining.is_outstanding());
+        assert_eq!(combining.withdraw().number, 3);
+        assert!(combining.is_outstanding(), "until it is stored");
+        combining.on_withdrawn();
+        assert!(!combining.is_outstanding());
+    }
+
+    #[test]
+    fn only_claims_since_the_last_turn_count() {
+        let mut combining = Combining::new(1);
+        let mut turn = |claimed| {
+            combining.submit(&requests(&["x"]), &mut Grants::default(), &config());
+            let may_have = combining.on_held(&[], claimed, &config());
+            assert!(combining.has_turn() && !combining.is_outstanding());
+            combining.pass();
+            assert!(!combining.has_turn());
+            may_have
+        };
+        assert_eq!(
+            [Some(0), Some(1), Some(3), Some(3), None].map(&mut turn),
+            [false, false, true, false, true]
+        );
+    }
+
+    #[test]
+    fn the_turn_is_used_once_and_names_what_was_served() {
+        let mut combining = Combining::new(1);
+        assert!(combining.take_submitted().is_none());
+        combining.on_held(&[], Some(0), &config());
+        assert!(combining.take_submitted().is_some());
+        assert!(combining.take_submitted().is_none());
+        combining.on_written(vec![("d".into(), 4)]);
+        assert_eq!(combining.pass(), [("d".into(), 4)]);
+        combining.on_served();
+        assert!(combining.take_served() && !combining.take_served());
+    }
+
+    #[test]
+    fn a_process_is_alone_after_many_turns_without_others() {
+        let mut combining = Combining::new(1);
+        let mut turns = 0;
+        let mut turn = |combining: &mut Combining| {
+            turns += 1;
+            combining.on_held(&[], Some(0), &config());
+            combining.pass();
+            combining.take_alone()
+        };
+        while !turn(&mut combining) {}
+        for _ in 1..ALONE {
+            assert!(!turn(&mut combining));
+        }
+        combining.on_company();
+        assert!(!turn(&mut combining));
+        combining.on_served();
+        for _ in 1..ALONE {
+            assert!(!turn(&mut combining));
+        }
+        assert!(turn(&mut combining));
+        assert_eq!(turns, 3 * ALONE);
     }
 }

@@ -1,6 +1,6 @@
 //! What the next write does: a decision about a table, without any effect.
 
-mod foreign;
+mod serve;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use std::{
 use super::{
     admin::{Admin, is_same_grant},
     call::{CallId, WaitPolicy},
-    combining::Foreign,
+    combining::Submitted,
     config::{CHUNK, Config},
     grants::Grants,
     requests::{PendingRequest, Requests},
@@ -46,7 +46,7 @@ pub(super) struct PlanInput<'a> {
     /// How many requests the write may add to the row.
     pub(super) batch: usize,
     /// What other processes have submitted and this one has claimed.
-    pub(super) foreign: &'a [Foreign],
+    pub(super) submitted: &'a [Submitted],
     /// Whether what the table shows is on the disk.
     pub(super) durable: bool,
     pub(super) config: &'a Config,
@@ -101,7 +101,7 @@ pub(super) struct Plan {
     /// The sessions that the write grants to or queues for.
     sessions: BTreeSet<SessionId>,
     /// The sessions of other processes that the write grants to or queues for.
-    foreign_sessions: BTreeSet<SessionId>,
+    served_sessions: BTreeSet<SessionId>,
     /// Whether a request may be granted now that could not be a moment ago.
     again: bool,
 }
@@ -114,7 +114,7 @@ impl Plan {
             ..Self::default()
         };
         plan.release(table, input);
-        plan.release_foreign(table, input);
+        plan.release_submitted(table, input);
         plan.cancel(table, input);
         plan.release_unknown(table, input);
         plan.admin(table, input);
@@ -123,7 +123,7 @@ impl Plan {
         plan.frees = plan.changed;
         plan.grant_queued(table, input);
         plan.grant_new(table, input);
-        plan.serve_foreign(table, input);
+        plan.serve_submitted(table, input);
         // If all of them are of this process, nothing else would ever make a plan.
         while std::mem::take(&mut plan.again) {
             plan.grant_queued(table, input);
@@ -441,7 +441,7 @@ impl Plan {
         let granted = self.granted.keys().filter_map(|nonce| requests.get(*nonce));
         let granted = granted.map(|pending| pending.request().session.clone());
         let ours = granted.chain(self.enqueued.values().cloned());
-        let alive: BTreeSet<_> = ours.chain(self.foreign_sessions.iter().cloned()).collect();
+        let alive: BTreeSet<_> = ours.chain(self.served_sessions.iter().cloned()).collect();
         alive.into_iter().collect()
     }
 }

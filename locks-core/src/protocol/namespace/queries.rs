@@ -6,7 +6,7 @@ use super::{MISSING, NEIGHBOURS, Namespace, RETRY};
 use crate::{
     options::{Durability, Fairness},
     protocol::{
-        combining::Foreign,
+        combining::Submitted,
         config::CHUNK,
         durability::LastWriter,
         plan::{Plan, PlanInput},
@@ -27,7 +27,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(super) enum Way<'a> {
     /// It is written at once, together with what other processes have submitted.
-    AtOnce(&'a [Foreign]),
+    AtOnce(&'a [Submitted]),
     /// It waits for the turn of this process.
     ByTurn,
 }
@@ -184,13 +184,13 @@ impl Namespace {
 
     /// Uses the turn, or passes it on.
     pub(super) fn use_turn(&mut self, now: Now) -> Query {
-        if let Some(foreign) = self.combining.take_foreign()
+        if let Some(submitted) = self.combining.take_submitted()
             && self.row.known().is_some()
             && self.doubtful.is_empty()
         {
             self.assign_sessions(now);
             if let Some(query @ Query::CompareAndSet(_)) =
-                self.plan_write(Way::AtOnce(&foreign), now)
+                self.plan_write(Way::AtOnce(&submitted), now)
             {
                 return query;
             }
@@ -233,8 +233,8 @@ impl Namespace {
     /// Plans the next write on the cached row, and answers what needs none.
     pub(super) fn plan_write(&mut self, way: Way<'_>, now: Now) -> Option<Query> {
         let (mut cached, settles) = self.row.take()?;
-        let (foreign, before) = match way {
-            Way::AtOnce(foreign) => (foreign, None),
+        let (submitted, before) = match way {
+            Way::AtOnce(submitted) => (submitted, None),
             Way::ByTurn => (&[][..], Some(cached.clone())),
         };
         self.replan = false;
@@ -251,7 +251,7 @@ impl Namespace {
         let next_version = self.row.next_version(base, now.wall);
         let input = PlanInput {
             unchecked,
-            ..self.plan_input(cached.proven, next_version, foreign, &dead, now)
+            ..self.plan_input(cached.proven, next_version, submitted, &dead, now)
         };
         let mut plan = Plan::make(&mut cached.table, &input);
         for session in std::mem::take(&mut plan.stolen) {
@@ -300,7 +300,7 @@ impl Namespace {
         &'a self,
         proven: Time,
         next_version: i64,
-        foreign: &'a [Foreign],
+        submitted: &'a [Submitted],
         dead: &'a BTreeSet<SessionId>,
         now: Now,
     ) -> PlanInput<'a> {
@@ -316,7 +316,7 @@ impl Namespace {
             dead,
             deferral: self.write_schedule.deferral(),
             batch: self.requests_per_write.get(),
-            foreign,
+            submitted,
             durable: self.combining.has_turn(),
             config: &self.config,
         }

@@ -4,7 +4,7 @@
 use super::{Plan, PlanInput, has_lost_grant, order};
 use crate::{
     error::LockError,
-    protocol::{call::WaitPolicy, combining::ForeignRequest},
+    protocol::{call::WaitPolicy, combining::SubmittedRequest},
     report::Blocker,
     table::{LockTable, Order, Request, SessionId},
 };
@@ -12,25 +12,29 @@ use crate::{
 impl Plan {
     /// Whether the write adds what other processes have submitted.
     pub(in crate::protocol) fn serves_others(&self) -> bool {
-        !self.foreign_sessions.is_empty()
+        !self.served_sessions.is_empty()
     }
 
-    pub(super) fn release_foreign(&mut self, table: &mut LockTable, input: &PlanInput<'_>) {
-        for (id, names) in input.foreign.iter().flat_map(|foreign| &foreign.releases) {
+    pub(super) fn release_submitted(&mut self, table: &mut LockTable, input: &PlanInput<'_>) {
+        for (id, names) in input
+            .submitted
+            .iter()
+            .flat_map(|submitted| &submitted.releases)
+        {
             self.changed |= table.release(id, names);
         }
     }
 
     /// Grants or queues the requests of others. Submissions whose requests are all decided are
     /// served.
-    pub(super) fn serve_foreign(&mut self, table: &mut LockTable, input: &PlanInput<'_>) {
-        for foreign in input.foreign {
+    pub(super) fn serve_submitted(&mut self, table: &mut LockTable, input: &PlanInput<'_>) {
+        for submitted in input.submitted {
             let mut decided = true;
-            for request in &foreign.requests {
+            for request in &submitted.requests {
                 decided &= self.serve(table, input, request);
             }
             if decided {
-                let served = (foreign.driver.clone(), foreign.number);
+                let served = (submitted.driver.clone(), submitted.number);
                 self.served.push(served);
             }
         }
@@ -41,9 +45,9 @@ impl Plan {
         &mut self,
         table: &mut LockTable,
         input: &PlanInput<'_>,
-        foreign: &ForeignRequest,
+        submitted: &SubmittedRequest,
     ) -> bool {
-        let (request, queue_session) = (&foreign.request, &foreign.queue_session);
+        let (request, queue_session) = (&submitted.request, &submitted.queue_session);
         let id = (request.session.clone(), request.nonce);
         if table.granted(&id, &request.names).is_some() {
             return true;
@@ -63,29 +67,29 @@ impl Plan {
                 ..request.clone()
             };
             table.grant(&granted, input.next_version);
-            self.on_foreign(&request.session);
+            self.on_served_session(&request.session);
             self.frees = true;
             return true;
         }
         // Its process refuses one that does not wait.
-        if !foreign.waits || position.is_some() || order == Order::Barging {
+        if !submitted.waits || position.is_some() || order == Order::Barging {
             return true;
         }
         if table.cycle(request).is_some() || table.queue().len() >= input.config.queue_limit {
             return false;
         }
-        let ticket = foreign.ticket.unwrap_or(input.next_version);
+        let ticket = submitted.ticket.unwrap_or(input.next_version);
         table.enqueue(request, queue_session, ticket);
-        self.on_foreign(queue_session);
+        self.on_served_session(queue_session);
         let nested = table.is_nested(request);
         self.frees |= nested;
-        self.again |= nested || foreign.ticket.is_some();
+        self.again |= nested || submitted.ticket.is_some();
         true
     }
 
-    fn on_foreign(&mut self, session: &SessionId) {
+    fn on_served_session(&mut self, session: &SessionId) {
         self.sessions.insert(session.clone());
-        self.foreign_sessions.insert(session.clone());
+        self.served_sessions.insert(session.clone());
         self.changed = true;
     }
 
