@@ -263,6 +263,8 @@ impl Namespace {
         if plan.changed || settles || self.combining.is_outstanding() {
             if let Some(before) = before {
                 self.row.put_back(before);
+                // Nothing is done yet, whatever row the turn shows.
+                self.replan = true;
                 return Some(self.turn());
             }
             let preconditions = Preconditions {
