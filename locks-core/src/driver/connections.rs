@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use tokio::time;
 
 use super::{
     listener::{Heard, Listening},
@@ -22,6 +23,8 @@ pub(super) const ROW_LIMIT: Duration = Duration::from_secs(5);
 const TASK_LIMIT: Duration = Duration::from_secs(5);
 /// How long a side connection stays open without being needed.
 const SIDE_IDLE: Duration = Duration::from_secs(10);
+/// How long the end waits for what runs.
+const LAST_QUERY: Duration = Duration::from_secs(1);
 /// How many tasks run at a time. None of them waits for an application's transaction.
 const TASKS: usize = 2;
 
@@ -186,8 +189,16 @@ impl Connections {
         event
     }
 
-    /// Closes the connections. What runs is dropped with its connection.
+    /// Closes the connections. What runs is waited for briefly, and then dropped with its
+    /// connection: SQLite closes a dropped one later, and its `-wal` file is still there then.
     pub(super) async fn close(mut self) {
+        self.jobs_waiting.clear();
+        let all_return = async {
+            while self.row.is_none() || self.renewals.is_none() || self.jobs_running > 0 {
+                self.next().await;
+            }
+        };
+        drop(time::timeout(LAST_QUERY, all_return).await);
         let side = self.side.drain(..).map(|(link, _)| link);
         let links = self.row.take().into_iter().chain(self.renewals.take());
         for mut link in links.chain(side) {
