@@ -5,10 +5,9 @@ use locks_core::{Builder, LockManager};
 use crate::Result;
 
 /// The mechanisms that `--without` turns off.
-pub(crate) const MECHANISMS: [&str; 7] = [
+pub(crate) const MECHANISMS: [&str; 6] = [
     "group-commit",
     "row-lock",
-    "combining",
     "reread",
     "yielding",
     "deferral",

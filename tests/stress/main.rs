@@ -13,4 +13,3 @@ mod remote_database;
 mod session_counts;
 mod sorted_requests;
 mod starvation;
-mod turns;

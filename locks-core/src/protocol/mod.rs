@@ -53,8 +53,6 @@ mod write_schedule;
 mod grants;
 mod requests;
 
-mod combining;
-
 mod admin;
 mod plan;
 

@@ -30,7 +30,6 @@ mod session_rows;
 mod sqlite;
 mod statements;
 mod target;
-mod turn;
 
 pub(crate) use self::{
     change::{Change, ChangeSource, Signal},
@@ -42,7 +41,6 @@ pub(crate) use self::{
     rows::{Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
     statements::{Fence, FenceStatement},
     target::{Target, sealed},
-    turn::{Submission, Turn, TurnOutcome},
 };
 pub use self::{fence::FenceConnection, target::IntoConnectOptions};
 

@@ -31,8 +31,6 @@ mod original;
 mod power;
 mod process;
 mod properties;
-mod renewals;
-mod requests;
 mod row_properties;
 mod scene;
 mod schedule;

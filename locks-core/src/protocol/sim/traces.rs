@@ -10,7 +10,6 @@ mod failures;
 mod fences;
 mod power;
 mod sessions;
-mod turns;
 mod writes;
 
 use std::time::Duration;
