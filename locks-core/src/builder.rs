@@ -205,6 +205,7 @@ impl Builder {
             mechanisms: self.mechanisms,
             // The driver learns these from the database.
             row_lock: false,
+            turns: false,
             fence_rows: 1,
         })
     }

@@ -178,7 +178,7 @@ async fn commit_never_succeeds_after_an_eviction(db: Database) {
             refused: 0,
         };
         for race in 0..RACES / LANES {
-            lane.race(race).await;
+            Box::pin(lane.race(race)).await;
         }
         (lane.committed, lane.refused)
     };

@@ -5,9 +5,10 @@ use locks_core::{Builder, LockManager};
 use crate::Result;
 
 /// The mechanisms that `--without` turns off.
-pub(crate) const MECHANISMS: [&str; 6] = [
+pub(crate) const MECHANISMS: [&str; 7] = [
     "group-commit",
     "row-lock",
+    "combining",
     "reread",
     "yielding",
     "deferral",

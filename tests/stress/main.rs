@@ -13,3 +13,4 @@ mod remote_database;
 mod session_counts;
 mod sorted_requests;
 mod starvation;
+mod turns;

@@ -50,6 +50,16 @@ enum Home {
 }
 
 impl Engine {
+    /// The tables of the library, sorted.
+    pub const fn tables(self) -> &'static [&'static str] {
+        match self {
+            Self::Sqlite => &["lock_fences", "lock_sessions", "locks"],
+            Self::MySql | Self::Postgres => {
+                &["lock_fences", "lock_requests", "lock_sessions", "locks"]
+            }
+        }
+    }
+
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Sqlite, Self::MySql, Self::Postgres];
 

@@ -66,6 +66,7 @@ async fn serve(
     }
     let fence = rows.fence_statement();
     config.row_lock = rows.has_row_lock();
+    config.turns = rows.has_turns();
     config.fence_rows = fence.rows;
     config.boot = config.boot.filter(|_| rows.boot_matters());
     let driver = Arc::new(driver);

@@ -17,6 +17,18 @@ pub(super) async fn run(query: Query, link: &mut Reconnecting, namespace: &str) 
             Completion::ReadLocked(link.with(async |c| c.read_locked(namespace).await).await)
         }
         Query::Unlock => Completion::Unlocked(link.with(async |c| c.unlock().await).await),
+        Query::TakeTurn(submission) => {
+            let take = async |c: &mut Connection| c.take_turn(namespace, &submission).await;
+            Completion::TurnTaken(link.with(take).await)
+        }
+        Query::PassTurn(served) => {
+            let pass = async |c: &mut Connection| c.pass_turn(namespace, &served).await;
+            Completion::TurnPassed(link.with(pass).await)
+        }
+        Query::Withdraw(submission) => {
+            let submit = async |c: &mut Connection| c.submit(namespace, &submission).await;
+            Completion::Withdrawn(link.with(submit).await)
+        }
         Query::ReadVersion => {
             Completion::VersionRead(link.with(async |c| c.read_version(namespace).await).await)
         }

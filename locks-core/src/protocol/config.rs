@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) mechanisms: Mechanisms,
     /// Whether the engine can lock the row in order of arrival.
     pub(crate) row_lock: bool,
+    /// Whether the engine has turns, and the table for submissions is there.
+    pub(crate) turns: bool,
     /// How many fence rows a session has.
     pub(crate) fence_rows: usize,
     /// What writes survive, where the engine lets each of them choose.
@@ -77,6 +79,8 @@ pub(crate) struct Mechanisms {
     pub(crate) group_commit: bool,
     /// After conflicts the row is read under its lock.
     pub(crate) row_lock: bool,
+    /// After a conflict one process writes for all that wait for their turn.
+    pub(crate) combining: bool,
     /// A cached row is read again before a write while other processes write as well.
     pub(crate) reread: bool,
     /// After a write the driver lets other processes write first.
@@ -92,6 +96,7 @@ impl Default for Mechanisms {
         Self {
             group_commit: true,
             row_lock: true,
+            combining: true,
             reread: true,
             yielding: true,
             deferral: true,
@@ -106,6 +111,7 @@ impl Mechanisms {
         let switch = match name {
             "group-commit" => &mut self.group_commit,
             "row-lock" => &mut self.row_lock,
+            "combining" => &mut self.combining,
             "reread" => &mut self.reread,
             "yielding" => &mut self.yielding,
             "deferral" => &mut self.deferral,
@@ -138,6 +144,7 @@ pub(super) mod tests {
             evidence: Evidence::Process,
             mechanisms: Mechanisms::default(),
             row_lock: true,
+            turns: true,
             fence_rows: 1,
             durability: Durability::default(),
             boot: None,
@@ -157,6 +164,7 @@ pub(super) mod tests {
         let names = [
             "group-commit",
             "row-lock",
+            "combining",
             "reread",
             "yielding",
             "deferral",
@@ -166,6 +174,7 @@ pub(super) mod tests {
             [
                 m.group_commit,
                 m.row_lock,
+                m.combining,
                 m.reread,
                 m.yielding,
                 m.deferral,
@@ -175,7 +184,7 @@ pub(super) mod tests {
         for (index, name) in names.into_iter().enumerate() {
             let mut mechanisms = Mechanisms::default();
             assert!(mechanisms.turn_off(name));
-            let mut expected = [true; 6];
+            let mut expected = [true; 7];
             expected[index] = false;
             assert_eq!(on(mechanisms), expected, "{name}");
         }

@@ -53,6 +53,8 @@ mod write_schedule;
 mod grants;
 mod requests;
 
+mod combining;
+
 mod admin;
 mod plan;
 

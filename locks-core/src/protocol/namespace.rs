@@ -28,6 +28,7 @@ use super::{
     admin::Admin,
     batch_limit::BatchLimit,
     call::Answer,
+    combining::Combining,
     config::{Config, Name},
     failure_detector::FailureDetector,
     grants::Grants,
@@ -72,7 +73,7 @@ enum Cycle {
     /// A query is in flight.
     InFlight {
         sent: Now,
-        /// Whether it is a compare-and-set.
+        /// Whether it is a compare-and-set, or leads to one.
         writes: bool,
     },
     /// The row was read under its lock. The next query gives the lock back.
@@ -94,6 +95,7 @@ pub(crate) struct Namespace {
     requests: Requests,
     grants: Grants,
     admin: Admin,
+    combining: Combining,
     detector: FailureDetector,
     write_schedule: WriteSchedule,
     poll_schedule: PollSchedule,
@@ -136,9 +138,10 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    pub(crate) fn new(name: Name, config: Arc<Config>, rng: fastrand::Rng) -> Self {
+    pub(crate) fn new(name: Name, config: Arc<Config>, mut rng: fastrand::Rng) -> Self {
         let mut timers = Timers::default();
         timers.set(Timer::Orphans, Time::default());
+        let combining = Combining::new(rng.u64(..));
         Self {
             name,
             rng,
@@ -150,8 +153,9 @@ impl Namespace {
             requests: Requests::default(),
             grants: Grants::default(),
             admin: Admin::default(),
+            combining,
             detector: FailureDetector::default(),
-            write_schedule: WriteSchedule::new(config.mechanisms, config.row_lock),
+            write_schedule: WriteSchedule::new(config.mechanisms, config.row_lock, config.turns),
             poll_schedule: PollSchedule::default(),
             requests_per_write: BatchLimit::default(),
             sessions_per_insert: BatchLimit::default(),
@@ -251,10 +255,11 @@ impl Namespace {
         let query = match self.cycle {
             Cycle::InFlight { .. } => None,
             Cycle::RowLocked => Some(self.use_row_lock(now)),
+            Cycle::Idle if self.combining.has_turn() => Some(self.use_turn(now)),
             Cycle::Idle => self.next_query(now),
         };
         if let Some(query) = &query {
-            let writes = matches!(query, Query::CompareAndSet(_));
+            let writes = matches!(query, Query::CompareAndSet(_) | Query::TakeTurn(_));
             self.cycle = Cycle::InFlight { sent: now, writes };
         }
         self.timers_stale = true;
@@ -286,22 +291,38 @@ impl Namespace {
         self.grants.has_detached()
     }
 
-    /// Whether the namespace must get the row connection next: it holds the row's lock.
+    /// Whether the namespace must get the row connection next: it holds the row's lock, or has
+    /// the turn.
     pub(super) fn holds_row_lock(&self) -> bool {
-        matches!(self.cycle, Cycle::RowLocked)
+        match self.cycle {
+            Cycle::RowLocked => true,
+            Cycle::Idle => self.combining.has_turn(),
+            Cycle::InFlight { .. } => false,
+        }
+    }
+
+    /// Whether the next write waits for the turn of this process.
+    pub(super) fn takes_turns(&self) -> bool {
+        self.write_schedule.takes_turns()
     }
 
     /// Whether nothing is left to do for callers and guards that are gone.
     pub(super) fn is_settled(&self) -> bool {
         !self.grants.is_releasing()
             && self.requests.is_empty()
-            && !self.row.is_unsettled()
+            && !self.is_unsettled()
             && !self.is_writing()
     }
 
-    /// Whether a compare-and-set is in flight.
+    /// Whether a write of this process without answer, or one of another process for this one,
+    /// may yet be applied.
+    fn is_unsettled(&self) -> bool {
+        self.row.is_unsettled() || self.combining.is_outstanding()
+    }
+
+    /// Whether a compare-and-set is in flight, or may follow.
     fn is_writing(&self) -> bool {
-        matches!(self.cycle, Cycle::InFlight { writes: true, .. })
+        matches!(self.cycle, Cycle::InFlight { writes: true, .. }) || self.combining.has_turn()
     }
 
     /// The locks that are still to be released.

@@ -290,8 +290,10 @@ impl Namespaces {
         }
         while let Some(name) = next {
             if let Some(namespace) = self.all.get_mut(&name) {
-                // Other processes wait while this one holds the row's lock.
-                if namespace.holds_row_lock() || !namespace.wants_write(now) {
+                // Other processes wait while this one holds the row's lock. Where processes take
+                // turns, callers come while this one waits for its turn.
+                let at_once = namespace.holds_row_lock() || namespace.takes_turns();
+                if at_once || !namespace.wants_write(now) {
                     self.group_commit.stop_waiting();
                 } else if self.group_commit.hold(now.monotonic).is_some() {
                     return;
@@ -350,16 +352,17 @@ impl Namespaces {
             self.outputs.push_back(output);
         }
         if shutdown.is_over(now.monotonic) {
-            self.end(settled);
+            self.end();
         }
     }
 
-    fn end(&mut self, settled: bool) {
+    fn end(&mut self) {
         let Some(shutdown) = self.shutdown.take() else {
             return;
         };
         self.ended = true;
-        let error = (!settled || !shutdown.has_deleted_sessions()).then(|| {
+        // They are deleted after everything else of this process is done.
+        let error = (!shutdown.has_deleted_sessions()).then(|| {
             let namespaces = || self.all.values();
             let names = namespaces().flat_map(Namespace::names_in_release);
             let names: Vec<_> = names.map(|name| name.as_str().to_owned()).collect();

@@ -1,5 +1,7 @@
 //! What the next write does: a decision about a table, without any effect.
 
+mod serve;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -8,6 +10,7 @@ use std::{
 use super::{
     admin::{Admin, is_same_grant},
     call::{CallId, WaitPolicy},
+    combining::Submitted,
     config::{CHUNK, Config},
     grants::Grants,
     requests::{PendingRequest, Requests},
@@ -42,6 +45,10 @@ pub(super) struct PlanInput<'a> {
     pub(super) deferral: Duration,
     /// How many requests the write may add to the row.
     pub(super) batch: usize,
+    /// What other processes have submitted and this one has claimed.
+    pub(super) submitted: &'a [Submitted],
+    /// Whether what the table shows is on the disk.
+    pub(super) durable: bool,
     pub(super) config: &'a Config,
 }
 
@@ -83,6 +90,8 @@ pub(super) struct Plan {
     pub(super) cut: bool,
     /// When the row had the content that the plan is based on.
     pub(super) proven: Time,
+    /// The submissions of others of which nothing is left to write after this write.
+    pub(super) served: Vec<(String, i64)>,
     /// The requests whose names the write adds to the row.
     pub(super) added: BTreeSet<Nonce>,
     /// The requests of this process that are in the queue.
@@ -91,6 +100,8 @@ pub(super) struct Plan {
     deferrable: Vec<(RequestId, Time)>,
     /// The sessions that the write grants to or queues for.
     sessions: BTreeSet<SessionId>,
+    /// The sessions of other processes that the write grants to or queues for.
+    served_sessions: BTreeSet<SessionId>,
     /// Whether a request may be granted now that could not be a moment ago.
     again: bool,
 }
@@ -103,6 +114,7 @@ impl Plan {
             ..Self::default()
         };
         plan.release(table, input);
+        plan.release_submitted(table, input);
         plan.cancel(table, input);
         plan.release_unknown(table, input);
         plan.admin(table, input);
@@ -111,6 +123,7 @@ impl Plan {
         plan.frees = plan.changed;
         plan.grant_queued(table, input);
         plan.grant_new(table, input);
+        plan.serve_submitted(table, input);
         // If all of them are of this process, nothing else would ever make a plan.
         while std::mem::take(&mut plan.again) {
             plan.grant_queued(table, input);
@@ -309,8 +322,10 @@ impl Plan {
                 return;
             }
             if let Some(token) = table.granted(&pending.id(), &request.names) {
-                // A write without answer was applied.
+                // A write without answer was applied, or one of another process. Some engines show
+                // a write before it is on the disk. A write on top of it proves it.
                 self.granted.insert(*nonce, token);
+                self.changed |= !input.durable;
                 continue;
             }
             if self.is_full(input) {
@@ -425,7 +440,8 @@ impl Plan {
     pub(super) fn must_live(&self, requests: &Requests) -> Vec<SessionId> {
         let granted = self.granted.keys().filter_map(|nonce| requests.get(*nonce));
         let granted = granted.map(|pending| pending.request().session.clone());
-        let alive: BTreeSet<_> = granted.chain(self.enqueued.values().cloned()).collect();
+        let ours = granted.chain(self.enqueued.values().cloned());
+        let alive: BTreeSet<_> = ours.chain(self.served_sessions.iter().cloned()).collect();
         alive.into_iter().collect()
     }
 }

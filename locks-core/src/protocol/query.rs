@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     options::Durability,
-    store::{Failure, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
+    store::{
+        Failure, Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow, Submission,
+        Turn,
+    },
     table::{LockTable, SessionId},
 };
 
@@ -23,6 +26,14 @@ pub(crate) enum Query {
     ReadLocked,
     /// End the transaction of [`ReadLocked`](Self::ReadLocked) without a write.
     Unlock,
+    /// Submit, wait for this process's turn, and read the row. A process that has the turn sends
+    /// a [`CompareAndSet`](Self::CompareAndSet) or nothing, and then
+    /// [`PassTurn`](Self::PassTurn).
+    TakeTurn(Submission),
+    /// Pass the turn on. These submissions of others are served: driver and number.
+    PassTurn(Vec<(String, i64)>),
+    /// Submit, without taking the turn.
+    Withdraw(Submission),
     /// Read the row's version only.
     ReadVersion,
     CompareAndSet(Box<CompareAndSet>),
@@ -85,6 +96,9 @@ pub(crate) enum Completion {
     Read(Result<Option<LocksRow>, Failure>),
     ReadLocked(Result<Option<LocksRow>, Failure>),
     Unlocked(Result<(), Failure>),
+    TurnTaken(Result<Turn, Failure>),
+    TurnPassed(Result<(), Failure>),
+    Withdrawn(Result<(), Failure>),
     VersionRead(Result<Option<RowVersion>, Failure>),
     /// Whether the row was replaced.
     CompareAndSet(Box<CompareAndSet>, Result<bool, Failure>),

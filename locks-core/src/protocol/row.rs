@@ -81,6 +81,9 @@ pub(super) struct RowCache {
     missing_since: Option<Time>,
     /// The version on which a write without answer was based: it may yet be applied.
     unsettled: Option<RowVersion>,
+    /// What was submitted to other processes is withdrawn. The next row that is read is one on
+    /// which a write of theirs may be based.
+    withdrawn: bool,
     /// The row may have entries of this process's sessions that this process does not know of.
     unchecked: bool,
     /// A write that was refused: the version it was based on, and the sessions of this
@@ -106,7 +109,7 @@ impl RowCache {
 
     /// Whether a write without answer may yet be applied.
     pub(super) fn is_unsettled(&self) -> bool {
-        self.unsettled.is_some()
+        self.unsettled.is_some() || self.withdrawn
     }
 
     /// The version that a write on top of `version` makes, and with it the token of what it
@@ -162,9 +165,16 @@ impl RowCache {
             .or(Some(expected));
     }
 
+    /// What was submitted is withdrawn, but another process may be about to write it.
+    pub(super) fn on_withdrawn(&mut self) {
+        self.withdrawn = true;
+        self.forget();
+    }
+
     /// A write was applied: an earlier one without answer can no longer be.
     pub(super) fn on_written(&mut self) {
         self.unsettled = None;
+        self.withdrawn = false;
     }
 
     /// Takes in a row that was read by a query sent at `sent`.
@@ -199,6 +209,9 @@ impl RowCache {
         }
         match LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref()) {
             Ok(table) => {
+                if std::mem::take(&mut self.withdrawn) {
+                    self.on_indeterminate(row.version.clone());
+                }
                 let refused = self.refused.take();
                 let refused = refused.filter(|(version, _)| *version == row.version);
                 self.row = Row::Known(CachedRow {

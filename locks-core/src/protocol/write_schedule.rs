@@ -33,6 +33,14 @@ const CONFLICTS: u32 = 2;
 /// This many writes of this process, with none of others between them, show that it is
 /// alone.
 const ALONE: u32 = 4;
+/// This many turns in a row that could not be taken show that turns do not work.
+const TURN_FAILURES: u32 = 3;
+/// With so many other holders, one conflict shows that racing does not work.
+const MANY: usize = 3;
+/// After so many lost writes in a row, a process does not rely on turns.
+const TURNS_LOST: u32 = 10;
+/// How many writes go without turns after turns did not work.
+const WITHOUT_TURNS: u32 = 100;
 /// How long a written row is likely to be current while other processes write as well.
 const FRESH: Duration = Duration::from_millis(1);
 /// The longest time that other processes get after a write.
@@ -45,6 +53,8 @@ enum Contention {
     Racing(u32),
     /// By the row's lock.
     Locking,
+    /// By turns.
+    Turns,
 }
 
 /// A write that has succeeded.
@@ -63,6 +73,12 @@ pub(super) struct Written<'a> {
 pub(super) struct WriteSchedule {
     mechanisms: Mechanisms,
     contention: Contention,
+    /// How many writes still go without turns, because turns did not work.
+    without_turns: u32,
+    /// The version at the last turn that did not come.
+    missed_at: Option<RowVersion>,
+    /// How many turns in a row could not be taken.
+    turn_failures: u32,
     /// The version that the last write of this process made.
     wrote: Option<RowVersion>,
     /// How often no other process wrote between two writes of this one.
@@ -79,14 +95,18 @@ pub(super) struct WriteSchedule {
 }
 
 impl WriteSchedule {
-    /// `row_lock` says whether the engine has a row lock.
-    pub(super) fn new(mechanisms: Mechanisms, row_lock: bool) -> Self {
+    /// `row_lock` says whether the engine has a row lock, `turns` whether it has turns.
+    pub(super) fn new(mechanisms: Mechanisms, row_lock: bool, turns: bool) -> Self {
         Self {
             mechanisms: Mechanisms {
                 row_lock: mechanisms.row_lock && row_lock,
+                combining: mechanisms.combining && turns,
                 ..mechanisms
             },
             contention: Contention::Racing(0),
+            without_turns: 0,
+            missed_at: None,
+            turn_failures: 0,
             wrote: None,
             alone: ALONE,
             unread_since: None,
@@ -113,6 +133,58 @@ impl WriteSchedule {
     /// Whether the row is to be read under its lock.
     pub(super) fn locks_row(&self) -> bool {
         self.contention == Contention::Locking
+    }
+
+    /// Whether the process takes turns.
+    pub(super) fn takes_turns(&self) -> bool {
+        self.contention == Contention::Turns
+    }
+
+    /// The turn came, and the row was of this version. Returns whether many other processes write
+    /// as well, of which `others` hold locks.
+    pub(super) fn on_turn(&mut self, found: Option<&RowVersion>, others: usize) -> bool {
+        self.missed_at = None;
+        self.turn_failures = 0;
+        others >= MANY && found.is_some() && found != self.wrote.as_ref()
+    }
+
+    /// The turn could not be taken.
+    pub(super) fn on_turn_failed(&mut self) {
+        self.turn_failures += 1;
+        if self.turn_failures >= TURN_FAILURES {
+            self.leave_turns();
+        }
+    }
+
+    /// The turn did not come in time, and the row was of this version then. If other processes
+    /// write, it is slow; if not, the process that has it is stopped.
+    pub(super) fn on_turn_missed(&mut self, found: Option<&RowVersion>) {
+        if self.missed_at.as_ref() == found {
+            self.leave_turns();
+        } else {
+            self.missed_at = found.cloned();
+        }
+    }
+
+    /// Turns do not work: the next writes go without.
+    pub(super) fn leave_turns(&mut self) {
+        self.missed_at = None;
+        self.turn_failures = 0;
+        if self.takes_turns() {
+            self.without_turns = WITHOUT_TURNS;
+            self.contention = Contention::Racing(0);
+        }
+    }
+
+    /// Turns were refused for good.
+    pub(super) fn on_turns_refused(&mut self) {
+        self.mechanisms.combining = false;
+        self.leave_turns();
+    }
+
+    /// No other process competes for the row.
+    pub(super) fn on_alone(&mut self) {
+        self.contention = Contention::Racing(0);
     }
 
     /// Whether the cached row is to be read again before a write.
@@ -162,6 +234,7 @@ impl WriteSchedule {
             _ => self.alone.saturating_add(1),
         };
         self.unread_since = Some(now);
+        self.without_turns = self.without_turns.saturating_sub(1);
         let Contention::Racing(conflicts) = &mut self.contention else {
             // The server orders the writers.
             return;
@@ -185,17 +258,35 @@ impl WriteSchedule {
         timers.stop(Timer::Pause);
     }
 
-    /// Another process wrote first.
-    pub(super) fn on_conflict(&mut self, now: Time, timers: &mut Timers, rng: &mut fastrand::Rng) {
+    /// Another process wrote first. `others` is how many sessions of other processes hold locks.
+    pub(super) fn on_conflict(
+        &mut self,
+        others: usize,
+        now: Time,
+        timers: &mut Timers,
+        rng: &mut fastrand::Rng,
+    ) {
         self.alone = 0;
-        if let Contention::Racing(conflicts) = &mut self.contention {
-            *conflicts += 1;
-            if *conflicts >= CONFLICTS && self.mechanisms.row_lock {
+        self.conflicts += 1;
+        match &mut self.contention {
+            Contention::Racing(conflicts) => {
+                *conflicts += 1;
+                let lost = *conflicts >= CONFLICTS;
+                if (lost || others >= MANY) && self.mechanisms.combining && self.without_turns == 0
+                {
+                    self.contention = Contention::Turns;
+                } else if lost && self.mechanisms.row_lock {
+                    self.contention = Contention::Locking;
+                }
+            }
+            // Another process writes without turns.
+            Contention::Turns if self.conflicts > TURNS_LOST && self.mechanisms.row_lock => {
+                self.without_turns = WITHOUT_TURNS;
                 self.contention = Contention::Locking;
             }
+            Contention::Turns | Contention::Locking => {}
         }
-        self.conflicts += 1;
-        if !self.locks_row() {
+        if matches!(self.contention, Contention::Racing(_)) {
             let pause = pause(CONFLICT_PAUSES, self.conflicts, rng);
             timers.set(Timer::Pause, now + pause.mul_f64(rng.f64()));
         }
@@ -254,7 +345,7 @@ mod tests {
 
         fn with(mechanisms: Mechanisms, row_lock: bool) -> Self {
             Self {
-                schedule: WriteSchedule::new(mechanisms, row_lock),
+                schedule: WriteSchedule::new(mechanisms, row_lock, false),
                 timers: Timers::default(),
                 rng: fastrand::Rng::with_seed(3),
                 now: Time::new(Duration::from_secs(1)),
@@ -263,7 +354,7 @@ mod tests {
 
         fn conflict(&mut self) {
             let (timers, rng) = (&mut self.timers, &mut self.rng);
-            self.schedule.on_conflict(self.now, timers, rng);
+            self.schedule.on_conflict(1, self.now, timers, rng);
         }
 
         fn fail(&mut self, writes: bool) {

@@ -369,6 +369,16 @@ impl Connection {
             .await
     }
 
+    /// Runs several statements as one message, and returns the rows of all of them.
+    pub(super) async fn fetch_raw(
+        &mut self,
+        sql: &str,
+        types: &[ColumnType],
+    ) -> Result<Vec<Vec<Value>>, Failure> {
+        self.run(async |executor| executor.fetch_raw(Sql(sql), types).await)
+            .await
+    }
+
     /// Runs a statement that cannot be prepared, with the settings of the connection.
     pub(super) async fn run_raw(&mut self, sql: &str) -> Result<(), Failure> {
         self.transact(async |executor| executor.execute_raw(Sql(sql)).await)
@@ -548,7 +558,7 @@ pub(super) fn columns<const N: usize>(values: Vec<Value>) -> [Value; N] {
         .expect("BUG: a row has one value for each column type")
 }
 
-fn row_version(version: Value, stamp: Value) -> RowVersion {
+pub(super) fn row_version(version: Value, stamp: Value) -> RowVersion {
     RowVersion {
         version: version.int().unwrap_or_default(),
         stamp: stamp.text(),

@@ -77,6 +77,13 @@ pub(super) trait Executor: Debug {
     /// Runs statements that cannot be prepared, such as migrations and settings.
     fn execute_raw<'a>(&'a mut self, sql: Sql<'a>) -> Execution<'a, ()>;
 
+    /// Runs statements as one message, and returns the rows of all of them.
+    fn fetch_raw<'a>(
+        &'a mut self,
+        sql: Sql<'a>,
+        types: &'a [ColumnType],
+    ) -> Execution<'a, Vec<Vec<Value>>>;
+
     /// Closes the connection.
     fn close(self: Box<Self>) -> Execution<'static, ()>;
 }
@@ -146,13 +153,19 @@ where
     ) -> Execution<'a, Vec<Vec<Value>>> {
         Box::pin(async move {
             let rows = bind::<DB>(sql, args, self.1).fetch_all(&mut self.0).await;
-            let rows = rows.map_err(failure::<DB>)?;
-            let value = |row: &DB::Row, (index, column): (usize, &ColumnType)| match column {
-                ColumnType::Text => row.try_get(index).map(Value::Text),
-                ColumnType::Int => row.try_get(index).map(Value::Int),
-            };
-            let values = |row: &DB::Row| types.iter().enumerate().map(|t| value(row, t)).collect();
-            let rows: Result<_, sqlx::Error> = rows.iter().map(values).collect();
+            let rows = rows.and_then(|rows| values::<DB>(&rows, types));
+            rows.map_err(failure::<DB>)
+        })
+    }
+
+    fn fetch_raw<'a>(
+        &'a mut self,
+        sql: Sql<'a>,
+        types: &'a [ColumnType],
+    ) -> Execution<'a, Vec<Vec<Value>>> {
+        Box::pin(async move {
+            let rows = sqlx::Executor::fetch_all(&mut self.0, sqlx::raw_sql(sql)).await;
+            let rows = rows.and_then(|rows| values::<DB>(&rows, types));
             rows.map_err(failure::<DB>)
         })
     }
@@ -167,6 +180,22 @@ where
     fn close(self: Box<Self>) -> Execution<'static, ()> {
         Box::pin(async move { self.0.close().await.map_err(failure::<DB>) })
     }
+}
+
+/// The values of rows whose columns have these types.
+fn values<DB>(rows: &[DB::Row], types: &[ColumnType]) -> Result<Vec<Vec<Value>>, sqlx::Error>
+where
+    DB: Database,
+    for<'r> String: Decode<'r, DB> + Type<DB>,
+    for<'r> i64: Decode<'r, DB> + Type<DB>,
+    usize: ColumnIndex<DB::Row>,
+{
+    let value = |row: &DB::Row, (index, column): (usize, &ColumnType)| match column {
+        ColumnType::Text => row.try_get(index).map(Value::Text),
+        ColumnType::Int => row.try_get(index).map(Value::Int),
+    };
+    let values = |row: &DB::Row| types.iter().enumerate().map(|t| value(row, t)).collect();
+    rows.iter().map(values).collect()
 }
 
 fn bind<'q, DB>(

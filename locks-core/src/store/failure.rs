@@ -114,6 +114,12 @@ impl Failure {
         )
     }
 
+    /// The same failure, after which the connection must not be used again.
+    pub(super) fn into_indeterminate(mut self) -> Self {
+        self.class = Class::Indeterminate;
+        self
+    }
+
     /// Whether the connection can still be used.
     pub(super) fn keeps_connection(&self) -> bool {
         matches!(self.class, Class::NotApplied | Class::Permanent)

@@ -30,6 +30,7 @@ mod session_rows;
 mod sqlite;
 mod statements;
 mod target;
+mod turn;
 
 pub(crate) use self::{
     change::{Change, ChangeSource, Signal},
@@ -41,6 +42,7 @@ pub(crate) use self::{
     rows::{Liveness, LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
     statements::{Fence, FenceStatement},
     target::{Target, sealed},
+    turn::{Submission, Turn, TurnOutcome},
 };
 pub use self::{fence::FenceConnection, target::IntoConnectOptions};
 

@@ -16,6 +16,7 @@ use super::{
     file::FileIdentity,
     names::TableNames,
     statements::{FenceKind, FenceStatement, RowLock, Statements, Syntax},
+    turn::{TURN_LIMIT, TurnStatements},
 };
 use crate::store::fence::{fence_connection, sealed::Unfenced};
 
@@ -155,6 +156,7 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
     let write = format!("UPDATE {fences} SET touched = touched + 1 WHERE session = ?");
     let write = is_cluster(facts).then_some(write);
     Statements {
+        turns: (!is_cluster(facts)).then(|| turns(names, facts)),
         row_lock: row_lock(facts, &common.read),
         fences_in: format!("{} AND session NOT LIKE '%#%'", common.fences_in),
         try_fences: Some(format!(
@@ -193,6 +195,64 @@ fn row_lock(facts: &Facts, read: &str) -> Option<RowLock> {
         commit,
         rollback,
     })
+}
+
+/// The statements of turns, which are user-level locks of the whole server. On a cluster they are
+/// local to a node, and the table would be, too.
+fn turns(names: &TableNames, facts: &Facts) -> TurnStatements {
+    let [locks, ..] = names.quoted();
+    let table = names.requests();
+    let is_mariadb = facts.has("idle_transaction_timeout");
+    // MySQL waits for whole seconds.
+    let limit = if is_mariadb {
+        f64::from(TURN_LIMIT) / 1000.0
+    } else {
+        1.0
+    };
+    // The server answers each statement of a message at once, which takes time that the others
+    // wait. It answers a compound statement once.
+    let (begin, end) = if is_mariadb {
+        ("BEGIN NOT ATOMIC ", "END; ")
+    } else {
+        ("", "")
+    };
+    let key = format!("CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/{table}/$namespace')))");
+    let own = format!("FROM {table} WHERE driver = '$driver'");
+    TurnStatements {
+        submit: format!(
+            "INSERT INTO {table} \
+             (driver, namespace, number, claimed, claimer, served, seenAt, body) \
+             VALUES ('$driver', '$namespace', $number, 0, '', 0, SYSDATE(), X'$body') \
+             ON DUPLICATE KEY UPDATE seenAt = VALUES(seenAt), \
+             body = IF(number < VALUES(number), VALUES(body), body), \
+             number = GREATEST(number, VALUES(number))"
+        ),
+        take: format!(
+            "{begin}SET @locks_turn = GET_LOCK({key}, {limit}); \
+             SET @locks_served = (SELECT served = $number {own}); \
+             DO IF(@locks_turn = 1 AND @locks_served = 1, RELEASE_LOCK({key}), 0); {end}\
+             SELECT 'turn', CAST(@locks_turn AS CHAR), NULL, NULL, NULL; \
+             SELECT 'served', NULL, NULL, NULL, NULL FROM DUAL \
+             WHERE @locks_turn = 1 AND @locks_served = 1; \
+             SELECT 'row', dataJson, CAST(version AS CHAR), stamp, metaJson \
+             FROM {locks} WHERE id = '$namespace'"
+        ),
+        claim: format!(
+            "SELECT 'own', CAST(claimed AS CHAR), NULL, NULL, NULL {own}; \
+             UPDATE {table} SET claimed = number, claimer = '$turn' \
+             WHERE namespace = '$namespace' AND claimed < number; \
+             SELECT 'other', driver, CAST(number AS CHAR), body, NULL FROM {table} \
+             WHERE namespace = '$namespace' AND claimer = '$turn' \
+             AND driver <> '$driver' AND body <> ''"
+        ),
+        missed: None,
+        serve: format!("UPDATE {table} SET served = number WHERE "),
+        served: "",
+        pass: format!("DO RELEASE_LOCK({key})"),
+        clean: format!("DELETE FROM {table} WHERE seenAt < SYSDATE() - INTERVAL 1 HOUR"),
+        check: TurnStatements::check(names),
+        migration: include_str!("../../migrations/mysql/0002_lock_requests.sql"),
+    }
 }
 
 /// The fence is a shared lock, so that the guards of a session do not block each other. On a

@@ -67,6 +67,8 @@ pub(super) struct TableNames {
 
 /// The names without a prefix.
 const TABLES: [&str; 3] = ["locks", "lock_sessions", "lock_fences"];
+/// The name of the optional table, without a prefix.
+const REQUESTS: &str = "lock_requests";
 
 impl TableNames {
     pub(super) fn schema(&self) -> Option<&str> {
@@ -80,10 +82,19 @@ impl TableNames {
 
     /// The names in statements.
     pub(super) fn quoted(&self) -> [String; 3] {
-        self.plain().map(|table| match &self.schema {
-            Some(schema) => format!("{}.{}", self.quote(schema), self.table(&table)),
-            None => self.table(&table),
-        })
+        self.plain().map(|table| self.in_schema(&table))
+    }
+
+    /// The name of the table of submissions in statements.
+    pub(super) fn requests(&self) -> String {
+        self.in_schema(&format!("{}{REQUESTS}", self.prefix))
+    }
+
+    fn in_schema(&self, table: &str) -> String {
+        match &self.schema {
+            Some(schema) => format!("{}.{}", self.quote(schema), self.table(table)),
+            None => self.table(table),
+        }
     }
 
     /// A name in statements. It is quoted only if necessary, so that the created tables are
@@ -127,6 +138,7 @@ impl TableNames {
             let (word, after) = rest.split_at(end);
             match TABLES.iter().position(|table| *table == word) {
                 Some(table) => renamed.push_str(&self.quoted()[table]),
+                None if word == REQUESTS => renamed.push_str(&self.requests()),
                 None if word.starts_with("lock_") => {
                     renamed.push_str(&self.table(&format!("{}{word}", self.prefix)));
                 }

@@ -16,6 +16,7 @@ use super::{
     file::FileIdentity,
     names::TableNames,
     statements::{Condition, FenceKind, FenceStatement, RowLock, Statements, Syntax},
+    turn::{TURN_LIMIT, TurnStatements},
 };
 use crate::store::fence::{fence_connection, sealed::Unfenced};
 
@@ -190,10 +191,11 @@ const SYNTAX: Syntax = Syntax {
     seen_at: "pg_catalog.clock_timestamp()",
 };
 
-fn statements(names: &TableNames, _: &Facts) -> Statements {
+fn statements(names: &TableNames, facts: &Facts) -> Statements {
     let [_, sessions, fences] = names.quoted();
     let common = Statements::new(names, &SYNTAX);
     Statements {
+        turns: (!facts.has(SHARED)).then(|| turns(names)),
         row_lock: Some(RowLock {
             begin: "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
             limit: Some("SET LOCAL idle_in_transaction_session_timeout = '1s'"),
@@ -229,6 +231,58 @@ fn statements(names: &TableNames, _: &Facts) -> Statements {
              pg_catalog.pg_notify('{CHANNEL}', $1)"
         )),
         ..common
+    }
+}
+
+/// The statements of turns, which are advisory locks.
+///
+/// Statements of one message are one transaction. What the others have to see is committed before
+/// the turn is waited for or passed on.
+fn turns(names: &TableNames) -> TurnStatements {
+    let [locks, ..] = names.quoted();
+    let table = names.requests();
+    let own = format!("FROM {table} WHERE driver = '$driver'");
+    // A crash empties the table.
+    let lazy = "SET LOCAL synchronous_commit = off";
+    TurnStatements {
+        submit: format!(
+            "BEGIN; {lazy}; INSERT INTO {table} AS r \
+             (driver, namespace, number, claimed, claimer, served, seenAt, body) \
+             VALUES ('$driver', '$namespace', $number, 0, '', 0, \
+             pg_catalog.clock_timestamp(), \
+             pg_catalog.convert_from(pg_catalog.decode('$body', 'hex'), 'UTF8')) \
+             ON CONFLICT (driver) DO UPDATE SET number = EXCLUDED.number, \
+             seenAt = EXCLUDED.seenAt, body = EXCLUDED.body WHERE r.number < EXCLUDED.number; \
+             COMMIT"
+        ),
+        take: format!(
+            "SET LOCAL lock_timeout = {TURN_LIMIT}; {lazy}; \
+             SELECT 'turn'::text, '1'::text, NULL::text, NULL::text, NULL::text \
+             FROM pg_catalog.pg_advisory_lock($key); \
+             SELECT 'served'::text, pg_catalog.pg_advisory_unlock($key)::text, \
+             NULL::text, NULL::text, NULL::text {own} AND served = $number; \
+             SELECT 'row'::text, dataJson::text, version::text, stamp::text, metaJson::text \
+             FROM {locks} WHERE id = '$namespace'"
+        ),
+        claim: format!(
+            "{lazy}; \
+             SELECT 'own'::text, claimed::text, NULL::text, NULL::text, NULL::text {own}; \
+             UPDATE {table} SET claimed = number, claimer = '$turn' \
+             WHERE namespace = '$namespace' AND claimed < number; \
+             SELECT 'other'::text, driver::text, number::text, body::text, NULL::text \
+             FROM {table} WHERE namespace = '$namespace' AND claimer = '$turn' \
+             AND driver <> '$driver' AND body <> ''"
+        ),
+        missed: Some(Kind::Locked),
+        serve: format!("BEGIN; {lazy}; UPDATE {table} SET served = number WHERE "),
+        served: "; COMMIT",
+        pass: "SELECT pg_catalog.pg_advisory_unlock($key)".into(),
+        clean: format!(
+            "DELETE FROM {table} \
+             WHERE seenAt < pg_catalog.clock_timestamp() - INTERVAL '1 hour'"
+        ),
+        check: TurnStatements::check(names),
+        migration: include_str!("../../migrations/postgres/0002_lock_requests.sql"),
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) struct Reconnecting {
     connection: Option<Connection>,
     /// When the connection was opened.
     opened: Option<Instant>,
+    has_turns: bool,
 }
 
 /// How old a connection is before it is replaced because its server cannot write: a new one may
@@ -45,6 +46,7 @@ impl Reconnecting {
             role,
             connection: None,
             opened: None,
+            has_turns: false,
         }
     }
 
@@ -78,6 +80,11 @@ impl Reconnecting {
     /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
     pub(crate) fn has_row_lock(&self) -> bool {
         self.target.server().statements.row_lock.is_some()
+    }
+
+    /// Whether turns can be taken.
+    pub(crate) fn has_turns(&self) -> bool {
+        self.has_turns
     }
 
     /// Whether a restart of the machine can undo writes that were answered.
@@ -132,11 +139,19 @@ impl Reconnecting {
             })?;
         // A closure may have named the file.
         self.target.check_location()?;
-        connection.ensure_tables(&self.target.server()).await?;
+        let server = self.target.server();
+        connection.ensure_tables(&server).await?;
+        let turns = connection.prepare_turns(&server).await;
         if self.target.may_be_two_databases() {
             self.expect_tables_elsewhere().await?;
         }
-        self.connection = Some(connection);
+        match turns {
+            Ok(has_turns) => {
+                self.has_turns = has_turns;
+                self.connection = Some(connection);
+            }
+            Err(failure) => tracing::debug!(%failure, "no turns are taken"),
+        }
         Ok(())
     }
 

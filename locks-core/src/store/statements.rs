@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{file::FileIdentity, names::TableNames};
+use super::{file::FileIdentity, names::TableNames, turn::TurnStatements};
 use crate::{
     error::{LockError, Result},
     options::Durability,
@@ -21,6 +21,9 @@ pub(super) struct Statements {
     /// The row lock, if the server grants it in order of arrival and ends a transaction that
     /// holds it and is idle.
     pub(super) row_lock: Option<RowLock>,
+    /// The statements of turns, if the server has session-level locks and connections are not
+    /// shared.
+    pub(super) turns: Option<TurnStatements>,
     /// id → version, stamp
     pub(super) read_version: String,
     /// A list of ids follows → id, version, stamp, number of rows
@@ -134,6 +137,7 @@ impl Statements {
                 "SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = ?"
             )),
             row_lock: None,
+            turns: None,
             read_version: sql(format!("SELECT version, stamp FROM {locks} WHERE id = ?")),
             read_versions: format!("SELECT id, version, stamp, {rows} FROM {locks} WHERE id IN"),
             compare_and_set: sql(format!(
@@ -206,6 +210,17 @@ impl Statements {
             synchronous: None,
             data_version: None,
         }
+    }
+}
+
+impl Statements {
+    /// The statements of turns.
+    ///
+    /// # Panics
+    ///
+    /// If there are none.
+    pub(super) fn turns(&self) -> &TurnStatements {
+        self.turns.as_ref().expect("BUG: there are no turns")
     }
 }
 

@@ -33,14 +33,14 @@ const ENOUGH_GRANTS: u64 = 100;
 
 #[test]
 fn commits_of_tasks_on_different_nodes_do_not_conflict() {
-    on_cluster(async |scene| independent_commits(&scene, PLAIN).await);
+    on_cluster(async |scene| Box::pin(independent_commits(&scene, PLAIN)).await);
 }
 
 #[test]
 fn commits_with_snapshot_isolation_on_different_nodes_do_not_conflict() {
     // A snapshot that is older than the grant on another node would be older than its fence.
     let settings = "SET SESSION innodb_snapshot_isolation = ON, wsrep_sync_wait = 1";
-    on_cluster(async |scene| independent_commits(&scene, settings).await);
+    on_cluster(async |scene| Box::pin(independent_commits(&scene, settings)).await);
 }
 
 /// Tasks of one manager, each with a lock, a row and a node of its own.

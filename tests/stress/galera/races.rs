@@ -59,7 +59,7 @@ async fn races(scene: Scene) {
             if start.elapsed() > RACING {
                 break;
             }
-            lane.race(race).await;
+            Box::pin(lane.race(race)).await;
         }
         lane
     };
@@ -96,7 +96,7 @@ impl Lane {
             let tx = insert(&self.pools[0], &entry).await;
             guard.commit(tx.expect("no other task has it")).await
         };
-        let (committed, (seen, next)) = self.race.run(commit, evict).await;
+        let (committed, (seen, next)) = Box::pin(self.race.run(commit, evict)).await;
         self.race.note(committed.is_ok());
         assert_eq!(
             committed.is_ok(),

@@ -7,7 +7,8 @@ use crate::{
     protocol::{
         failure_detector::FailureDetector, query::Completion, row::Read, time::Now, timers::Timer,
     },
-    store::{Kind, LocksRow, RowVersion},
+    store::{Failure, Kind, LocksRow, RowVersion, Turn, TurnOutcome},
+    table::LockTable,
 };
 
 impl Namespace {
@@ -28,6 +29,12 @@ impl Namespace {
                 tracing::debug!(%failure, "the row cannot be locked");
                 self.write_schedule.on_row_lock_refused();
                 self.row.forget();
+            }
+            Completion::TurnTaken(result) => self.on_turn_taken(result, sent, now),
+            Completion::Withdrawn(Ok(())) => {
+                self.combining.on_withdrawn();
+                self.grants.on_submission_settled(true);
+                self.row.on_withdrawn();
             }
             Completion::VersionRead(Ok(version)) => self.on_version_read(version.as_ref(), sent),
             Completion::CompareAndSet(write, result) => self.on_written(*write, result, sent, now),
@@ -72,7 +79,9 @@ impl Namespace {
                 self.timers.set(Timer::Orphans, next);
                 self.on_failure(failure, Writes::No, now);
             }
-            Completion::Unlocked(Ok(())) | Completion::Notified(Ok(())) => {}
+            Completion::Unlocked(Ok(()))
+            | Completion::TurnPassed(Ok(()))
+            | Completion::Notified(Ok(())) => {}
             Completion::Notified(Err(failure)) => {
                 tracing::debug!(%failure, namespace = %self.name, "a notification was not sent");
             }
@@ -88,9 +97,60 @@ impl Namespace {
             Completion::Read(Err(failure))
             | Completion::ReadLocked(Err(failure))
             | Completion::Unlocked(Err(failure))
+            | Completion::TurnPassed(Err(failure))
+            | Completion::Withdrawn(Err(failure))
             | Completion::VersionRead(Err(failure))
             | Completion::DataVersion(Err(failure)) => self.on_failure(failure, Writes::No, now),
         }
+    }
+
+    fn on_turn_taken(&mut self, result: Result<Turn, Failure>, sent: Now, now: Now) {
+        let Turn { row, outcome } = match result {
+            Ok(turn) => turn,
+            Err(failure) if failure.is_permanent() && !failure.is_final() => {
+                tracing::debug!(%failure, "no turn can be taken");
+                self.write_schedule.on_turns_refused();
+                return self.row.forget();
+            }
+            Err(failure) if failure.kind == Kind::Content => {
+                tracing::debug!(%failure, "a submission cannot be stored");
+                self.write_schedule.leave_turns();
+                self.replan = true;
+                return;
+            }
+            Err(failure) => {
+                self.write_schedule.on_turn_failed();
+                return self.on_failure(failure, Writes::No, now);
+            }
+        };
+        let version = row.as_ref().map(|row| row.version.clone());
+        let came = outcome != TurnOutcome::Missed;
+        match outcome {
+            TurnOutcome::Held { others, claimed } => {
+                let may_have = self.combining.on_held(&others, claimed, &self.config);
+                self.grants.on_submission_settled(may_have);
+            }
+            TurnOutcome::Served => {
+                self.combining.on_served();
+                self.grants.on_submission_settled(true);
+            }
+            TurnOutcome::Missed => self.write_schedule.on_turn_missed(version.as_ref()),
+        }
+        self.on_row(row, sent, now);
+        let known = self.row.known();
+        let others = known.map_or(0, |cached| self.others_in(&cached.table));
+        if came && self.write_schedule.on_turn(version.as_ref(), others) {
+            self.combining.on_company();
+        }
+    }
+
+    /// How many sessions of other processes hold locks.
+    pub(super) fn others_in(&self, table: &LockTable) -> usize {
+        let ours = &self.sessions;
+        table
+            .holding_sessions()
+            .filter(|id| !ours.contains(id))
+            .count()
     }
 
     // The row.

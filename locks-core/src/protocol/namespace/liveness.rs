@@ -35,7 +35,7 @@ impl Namespace {
 
     pub(super) fn end_idle_sessions(&mut self, now: Now) {
         // What a write without answer did may be under any of them.
-        if self.row.is_unsettled() || self.is_writing() {
+        if self.is_unsettled() || self.is_writing() {
             return;
         }
         let (busy, requesting) = (self.grants.busy_sessions(), self.requests.tasks());
@@ -149,6 +149,11 @@ impl Namespace {
         let reason = "release_task, release_holder or release_all was called in this process";
         self.end_session(&id, reason, now);
         self.evicting.remove(&id);
+        // What it left may have come into the row since this process has read it.
+        let known = self.row.known().map(|cached| &cached.table);
+        if known.is_some_and(|table| !table.session_ids().contains(&id)) {
+            self.row.forget();
+        }
         self.dead.insert(id);
         self.replan = true;
     }

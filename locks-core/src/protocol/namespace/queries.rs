@@ -6,6 +6,7 @@ use super::{MISSING, NEIGHBOURS, Namespace, RETRY};
 use crate::{
     options::{Durability, Fairness},
     protocol::{
+        combining::Submitted,
         config::CHUNK,
         durability::LastWriter,
         plan::{Plan, PlanInput},
@@ -21,6 +22,15 @@ use crate::{
     store::{ChangeSource, Preconditions, RowVersion},
     table::{LockTable, SessionId},
 };
+
+/// How a write comes about.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'a> {
+    /// It is written at once, together with what other processes have submitted.
+    AtOnce(&'a [Submitted]),
+    /// It waits for the turn of this process.
+    ByTurn,
+}
 
 impl Namespace {
     pub(super) fn is_paused(&self, now: Time) -> bool {
@@ -53,7 +63,7 @@ impl Namespace {
     pub(super) fn has_work(&self, now: Time) -> bool {
         self.needs_read
             || self.timers.is_due(Timer::Enqueue, now)
-            || self.row.is_unsettled()
+            || self.is_unsettled()
             || !self.doubtful.is_empty()
             || self.grants.any_release_due(now)
             || (self.replan
@@ -62,7 +72,14 @@ impl Namespace {
 
     /// A step towards what is requested.
     pub(super) fn work(&mut self, now: Now) -> Option<Query> {
+        let turns = self.write_schedule.takes_turns();
+        if self.combining.is_outstanding() && !turns {
+            return Some(Query::Withdraw(self.combining.withdraw()));
+        }
         match self.row.state() {
+            Row::Unknown if turns && self.wants_turn() => {
+                Some(self.open_sessions(now).unwrap_or_else(|| self.turn()))
+            }
             Row::Unknown if self.write_schedule.locks_row() => {
                 Some(self.open_sessions(now).unwrap_or(Query::ReadLocked))
             }
@@ -106,13 +123,20 @@ impl Namespace {
                 let sessions = std::mem::take(&mut self.doubtful);
                 Some(Query::CheckOwnSessions(sessions.into_iter().collect()))
             }
+            Row::Known(_) if turns => {
+                if self.combining.take_served() {
+                    self.read_served(now);
+                }
+                self.open_sessions(now)
+                    .or_else(|| self.plan_write(Way::ByTurn, now))
+            }
             Row::Known(_) if self.write_schedule.locks_row() => {
                 Some(self.open_sessions(now).unwrap_or(Query::ReadLocked))
             }
             Row::Known(_) if self.write_schedule.must_reread(now.monotonic) => Some(Query::Read),
             Row::Known(_) => self
                 .open_sessions(now)
-                .or_else(|| self.plan_write(now))
+                .or_else(|| self.plan_write(Way::AtOnce(&[]), now))
                 .or_else(|| self.open_sessions(now)),
         }
     }
@@ -135,11 +159,58 @@ impl Namespace {
         // waits for the next write.
         if found.is_some() && self.doubtful.is_empty() {
             self.assign_sessions(now);
-            if let Some(query @ Query::CompareAndSet(_)) = self.plan_write(now) {
+            if let Some(query @ Query::CompareAndSet(_)) = self.plan_write(Way::AtOnce(&[]), now) {
                 return query;
             }
         }
         Query::Unlock
+    }
+
+    /// Whether there may be something to write.
+    fn wants_turn(&self) -> bool {
+        !self.requests.is_empty()
+            || !self.dead.is_empty()
+            || self.grants.is_releasing()
+            || self.admin.needs_row()
+            || self.is_unsettled()
+    }
+
+    /// Submits what is wanted, and takes the turn.
+    fn turn(&mut self) -> Query {
+        let (requests, grants) = (&self.requests, &mut self.grants);
+        let submission = self.combining.submit(requests, grants, &self.config);
+        Query::TakeTurn(submission)
+    }
+
+    /// Uses the turn, or passes it on.
+    pub(super) fn use_turn(&mut self, now: Now) -> Query {
+        if let Some(submitted) = self.combining.take_submitted()
+            && self.row.known().is_some()
+            && self.doubtful.is_empty()
+        {
+            self.assign_sessions(now);
+            if let Some(query @ Query::CompareAndSet(_)) =
+                self.plan_write(Way::AtOnce(&submitted), now)
+            {
+                return query;
+            }
+        }
+        if self.combining.take_alone() {
+            self.write_schedule.on_alone();
+        }
+        Query::PassTurn(self.combining.pass())
+    }
+
+    /// Answers what the row shows, which was read at a turn that was passed on.
+    fn read_served(&mut self, now: Now) {
+        let Some((cached, _)) = self.row.take() else {
+            return;
+        };
+        let (dead, version) = (BTreeSet::new(), cached.version.version);
+        let input = self.plan_input(cached.proven, version, &[], &dead, now);
+        let plan = Plan::look(&cached.table, &input);
+        self.replan = plan.cut || !self.dead.is_empty() || self.admin.needs_row();
+        self.apply(plan, cached, now);
     }
 
     pub(super) fn assign_sessions(&mut self, now: Now) -> BTreeSet<SessionKey> {
@@ -160,8 +231,12 @@ impl Namespace {
     }
 
     /// Plans the next write on the cached row, and answers what needs none.
-    pub(super) fn plan_write(&mut self, now: Now) -> Option<Query> {
+    pub(super) fn plan_write(&mut self, way: Way<'_>, now: Now) -> Option<Query> {
         let (mut cached, settles) = self.row.take()?;
+        let (submitted, before) = match way {
+            Way::AtOnce(submitted) => (submitted, None),
+            Way::ByTurn => (&[][..], Some(cached.clone())),
+        };
         self.replan = false;
         self.needs_read = false;
         self.timers.stop(Timer::Enqueue);
@@ -174,30 +249,24 @@ impl Namespace {
         let last = LastWriter::of(&cached.version, self.config.boot.as_ref());
         let base = last.base(cached.version.version);
         let next_version = self.row.next_version(base, now.wall);
-        let mut plan = Plan::make(
-            &mut cached.table,
-            &PlanInput {
-                now: now.monotonic,
-                wall: now.wall,
-                proven: cached.proven,
-                next_version,
-                requests: &self.requests,
-                grants: &self.grants,
-                admin: &self.admin,
-                unchecked,
-                dead: &dead,
-                deferral: self.write_schedule.deferral(),
-                batch: self.requests_per_write.get(),
-                config: &self.config,
-            },
-        );
+        let input = PlanInput {
+            unchecked,
+            ..self.plan_input(cached.proven, next_version, submitted, &dead, now)
+        };
+        let mut plan = Plan::make(&mut cached.table, &input);
         for session in std::mem::take(&mut plan.stolen) {
             self.evict(session, EvictReason::Lost, now);
         }
         self.timers.set_or_stop(Timer::Enqueue, plan.deferred_until);
         let unready = self.requests.any_without_session();
         self.replan |= plan.cut || dead.len() == CHUNK || unready;
-        if plan.changed || settles {
+        if plan.changed || settles || self.combining.is_outstanding() {
+            if let Some(before) = before {
+                self.row.put_back(before);
+                // Nothing is done yet, whatever row the turn shows.
+                self.replan = true;
+                return Some(self.turn());
+            }
             let preconditions = Preconditions {
                 alive: plan.must_live(&self.requests),
                 dead: dead.into_iter().collect(),
@@ -224,8 +293,35 @@ impl Namespace {
             })));
         }
         self.needs_read = plan.needs_read;
+        self.combining.on_written(std::mem::take(&mut plan.served));
         self.apply(plan, cached, now);
         self.needs_read.then_some(Query::Read)
+    }
+
+    fn plan_input<'a>(
+        &'a self,
+        proven: Time,
+        next_version: i64,
+        submitted: &'a [Submitted],
+        dead: &'a BTreeSet<SessionId>,
+        now: Now,
+    ) -> PlanInput<'a> {
+        PlanInput {
+            now: now.monotonic,
+            wall: now.wall,
+            proven,
+            next_version,
+            requests: &self.requests,
+            grants: &self.grants,
+            admin: &self.admin,
+            unchecked: BTreeSet::new(),
+            dead,
+            deferral: self.write_schedule.deferral(),
+            batch: self.requests_per_write.get(),
+            submitted,
+            durable: self.combining.has_turn(),
+            config: &self.config,
+        }
     }
 
     /// The dead sessions that the table knows, as many as one write can remove.

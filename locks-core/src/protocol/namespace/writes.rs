@@ -36,16 +36,16 @@ impl Namespace {
             new,
             table,
             preconditions,
-            plan,
+            mut plan,
             ..
         } = write;
         self.row.forget();
+        let others = self.others_in(&table);
         match result {
             Ok(true) => {
                 self.row.on_written();
+                self.combining.on_written(std::mem::take(&mut plan.served));
                 let ours = &self.sessions;
-                let others = table.holding_sessions().filter(|id| !ours.contains(id));
-                let others = others.count();
                 let others_wait = table.queue().iter().any(|q| !ours.contains(&q.session));
                 let written = Written {
                     from: &expected,
@@ -79,10 +79,22 @@ impl Namespace {
                 self.on_success();
                 self.replan = true;
                 let (timers, rng) = (&mut self.timers, &mut self.rng);
-                self.write_schedule.on_conflict(now.monotonic, timers, rng);
+                self.write_schedule
+                    .on_conflict(others, now.monotonic, timers, rng);
+                // A session of another process may be dead. It finds out when it writes itself.
+                if plan.serves_others() {
+                    self.combining.on_rejected();
+                }
                 self.note_blocked(plan.blocked, Some(plan.proven));
-                let ours = preconditions.alive.into_iter().chain(preconditions.witness);
-                self.row.on_refused(expected, ours.collect());
+                let ours = preconditions.alive.into_iter();
+                let ours = ours.filter(|id| self.sessions.contains(id));
+                let ours = ours.chain(preconditions.witness).collect();
+                self.row.on_refused(expected, ours);
+            }
+            // What is at fault may be what another process has submitted, which is claimed only once.
+            Err(failure) if failure.kind == Kind::Content && plan.serves_others() => {
+                self.combining.on_rejected();
+                self.replan = true;
             }
             Err(failure) if failure.kind == Kind::Content && !plan.added.is_empty() => {
                 self.on_content_rejected(&plan, &failure);
@@ -391,7 +403,7 @@ impl Namespace {
             .on_failure(false, now.monotonic, timers, rng);
         self.needs_read = false;
         // What was never written need not be undone.
-        self.fail_requests(error, self.row.is_unsettled());
+        self.fail_requests(error, self.is_unsettled());
         let calls = self.admin.take_all().into_iter();
         let calls: Vec<_> = calls.chain(self.grants.take_calls(|_| true)).collect();
         for call in calls {

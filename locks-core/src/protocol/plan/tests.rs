@@ -4,6 +4,7 @@ use crate::{
     protocol::{
         admin::AfterEviction,
         call::{AcquireRequest, Removal},
+        combining::SubmittedRequest,
         config::tests::config,
         sessions::OwnSessions,
         task::Evicted,
@@ -27,6 +28,7 @@ struct Scene {
     dead: BTreeSet<SessionId>,
     admin: Admin,
     unchecked: BTreeSet<SessionId>,
+    submitted: Vec<Submitted>,
 }
 
 impl Scene {
@@ -41,6 +43,7 @@ impl Scene {
             dead: BTreeSet::new(),
             admin: Admin::default(),
             unchecked: BTreeSet::new(),
+            submitted: Vec::new(),
         }
     }
 
@@ -95,6 +98,8 @@ impl Scene {
             dead: &self.dead,
             deferral: Duration::from_millis(1),
             batch: self.batch,
+            submitted: &self.submitted,
+            durable: true,
             config: &self.config,
         };
         Plan::make(&mut self.table, &input)
@@ -477,4 +482,82 @@ fn a_queue_entry_of_a_request_that_is_granted_is_left_over() {
     let plan = scene.plan(1_001);
     assert_eq!(nonces(&plan.granted), [1]);
     assert!(plan.changed && scene.table.queue().is_empty());
+}
+
+/// What another process has submitted: a request for each name, and releases.
+fn submitted(names: &[&str], waits: bool, releases: Vec<(RequestId, Vec<LockName>)>) -> Submitted {
+    let requests = (100..).zip(names).map(|(nonce, name)| {
+        let session = SessionId("other".into());
+        SubmittedRequest {
+            request: Request {
+                session: session.clone(),
+                nonce: Nonce(nonce),
+                task: "other".into(),
+                names: [LockName::found((*name).into())].into(),
+                matrix: config().matrix,
+                path: ScopePath::default(),
+                since: 1,
+            },
+            queue_session: session,
+            waits,
+            ticket: None,
+        }
+    });
+    Submitted {
+        driver: "d".into(),
+        number: 3,
+        requests: requests.collect(),
+        releases,
+    }
+}
+
+#[test]
+fn submitted_requests_are_granted_or_queued_behind_those_of_this_process() {
+    let mut scene = Scene::new();
+    scene.ask(1, "x", FOREVER, 0);
+    scene.submitted = vec![submitted(&["x", "y"], true, Vec::new())];
+    let plan = scene.plan(1_000);
+    assert_eq!(nonces(&plan.granted), [1]);
+    assert_eq!(plan.served, [("d".to_owned(), 3)]);
+    assert!(plan.changed && plan.frees && plan.serves_others());
+    let task = |name: &str| scene.table.entry(name).map(|entry| &*entry.task);
+    assert_eq!([task("x"), task("y")], [Some("1"), Some("other")]);
+    let queued = &scene.table.queue()[0];
+    assert_eq!((queued.nonce, queued.ticket), (Nonce(100), 70));
+    let alive = plan.must_live(&scene.requests);
+    assert_eq!(alive, ["other", "s1"].map(|id| SessionId(id.into())));
+    // They are served again without a change.
+    let again = scene.plan(1_001);
+    assert_eq!(again.served, plan.served);
+    assert!(!again.serves_others());
+}
+
+#[test]
+fn submitted_requests_that_do_not_wait_are_refused_by_their_own_process() {
+    let mut scene = Scene::with_x_granted();
+    scene.submitted = vec![submitted(&["x"], false, Vec::new())];
+    let plan = scene.plan(1_000);
+    assert_eq!(plan.served, [("d".to_owned(), 3)]);
+    assert!(!plan.changed && scene.table.queue().is_empty());
+}
+
+#[test]
+fn submitted_requests_that_have_no_room_are_left_to_their_process() {
+    let mut scene = Scene::with_x_granted();
+    scene.config.queue_limit = 0;
+    scene.submitted = vec![submitted(&["x"], true, Vec::new())];
+    let plan = scene.plan(1_000);
+    assert!(plan.served.is_empty() && !plan.changed);
+}
+
+#[test]
+fn submitted_releases_come_before_requests() {
+    let mut scene = Scene::with_x_granted();
+    let id = (SessionId("s1".into()), Nonce(1));
+    let release = (id, vec![LockName::found("x".into())]);
+    scene.submitted = vec![submitted(&[], true, vec![release])];
+    scene.ask(2, "x", NOWAIT, 0);
+    let plan = scene.plan(1_000);
+    assert_eq!(nonces(&plan.granted), [2]);
+    assert!(plan.changed && plan.frees && !plan.serves_others());
 }

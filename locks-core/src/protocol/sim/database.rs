@@ -12,6 +12,7 @@ use std::{
 use super::{
     engine::Engine,
     generate::UNSTORABLE,
+    requests::RequestRows,
     statement::{OnlyIf, Reply, Statement},
     tables::{Heartbeat, NotOnDisk, RowChange, Tables},
 };
@@ -62,6 +63,7 @@ pub(super) struct Database {
     shown: BTreeMap<ConnectionId, i64>,
     fenced: BTreeMap<u32, Fenced>,
     row_locks: BTreeMap<Name, RowLock>,
+    pub(super) requests: RequestRows,
     /// Connections that the server has closed.
     closed: BTreeSet<ConnectionId>,
     changes: Vec<RowChange>,
@@ -81,6 +83,7 @@ impl Database {
             shown: BTreeMap::new(),
             fenced: BTreeMap::new(),
             row_locks: BTreeMap::new(),
+            requests: RequestRows::default(),
             closed: BTreeSet::new(),
             changes: Vec::new(),
             notifications: Vec::new(),
@@ -119,6 +122,7 @@ impl Database {
             Statement::ReadLocked(namespace)
             | Statement::CompareAndSet { namespace, .. }
             | Statement::Adopt { namespace, .. } => has_lock(namespace),
+            Statement::AwaitTurn(namespace) => self.requests.has_turn(namespace, connection),
             Statement::DeleteFences(ids) => ids.iter().any(|id| self.is_fenced(id)),
             Statement::DeleteFencesOfDead(id, _) => self.is_fenced(id),
             Statement::DeleteHeartbeat(id, _) => needed(id),
@@ -169,7 +173,7 @@ impl Database {
         reply
     }
 
-    fn remember(&mut self) {
+    pub(super) fn remember(&mut self) {
         if let Some(not_on_disk) = &mut self.not_on_disk {
             not_on_disk.before_commit(&self.tables);
         }
@@ -189,6 +193,9 @@ impl Database {
         statement: &Statement,
         early: Option<bool>,
     ) -> Result<Reply, Failure> {
+        if let Some(reply) = self.requests.run(connection, statement) {
+            return Ok(reply);
+        }
         let tables = &mut self.tables;
         let count = |matched: bool| Ok(Reply::Count(usize::from(matched)));
         match statement {
@@ -219,6 +226,11 @@ impl Database {
                 }
                 Ok(Reply::Nothing)
             }
+            Statement::Submit(..)
+            | Statement::AwaitTurn(_)
+            | Statement::PassIfServed(_)
+            | Statement::Claim(..)
+            | Statement::PassTurn(_) => unreachable!("it was run"),
             Statement::ReadVersion(namespace) => {
                 let row = tables.locks.get(namespace);
                 Ok(Reply::Version(row.map(|row| row.version.clone())))
@@ -429,7 +441,7 @@ impl Database {
     }
 
     /// Writes or deletes a locks row.
-    fn put(&mut self, namespace: &Name, row: Option<LocksRow>) {
+    pub(super) fn put(&mut self, namespace: &Name, row: Option<LocksRow>) {
         let before = match row.clone() {
             Some(row) => self.tables.locks.insert(namespace.clone(), row),
             None => self.tables.locks.remove(namespace),
@@ -448,12 +460,16 @@ impl Database {
         self.row_locks
             .retain(|_, lock| lock.connection != connection);
         self.shown.remove(&connection);
+        if !self.requests.is_broken(connection) {
+            self.requests.free(connection);
+        }
     }
 
     /// When the server ends an idle transaction next.
     pub(super) fn next_idle_limit(&self) -> Option<Duration> {
         let locks = self.row_locks.values();
-        locks.map(|lock| lock.idle_since + IDLE_LIMIT).min()
+        let idle = locks.map(|lock| lock.idle_since + IDLE_LIMIT);
+        idle.chain(self.requests.next_end()).min()
     }
 
     /// Ends the transactions that are idle for too long, and their connections.
@@ -462,6 +478,7 @@ impl Database {
         let over = |_: &Name, lock: &mut RowLock| lock.idle_since + IDLE_LIMIT <= now;
         let ended = self.row_locks.extract_if(.., over);
         self.closed.extend(ended.map(|(_, lock)| lock.connection));
+        self.closed.extend(self.requests.end_broken(now));
     }
 
     // Applications.
@@ -505,29 +522,6 @@ impl Database {
             && (!self.engine.one_writer || self.fenced.is_empty())
     }
 
-    /// The original's compare-and-set: on the version alone, and of `dataJson` alone.
-    pub(super) fn write_as_original(
-        &mut self,
-        namespace: &Name,
-        version: i64,
-        data: String,
-    ) -> bool {
-        self.remember();
-        let row = self.tables.locks.get(namespace).cloned();
-        let Some(mut row) = row.filter(|row| row.version.version == version) else {
-            return false;
-        };
-        row.data_json = Some(data);
-        row.version.version += 1;
-        self.put(namespace, Some(row));
-        true
-    }
-
-    pub(super) fn delete_row(&mut self, namespace: &Name) {
-        self.remember();
-        self.put(namespace, None);
-    }
-
     /// A row that a process has created.
     pub(super) fn create_empty(&mut self, namespace: &Name) {
         let row = LocksRow {
@@ -539,24 +533,6 @@ impl Database {
             meta_json: Some("{}".into()),
         };
         self.tables.locks.insert(namespace.clone(), row);
-    }
-
-    /// The original's insert, which lets the columns' defaults stand.
-    pub(super) fn insert_as_original(&mut self, namespace: &Name, version: i64) -> bool {
-        self.remember();
-        if self.tables.locks.contains_key(namespace) {
-            return false;
-        }
-        let row = LocksRow {
-            version: RowVersion {
-                version,
-                stamp: None,
-            },
-            data_json: Some("{}".into()),
-            meta_json: None,
-        };
-        self.put(namespace, Some(row));
-        true
     }
 
     /// Everything that was committed is on the disk.
@@ -572,6 +548,7 @@ impl Database {
         self.shown.clear();
         self.row_locks.clear();
         self.fenced.clear();
+        self.requests = RequestRows::default();
         self.writes += 1;
         let names = self.tables.locks.keys().chain(tables.locks.keys()).cloned();
         let names: BTreeSet<_> = names.collect();

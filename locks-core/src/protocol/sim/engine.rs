@@ -11,6 +11,8 @@ pub(super) struct Engine {
     pub(super) one_writer: bool,
     /// The row can be read under its lock.
     pub(super) row_lock: bool,
+    /// The engine has turns.
+    pub(super) turns: bool,
     /// The preconditions of a write may be read before it waits for the row.
     pub(super) early_preconditions: bool,
     /// A read may show an earlier state, and any write may lose in certification.
@@ -25,6 +27,7 @@ const SERVER: Engine = Engine {
     name: "PostgreSQL",
     one_writer: false,
     row_lock: true,
+    turns: true,
     early_preconditions: false,
     lags: false,
     fence_looks_at_row: false,
@@ -44,6 +47,7 @@ pub(super) const ENGINES: [Engine; 4] = [
         name: "Galera",
         early_preconditions: true,
         lags: true,
+        turns: false,
         fence_rows: 4,
         change_source: ChangeSource::None,
         ..SERVER
@@ -52,6 +56,7 @@ pub(super) const ENGINES: [Engine; 4] = [
         name: "SQLite",
         one_writer: true,
         row_lock: false,
+        turns: false,
         fence_looks_at_row: true,
         change_source: ChangeSource::DataVersion,
         ..SERVER

@@ -8,11 +8,14 @@ use std::{
     time::Duration,
 };
 
-use super::statement::{OnlyIf, Reply, Statement};
+use super::{
+    requests,
+    statement::{OnlyIf, Reply, Statement},
+};
 use crate::{
     protocol::{
         CHUNK, CompareAndSet, Completion, EvictReason, Evicted, Input, Orphans, Peers, Query,
-        Removal, Renewal, Renewed, Task, TaskResult, config::Name,
+        Removal, Task, TaskResult, config::Name,
     },
     store::{Class, Failure, Kind, Liveness, LocksRow, NewSession, RowVersion, SessionRow},
     table::{LockTable, SessionId},
@@ -63,7 +66,7 @@ impl Connection {
 
     // The driver's end.
 
-    async fn ask(&self, statement: Statement) -> Result<Reply, Failure> {
+    pub(super) async fn ask(&self, statement: Statement) -> Result<Reply, Failure> {
         self.0.borrow_mut().sent = Some(statement);
         self.next_answer().await
     }
@@ -81,14 +84,21 @@ impl Connection {
         poll_fn(next).await
     }
 
-    async fn count(&self, statement: Statement) -> Result<usize, Failure> {
+    pub(super) async fn count(&self, statement: Statement) -> Result<usize, Failure> {
         match self.ask(statement).await? {
             Reply::Count(count) => Ok(count),
             reply => panic!("no count: {reply:?}"),
         }
     }
 
-    async fn read(&self, namespace: &Name) -> Result<Option<LocksRow>, Failure> {
+    pub(super) async fn is_one(&self, statement: Statement) -> Result<bool, Failure> {
+        match self.ask(statement).await? {
+            Reply::Number(number) => Ok(number == Some(1)),
+            reply => panic!("no number: {reply:?}"),
+        }
+    }
+
+    pub(super) async fn read(&self, namespace: &Name) -> Result<Option<LocksRow>, Failure> {
         self.row(Statement::Read(namespace.clone())).await
     }
 
@@ -142,7 +152,7 @@ impl Connection {
         self.count(fences).await.map(drop)
     }
 
-    async fn liveness(
+    pub(super) async fn liveness(
         &self,
         sessions: &[SessionId],
         witness: Option<&SessionId>,
@@ -217,6 +227,17 @@ pub(super) async fn run_query(
             let done = c.ask(Statement::Rollback).await;
             c.unlock();
             Completion::Unlocked(done.map(drop))
+        }
+        Query::TakeTurn(submission) => {
+            Completion::TurnTaken(requests::take_turn(c, &namespace, submission).await)
+        }
+        Query::PassTurn(served) => {
+            let passed = c.ask(Statement::PassTurn(served)).await;
+            Completion::TurnPassed(passed.map(drop))
+        }
+        Query::Withdraw(submission) => {
+            let submit = c.ask(Statement::Submit(namespace, submission)).await;
+            Completion::Withdrawn(submit.map(drop))
         }
         Query::ReadVersion => Completion::VersionRead(c.read_version(&namespace).await),
         Query::CompareAndSet(mut write) => {
@@ -530,57 +551,4 @@ async fn sessions_in(
     ids.sort();
     ids.dedup();
     Ok(ids)
-}
-
-/// Carries out a step of a renewal.
-pub(super) async fn run_renewal(c: Connection, renewal: Renewal) -> Renewed {
-    match renewal {
-        Renewal::Open => Renewed::Opened(Ok(())),
-        Renewal::Sessions(sessions) => {
-            let ids: Vec<_> = sessions.iter().map(|session| session.id.clone()).collect();
-            let result = renew(&c, &ids).await;
-            Renewed::Sessions { sessions, result }
-        }
-        Renewal::Versions(namespaces) => {
-            let statement = Statement::ReadVersions(namespaces.clone());
-            let result = match c.ask(statement).await {
-                Ok(Reply::Versions(versions)) => Ok(versions),
-                Ok(reply) => panic!("no versions: {reply:?}"),
-                Err(failure) => Err(failure),
-            };
-            Renewed::Versions { namespaces, result }
-        }
-    }
-}
-
-/// What a step of a renewal comes to if its connection cannot be opened.
-pub(super) fn refuse_renewal(renewal: Renewal) -> Renewed {
-    let failure = Failure::simulated(Class::ReadOnly, Kind::Unreachable);
-    match renewal {
-        Renewal::Open => Renewed::Opened(Err(failure)),
-        Renewal::Sessions(sessions) => {
-            let result = Err(failure);
-            Renewed::Sessions { sessions, result }
-        }
-        Renewal::Versions(namespaces) => {
-            let result = Err(failure);
-            Renewed::Versions { namespaces, result }
-        }
-    }
-}
-
-/// Renews sessions. Returns those that do not exist any more.
-async fn renew(c: &Connection, ids: &[SessionId]) -> Result<BTreeSet<SessionId>, Failure> {
-    let renewed = c.count(Statement::Renew(ids.to_vec())).await?;
-    if renewed == ids.len() {
-        return Ok(BTreeSet::new());
-    }
-    let states = c.liveness(ids, None).await?.into_iter();
-    let gone = states.filter(|(_, state)| !matches!(state, Liveness::Alive(_)));
-    let gone: BTreeSet<_> = gone.map(|(id, _)| id).collect();
-    if ids.len() - gone.len() == renewed {
-        return Ok(gone);
-    }
-    let text = "the renewed sessions and those that were found differ in number";
-    Err(Failure::inconsistent(Class::NotApplied, text))
 }

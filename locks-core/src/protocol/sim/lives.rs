@@ -21,8 +21,12 @@ impl World {
         process.notifications.clear();
         let connections = std::mem::take(&mut process.connections);
         for (_, lane) in std::mem::take(&mut process.lanes) {
-            self.db.disconnect(lane.id);
             let in_transaction = lane.connection.is_locked();
+            let is_under_way = lane.statement.is_some() && lane.applied.is_none();
+            if is_under_way && !in_transaction {
+                self.db.requests.on_broken(lane.id, self.now);
+            }
+            self.db.disconnect(lane.id);
             if let (Some(statement), None, false) = (lane.statement, lane.applied, in_transaction) {
                 self.late.push(Late {
                     process: p,

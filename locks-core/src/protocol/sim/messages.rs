@@ -157,15 +157,24 @@ impl World {
         let Some(lane) = self.waiting_lane(p, kind) else {
             return;
         };
-        lane.statement = None;
+        let statement = lane.statement.take();
         if let Err(failure) = &reply {
-            let breaks = matches!(failure.class, Class::Indeterminate | Class::ReadOnly);
+            // A connection that may still have the turn is closed.
+            let breaks = matches!(failure.class, Class::Indeterminate | Class::ReadOnly)
+                || matches!(
+                    statement,
+                    Some(
+                        Statement::PassIfServed(_) | Statement::Claim(..) | Statement::PassTurn(_)
+                    )
+                );
             if breaks || lane.connection.is_locked() {
                 lane.connection.unlock();
                 let id = lane.id;
                 if !breaks {
                     // The driver closes it, and the server sees that.
                     self.db.disconnect(id);
+                } else if !self.db.requests.is_broken(id) {
+                    self.db.requests.free(id);
                 }
                 self.replace_connection(p, kind);
             }
@@ -197,6 +206,8 @@ impl World {
         let (statement, forces) = (lane.statement.clone(), lane.forces);
         let (connection, is_applied) = (lane.id, lane.applied.is_some());
         let in_transaction = lane.connection.is_locked();
+        let now = self.now;
+        self.db.requests.on_broken(connection, now);
         if let Some(statement) = statement.filter(|_| !is_applied)
             && (!in_transaction || matches!(statement, Statement::Commit))
         {
@@ -223,6 +234,8 @@ impl World {
         let late = self.late.remove(index);
         let (writer, connection) = ((late.process, late.incarnation), late.connection);
         drop(self.run_statement(writer, connection, &late.statement, None, late.forces));
+        // The server sees that the driver is gone.
+        self.db.requests.free(connection);
         true
     }
 

@@ -31,6 +31,8 @@ mod original;
 mod power;
 mod process;
 mod properties;
+mod renewals;
+mod requests;
 mod row_properties;
 mod scene;
 mod schedule;

@@ -267,6 +267,7 @@ fn setup(engine: &str) -> Setup {
         mixed_matrices: false,
         rejects_names: false,
         first_is_permanent: false,
+        turns: false,
         loses_power: false,
     }
 }

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 
 use super::{
+    database::Database,
     properties::Writer,
     schedule::Step,
     world::{World, task},
 };
-use crate::{matrix::ConflictMatrix, protocol::config::Name};
+use crate::{
+    matrix::ConflictMatrix,
+    protocol::config::Name,
+    store::{LocksRow, RowVersion},
+};
 
 /// The task id of the original's own locks.
 pub(super) const TASK: &str = "original";
@@ -147,5 +152,48 @@ impl World {
                 self.after_write(Writer::Original);
             }
         }
+    }
+}
+
+impl Database {
+    /// The original's compare-and-set: on the version alone, and of `dataJson` alone.
+    pub(super) fn write_as_original(
+        &mut self,
+        namespace: &Name,
+        version: i64,
+        data: String,
+    ) -> bool {
+        self.remember();
+        let row = self.tables.locks.get(namespace).cloned();
+        let Some(mut row) = row.filter(|row| row.version.version == version) else {
+            return false;
+        };
+        row.data_json = Some(data);
+        row.version.version += 1;
+        self.put(namespace, Some(row));
+        true
+    }
+
+    pub(super) fn delete_row(&mut self, namespace: &Name) {
+        self.remember();
+        self.put(namespace, None);
+    }
+
+    /// The original's insert, which lets the columns' defaults stand.
+    pub(super) fn insert_as_original(&mut self, namespace: &Name, version: i64) -> bool {
+        self.remember();
+        if self.tables.locks.contains_key(namespace) {
+            return false;
+        }
+        let row = LocksRow {
+            version: RowVersion {
+                version,
+                stamp: None,
+            },
+            data_json: Some("{}".into()),
+            meta_json: None,
+        };
+        self.put(namespace, Some(row));
+        true
     }
 }

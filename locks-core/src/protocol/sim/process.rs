@@ -12,6 +12,7 @@ use std::{
 use super::{
     database::{ConnectionId, EPOCH},
     execution::Connection,
+    requests::TURN_LIMIT,
     statement::{Reply, Statement},
 };
 use crate::{
@@ -120,6 +121,13 @@ impl Lane {
     }
 }
 
+impl Lane {
+    /// Whether the turn has not come.
+    pub(super) fn awaits_turn(&self) -> bool {
+        matches!(self.statement, Some(Statement::AwaitTurn(_))) && self.applied.is_none()
+    }
+}
+
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lane")
@@ -207,11 +215,15 @@ impl Process {
             Some(at) => Some(at),
             None => lane.statement.as_ref().map(|_| lane.sent + lane.limit),
         });
+        let turns = self.lanes.values().filter(|lane| lane.awaits_turn());
+        let turns = turns.map(|lane| lane.sent + TURN_LIMIT);
+        let turns = turns.filter(|_| !self.cut_off);
         let next = self
             .namespaces
             .poll_timeout()
             .into_iter()
             .chain(lanes)
+            .chain(turns)
             .min();
         next.map(|at| self.world_time(at))
     }

@@ -55,6 +55,7 @@ pub(super) enum Writer {
 pub(super) struct GrantedName {
     pub(super) namespace: Name,
     pub(super) name: LockName,
+    pub(super) session: SessionId,
     pub(super) nonce: Nonce,
     pub(super) token: i64,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    callers::Told,
+    callers::{Caller, Told},
     execution::parse,
     original::TASK,
     properties::{GrantedName, Writer, refuses, refuses_by, table_of},
@@ -97,12 +97,14 @@ impl World {
                 .collect();
             for (name, (session, nonce, token)) in &new {
                 self.check_row_grant(change, name, session, *nonce, *token, &after);
+                self.check_served_once(change, writer, session, *nonce);
                 self.check_order(&before, &after, name, session, *nonce);
             }
-            for (name, (_, nonce, token)) in new {
+            for (name, (session, nonce, token)) in new {
                 self.checks.granted.push(GrantedName {
                     namespace: change.namespace.clone(),
                     name: name.clone(),
+                    session: session.clone(),
                     nonce: *nonce,
                     token: *token,
                 });
@@ -123,6 +125,10 @@ impl World {
     fn check_removal(&mut self, writer: Writer, session: &SessionId, nonce: Nonce, place: &str) {
         let owner = self.checks.session_owners.get(session).copied();
         let own = owner.is_some_and(|(p, incarnation)| writer == Writer::Process(p, incarnation));
+        // A process may write what another one has submitted.
+        let over = |told: &Told| matches!(told, Told::Gone | Told::Failed | Told::Lost);
+        let asked = |caller: &Caller| caller.nonce == nonce && over(&caller.told);
+        let own = own || self.setup.turns && self.callers.values().any(asked);
         let rows = &self.db.tables;
         // A restore may bring back the heartbeat row of a session that is being evicted.
         let beats = rows.heartbeats.contains_key(session) && !self.checks.restored;
@@ -140,6 +146,26 @@ impl World {
                 holder.number
             );
             self.fail("held-locks-stay", text);
+        }
+    }
+
+    /// What a process has submitted takes effect once.
+    fn check_served_once(
+        &mut self,
+        change: &RowChange,
+        writer: Writer,
+        session: &SessionId,
+        nonce: Nonce,
+    ) {
+        let owner = self.checks.session_owners.get(session).copied();
+        let own = owner.is_some_and(|(p, incarnation)| writer == Writer::Process(p, incarnation));
+        let version = change.after.as_ref().map(|row| row.version.version);
+        let mut granted = self.checks.granted.iter();
+        let before =
+            granted.any(|g| (&g.session, g.nonce) == (session, nonce) && Some(g.token) != version);
+        if before && !own && !self.checks.restored {
+            let text = format!("{writer:?} granted {nonce:?} of {session:?} again");
+            self.fail("submissions-take-effect-once", text);
         }
     }
 

@@ -58,6 +58,7 @@ impl Scene {
             mixed_matrices: false,
             rejects_names: false,
             first_is_permanent: false,
+            turns: false,
             loses_power: false,
         };
         change(&mut setup);

@@ -264,7 +264,8 @@ impl World {
         }
     }
 
-    /// Whether only sessions are left that a living process renews.
+    /// Whether only sessions are left that a living process renews, in the rows as well. A
+    /// process may have queued a request for one that was dead by then.
     fn is_clean(&self) -> bool {
         let ttl = self.setup.ttl.unwrap_or(WAITERS_TTL);
         let tables = &self.db.tables;
@@ -278,7 +279,9 @@ impl World {
             lives && at.is_some_and(|at| self.now < at + ttl && at > self.checks.calm_since + FRESH)
         };
         let mut fences = tables.fences.iter();
-        tables.heartbeats.keys().all(is_renewed)
+        let mut in_rows = tables.locks.values().filter_map(parse);
+        in_rows.all(|table| table.session_ids().iter().all(is_renewed))
+            && tables.heartbeats.keys().all(is_renewed)
             && fences.all(|row| is_renewed(&SessionId::of_fence_row(row)))
     }
 

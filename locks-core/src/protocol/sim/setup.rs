@@ -38,6 +38,8 @@ pub(super) struct Setup {
     pub(super) mixed_matrices: bool,
     /// Whether the locks of the first process never expire.
     pub(super) first_is_permanent: bool,
+    /// Whether the table for submissions is there.
+    pub(super) turns: bool,
     /// Whether a power loss can undo commits.
     pub(super) loses_power: bool,
 }
@@ -108,6 +110,7 @@ pub(super) fn setup(seed: u64) -> Setup {
         mixed_matrices: one_of(&mut rng, 10),
         rejects_names: one_of(&mut rng, 4),
         first_is_permanent: false,
+        turns: !seed.is_multiple_of(4),
         // The engine that has one writer is a file.
         loses_power: engine.one_writer && rng.bool(),
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     options::Durability,
     protocol::config::Name,
-    store::{LocksRow, NewSession, Preconditions, RowVersion, SessionRow},
+    store::{LocksRow, NewSession, Preconditions, RowVersion, SessionRow, Submission, TurnOutcome},
     table::{Columns, SessionId},
 };
 
@@ -17,6 +17,14 @@ pub(super) enum Statement {
     ReadLocked(Name),
     Rollback,
     Commit,
+    Submit(Name, Submission),
+    /// Answers 1, or 0 if the turn did not come in time.
+    AwaitTurn(Name),
+    /// Passes the turn on if this was served, and answers 1 then.
+    PassIfServed(Submission),
+    /// Claims what was submitted.
+    Claim(Name, Submission),
+    PassTurn(Vec<(String, i64)>),
     ReadVersion(Name),
     ReadVersions(Vec<Name>),
     CompareAndSet {
@@ -82,6 +90,7 @@ pub(super) enum Reply {
     /// Each session with a fence row, and its heartbeat row.
     Liveness(BTreeMap<SessionId, Option<SessionRow>>),
     Number(Option<i64>),
+    Turn(TurnOutcome),
 }
 
 impl Statement {
@@ -132,6 +141,11 @@ impl Statement {
             Self::ReadLocked(_) => "read of the row under its lock",
             Self::Rollback => "rollback",
             Self::Commit => "commit",
+            Self::Submit(..) => "submission",
+            Self::AwaitTurn(_) => "wait for the turn",
+            Self::PassIfServed(_) => "look whether the submission was served",
+            Self::Claim(..) => "claim of submissions",
+            Self::PassTurn(_) => "pass of the turn",
             Self::ReadVersion(_) => "read of the version",
             Self::ReadVersions(_) => "read of versions",
             Self::CompareAndSet { .. } => "compare-and-set",

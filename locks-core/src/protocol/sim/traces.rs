@@ -10,6 +10,7 @@ mod failures;
 mod fences;
 mod power;
 mod sessions;
+mod turns;
 mod writes;
 
 use std::time::Duration;

@@ -9,11 +9,13 @@ use std::{
 use super::{
     callers::{Call, Caller},
     database::{ConnectionId, Database},
-    execution::{Connection, refuse_renewal, run_query, run_renewal, run_task},
+    execution::{Connection, run_query, run_task},
     messages::Late,
     original::Original,
     process::{Lane, LaneKind, Process, SIDE_LANES, State},
     properties::{Checks, Violation, Writer},
+    renewals::{refuse_renewal, run_renewal},
+    requests::TURN_LIMIT,
     schedule::{ProcessId, RequestNumber, Step, namespace_name, process_name, task_id},
     setup::Setup,
     statement::Reply,
@@ -109,6 +111,7 @@ impl World {
             evidence: setup.evidence,
             mechanisms: setup.mechanisms,
             row_lock: setup.engine.row_lock,
+            turns: setup.turns && setup.engine.turns,
             fence_rows: setup.engine.fence_rows,
             durability: setup.durability_of(number),
             boot: setup.loses_power.then(|| host.into()),
@@ -371,6 +374,7 @@ impl World {
                 continue;
             }
             let now = self.clocks(p).monotonic;
+            let cut_off = self.processes[p].cut_off;
             let kinds: Vec<_> = self.processes[p].lanes.keys().copied().collect();
             for kind in kinds {
                 let Some(lane) = self.processes[p].lanes.get_mut(&kind) else {
@@ -380,6 +384,8 @@ impl World {
                     lane.wakes = None;
                     lane.connection.answer(Ok(Reply::Nothing));
                     self.advance_lane(p, kind);
+                } else if lane.awaits_turn() && lane.sent + TURN_LIMIT <= now && !cut_off {
+                    self.deliver(p, kind, Ok(Reply::Number(Some(0))));
                 } else if lane.statement.is_some() && lane.sent + lane.limit <= now {
                     self.lose(p, kind);
                 }
