@@ -116,6 +116,11 @@ impl Combining {
         !matches!(self.turn, TurnState::None)
     }
 
+    /// Whether the process has the turn and has not planned yet.
+    pub(super) fn is_turn_unused(&self) -> bool {
+        matches!(self.turn, TurnState::Held(_))
+    }
+
     /// Whether other processes may still do what was submitted.
     pub(super) fn is_outstanding(&self) -> bool {
         self.outstanding

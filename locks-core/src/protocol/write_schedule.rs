@@ -37,8 +37,6 @@ const ALONE: u32 = 4;
 const TURN_FAILURES: u32 = 3;
 /// With so many other holders, one conflict shows that racing does not work.
 const MANY: usize = 3;
-/// After so many lost writes in a row, a process does not rely on turns.
-const TURNS_LOST: u32 = 10;
 /// How many writes go without turns after turns did not work.
 const WITHOUT_TURNS: u32 = 100;
 /// How long a written row is likely to be current while other processes write as well.
@@ -135,6 +133,11 @@ impl WriteSchedule {
         self.contention == Contention::Locking
     }
 
+    /// Whether the row is to be locked at a turn as well: other processes write without turns.
+    pub(super) fn locks_row_at_turn(&self) -> bool {
+        self.takes_turns() && self.conflicts >= CONFLICTS && self.mechanisms.row_lock
+    }
+
     /// Whether the process takes turns.
     pub(super) fn takes_turns(&self) -> bool {
         self.contention == Contention::Turns
@@ -196,12 +199,14 @@ impl WriteSchedule {
     /// The row's lock was refused for good.
     pub(super) fn on_row_lock_refused(&mut self) {
         self.mechanisms.row_lock = false;
-        self.contention = Contention::Racing(0);
+        if self.locks_row() {
+            self.contention = Contention::Racing(0);
+        }
     }
 
     /// The row's lock is being given back. The row was of this version.
     pub(super) fn on_row_unlocked(&mut self, found: Option<&RowVersion>) {
-        if found.is_some() && found == self.wrote.as_ref() {
+        if self.locks_row() && found.is_some() && found == self.wrote.as_ref() {
             // No other process wrote. If that changes, one more conflict shows it.
             self.contention = Contention::Racing(CONFLICTS - 1);
         }
@@ -278,11 +283,6 @@ impl WriteSchedule {
                 } else if lost && self.mechanisms.row_lock {
                     self.contention = Contention::Locking;
                 }
-            }
-            // Another process writes without turns.
-            Contention::Turns if self.conflicts > TURNS_LOST && self.mechanisms.row_lock => {
-                self.without_turns = WITHOUT_TURNS;
-                self.contention = Contention::Locking;
             }
             Contention::Turns | Contention::Locking => {}
         }

@@ -157,9 +157,11 @@ impl Namespace {
         self.write_schedule.on_row_unlocked(found.as_ref());
         // Sessions are opened before the row is locked. If a request needs one since then, it
         // waits for the next write.
+        let submitted = self.combining.take_submitted().unwrap_or_default();
         if found.is_some() && self.doubtful.is_empty() {
             self.assign_sessions(now);
-            if let Some(query @ Query::CompareAndSet(_)) = self.plan_write(Way::AtOnce(&[]), now) {
+            let way = Way::AtOnce(&submitted);
+            if let Some(query @ Query::CompareAndSet(_)) = self.plan_write(way, now) {
                 return query;
             }
         }
@@ -184,9 +186,12 @@ impl Namespace {
 
     /// Uses the turn, or passes it on.
     pub(super) fn use_turn(&mut self, now: Now) -> Query {
+        let usable = self.row.known().is_some() && self.doubtful.is_empty();
+        if usable && self.combining.is_turn_unused() && self.write_schedule.locks_row_at_turn() {
+            return Query::ReadLocked;
+        }
         if let Some(submitted) = self.combining.take_submitted()
-            && self.row.known().is_some()
-            && self.doubtful.is_empty()
+            && usable
         {
             self.assign_sessions(now);
             if let Some(query @ Query::CompareAndSet(_)) =
