@@ -9,8 +9,7 @@ CREATE UNLOGGED TABLE IF NOT EXISTS lock_requests (
     driver    VARCHAR(16) PRIMARY KEY,
     namespace VARCHAR(64) NOT NULL,
     number    BIGINT NOT NULL,        -- rises with every submission
-    claimed   BIGINT NOT NULL,        -- the last submission that was claimed
-    claimer   VARCHAR(16) NOT NULL,   -- at whose turn
+    claimed   BIGINT NOT NULL,        -- the last submission that was claimed at a turn
     served    BIGINT NOT NULL,        -- the last submission that was carried out
     seenAt    TIMESTAMPTZ NOT NULL,
     body      VARCHAR(1000) NOT NULL

@@ -34,6 +34,8 @@ pub(crate) struct Connection {
     limit: Duration,
     file: FileIdentity,
     pub(super) statements: Arc<Statements>,
+    /// Whether the statements of turns are prepared.
+    pub(super) turns_prepared: bool,
     /// The number of fence rows of a session.
     pub(super) fence_rows: usize,
     /// The text that begins the transaction of each statement, if the settings do not stay on
@@ -63,6 +65,7 @@ impl Connection {
             limit,
             file,
             statements: server.statements.clone(),
+            turns_prepared: false,
             fence_rows: server.fence.rows,
             transaction: (server.dialect.transaction)(limit, &server.facts),
             longest: server.facts.number("max_allowed_packet"),

@@ -16,7 +16,7 @@ use super::{
     file::FileIdentity,
     names::TableNames,
     statements::{FenceKind, FenceStatement, RowLock, Statements, Syntax},
-    turn::{TURN_LIMIT, TurnStatements},
+    turn::{Message, TURN_LIMIT, TurnStatements},
 };
 use crate::store::fence::{fence_connection, sealed::Unfenced};
 
@@ -209,48 +209,72 @@ fn turns(names: &TableNames, facts: &Facts) -> TurnStatements {
     } else {
         1.0
     };
+    // A prepared statement gets the values as they are.
+    let [driver, namespace, turn, body] = if is_mariadb {
+        ["$driver", "$namespace", "$turn", "$body"]
+    } else {
+        ["'$driver'", "'$namespace'", "'$turn'", "X'$hex'"]
+    };
+    let submit = format!(
+        "INSERT INTO {table} \
+         (driver, namespace, number, claimed, claimer, served, seenAt, body) \
+         VALUES ({driver}, {namespace}, $number, 0, '', 0, SYSDATE(), {body}) \
+         ON DUPLICATE KEY UPDATE seenAt = VALUES(seenAt), \
+         body = IF(number < VALUES(number), VALUES(body), body), \
+         number = GREATEST(number, VALUES(number))"
+    );
+    let key = format!("CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/{table}/', {namespace})))");
+    let came = "@locks_turn = 1";
+    let held = format!("{came} AND IS_USED_LOCK(@locks_key) = CONNECTION_ID()");
+    let wait = format!("SET @locks_key = {key}; SET @locks_turn = GET_LOCK(@locks_key, {limit})");
+    // Both rows are read before the turn is passed on.
+    let look = format!(
+        "SELECT 'turn', CAST(@locks_turn AS CHAR), CAST(r.served = $number AS CHAR), \
+         CAST(r.claimed AS CHAR), l.dataJson, CAST(l.version AS CHAR), l.stamp, l.metaJson, \
+         IF({came} AND r.served = $number, RELEASE_LOCK(@locks_key), 0) \
+         FROM {table} AS r LEFT JOIN {locks} AS l ON l.id = {namespace} WHERE r.driver = {driver}"
+    );
+    let mark = format!("SET @locks_claim = {turn}");
+    let claim = format!(
+        "UPDATE {table} SET claimed = number, claimer = @locks_claim \
+         WHERE namespace = {namespace} AND claimed < number"
+    );
+    let claimed = format!(
+        "SELECT 'other', driver, CAST(number AS CHAR), body, NULL, NULL, NULL, NULL \
+         FROM {table} WHERE namespace = {namespace} AND claimer = @locks_claim \
+         AND driver <> {driver} AND body <> ''"
+    );
     // The server answers each statement of a message at once, which takes time that the others
     // wait. It answers a compound statement once.
-    let (begin, end) = if is_mariadb {
-        ("BEGIN NOT ATOMIC ", "END; ")
+    let take = if is_mariadb {
+        Message::prepared(&format!(
+            "BEGIN NOT ATOMIC {submit}; {wait}; {look}; \
+             IF {held} THEN {mark}; {claim}; {claimed}; END IF; END"
+        ))
     } else {
-        ("", "")
+        Message::text(&format!(
+            "{submit}; {wait}; {look}; {mark}; {claim} AND {held}; {claimed} AND {held}"
+        ))
     };
-    let key = format!("CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/{table}/$namespace')))");
-    let own = format!("FROM {table} WHERE driver = '$driver'");
+    let pass = format!(
+        "DO RELEASE_LOCK(CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/{table}/$namespace'))))"
+    );
     TurnStatements {
-        submit: format!(
-            "INSERT INTO {table} \
-             (driver, namespace, number, claimed, claimer, served, seenAt, body) \
-             VALUES ('$driver', '$namespace', $number, 0, '', 0, SYSDATE(), X'$body') \
-             ON DUPLICATE KEY UPDATE seenAt = VALUES(seenAt), \
-             body = IF(number < VALUES(number), VALUES(body), body), \
-             number = GREATEST(number, VALUES(number))"
-        ),
-        take: format!(
-            "{begin}SET @locks_turn = GET_LOCK({key}, {limit}); \
-             SET @locks_served = (SELECT served = $number {own}); \
-             DO IF(@locks_turn = 1 AND @locks_served = 1, RELEASE_LOCK({key}), 0); {end}\
-             SELECT 'turn', CAST(@locks_turn AS CHAR), NULL, NULL, NULL; \
-             SELECT 'served', NULL, NULL, NULL, NULL FROM DUAL \
-             WHERE @locks_turn = 1 AND @locks_served = 1; \
-             SELECT 'row', dataJson, CAST(version AS CHAR), stamp, metaJson \
-             FROM {locks} WHERE id = '$namespace'"
-        ),
-        claim: format!(
-            "SELECT 'own', CAST(claimed AS CHAR), NULL, NULL, NULL {own}; \
-             UPDATE {table} SET claimed = number, claimer = '$turn' \
-             WHERE namespace = '$namespace' AND claimed < number; \
-             SELECT 'other', driver, CAST(number AS CHAR), body, NULL FROM {table} \
-             WHERE namespace = '$namespace' AND claimer = '$turn' \
-             AND driver <> '$driver' AND body <> ''"
-        ),
+        prepare: None,
+        submit: if is_mariadb {
+            Message::prepared(&submit)
+        } else {
+            Message::text(&submit)
+        },
+        take,
         missed: None,
-        serve: format!("UPDATE {table} SET served = number WHERE "),
-        served: "",
-        pass: format!("DO RELEASE_LOCK({key})"),
+        serve: Message::text(&format!("UPDATE {table} SET served = number WHERE $pairs")),
+        pass: Message::text(&pass),
         clean: format!("DELETE FROM {table} WHERE seenAt < SYSDATE() - INTERVAL 1 HOUR"),
-        check: TurnStatements::check(names),
+        check: TurnStatements::check(
+            names,
+            "driver, namespace, number, claimed, claimer, served, seenAt, body",
+        ),
         migration: include_str!("../../migrations/mysql/0002_lock_requests.sql"),
     }
 }

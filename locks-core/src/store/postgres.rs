@@ -16,7 +16,7 @@ use super::{
     file::FileIdentity,
     names::TableNames,
     statements::{Condition, FenceKind, FenceStatement, RowLock, Statements, Syntax},
-    turn::{TURN_LIMIT, TurnStatements},
+    turn::{Message, TURN_LIMIT, TurnStatements},
 };
 use crate::store::fence::{fence_connection, sealed::Unfenced};
 
@@ -237,51 +237,79 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
 /// The statements of turns, which are advisory locks.
 ///
 /// Statements of one message are one transaction. What the others have to see is committed before
-/// the turn is waited for or passed on.
+/// the turn is waited for or passed on. A statement sees what was committed before it, so the lock
+/// has one of its own.
 fn turns(names: &TableNames) -> TurnStatements {
     let [locks, ..] = names.quoted();
     let table = names.requests();
-    let own = format!("FROM {table} WHERE driver = '$driver'");
     // A crash empties the table.
     let lazy = "SET LOCAL synchronous_commit = off";
-    TurnStatements {
-        submit: format!(
-            "BEGIN; {lazy}; INSERT INTO {table} AS r \
-             (driver, namespace, number, claimed, claimer, served, seenAt, body) \
-             VALUES ('$driver', '$namespace', $number, 0, '', 0, \
-             pg_catalog.clock_timestamp(), \
-             pg_catalog.convert_from(pg_catalog.decode('$body', 'hex'), 'UTF8')) \
+    let unlock = "pg_catalog.pg_advisory_unlock";
+    let prepare = [
+        format!(
+            "PREPARE locks_submit (text, text, bigint, text) AS INSERT INTO {table} AS r \
+             (driver, namespace, number, claimed, served, seenAt, body) \
+             VALUES ($1, $2, $3, 0, 0, pg_catalog.clock_timestamp(), \
+             pg_catalog.convert_from(pg_catalog.decode($4, 'hex'), 'UTF8')) \
              ON CONFLICT (driver) DO UPDATE SET number = EXCLUDED.number, \
-             seenAt = EXCLUDED.seenAt, body = EXCLUDED.body WHERE r.number < EXCLUDED.number; \
-             COMMIT"
+             seenAt = EXCLUDED.seenAt, body = EXCLUDED.body WHERE r.number < EXCLUDED.number"
         ),
-        take: format!(
-            "SET LOCAL lock_timeout = {TURN_LIMIT}; {lazy}; \
-             SELECT 'turn'::text, '1'::text, NULL::text, NULL::text, NULL::text \
-             FROM pg_catalog.pg_advisory_lock($key); \
-             SELECT 'served'::text, pg_catalog.pg_advisory_unlock($key)::text, \
-             NULL::text, NULL::text, NULL::text {own} AND served = $number; \
-             SELECT 'row'::text, dataJson::text, version::text, stamp::text, metaJson::text \
-             FROM {locks} WHERE id = '$namespace'"
+        // It has no row, because the function never returns NULL.
+        format!(
+            "PREPARE locks_turn (bigint) AS SELECT {} \
+             WHERE pg_catalog.pg_advisory_lock($1) IS NULL",
+            ["NULL::text"; 8].join(", ")
         ),
-        claim: format!(
-            "{lazy}; \
-             SELECT 'own'::text, claimed::text, NULL::text, NULL::text, NULL::text {own}; \
-             UPDATE {table} SET claimed = number, claimer = '$turn' \
-             WHERE namespace = '$namespace' AND claimed < number; \
-             SELECT 'other'::text, driver::text, number::text, body::text, NULL::text \
-             FROM {table} WHERE namespace = '$namespace' AND claimer = '$turn' \
-             AND driver <> '$driver' AND body <> ''"
+        format!(
+            "PREPARE locks_look (text, bigint, text, bigint) AS SELECT 'turn'::text, '1'::text, \
+             CASE WHEN r.served = $2 THEN {unlock}($4)::int::text END, r.claimed::text, \
+             l.dataJson::text, l.version::text, l.stamp::text, l.metaJson::text \
+             FROM (SELECT 1) AS one LEFT JOIN {table} AS r ON r.driver = $1 \
+             LEFT JOIN {locks} AS l ON l.id = $3"
         ),
+        format!(
+            "PREPARE locks_claim (text, bigint, text) AS WITH claimed AS \
+             (UPDATE {table} SET claimed = number WHERE namespace = $3 AND claimed < number \
+             AND NOT EXISTS (SELECT 1 FROM {table} WHERE driver = $1 AND served = $2) \
+             RETURNING driver, number, body) \
+             SELECT 'other'::text, driver::text, number::text, body::text, {} FROM claimed \
+             WHERE driver <> $1 AND body <> ''",
+            ["NULL::text"; 4].join(", ")
+        ),
+        format!(
+            "PREPARE locks_serve (text[], bigint[]) AS UPDATE {table} AS r SET served = r.number \
+             FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS s (driver, number) \
+             WHERE r.driver = s.driver AND r.number = s.number"
+        ),
+        format!("PREPARE locks_pass (bigint) AS SELECT {unlock}($1)"),
+    ];
+    let submit = format!(
+        "BEGIN; {lazy}; EXECUTE locks_submit ('$driver', '$namespace', $number, '$hex'); COMMIT"
+    );
+    let take = format!(
+        "{submit}; SET LOCAL lock_timeout = {TURN_LIMIT}; {lazy}; EXECUTE locks_turn ($key); \
+         EXECUTE locks_look ('$driver', $number, '$namespace', $key); \
+         EXECUTE locks_claim ('$driver', $number, '$namespace')"
+    );
+    let serve = format!(
+        "BEGIN; {lazy}; \
+         EXECUTE locks_serve ('{{$list_of_drivers}}', '{{$list_of_numbers}}'); COMMIT"
+    );
+    TurnStatements {
+        prepare: Some(prepare.join("; ")),
+        submit: Message::text(&submit),
+        take: Message::text(&take),
         missed: Some(Kind::Locked),
-        serve: format!("BEGIN; {lazy}; UPDATE {table} SET served = number WHERE "),
-        served: "; COMMIT",
-        pass: "SELECT pg_catalog.pg_advisory_unlock($key)".into(),
+        serve: Message::text(&serve),
+        pass: Message::text("EXECUTE locks_pass ($key)"),
         clean: format!(
             "DELETE FROM {table} \
              WHERE seenAt < pg_catalog.clock_timestamp() - INTERVAL '1 hour'"
         ),
-        check: TurnStatements::check(names),
+        check: TurnStatements::check(
+            names,
+            "driver, namespace, number, claimed, served, seenAt, body",
+        ),
         migration: include_str!("../../migrations/postgres/0002_lock_requests.sql"),
     }
 }

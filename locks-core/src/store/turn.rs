@@ -2,18 +2,19 @@
 //! in which processes submit requests to each other.
 //!
 //! Several statements are one message, so that they take one round trip: submit, wait for the turn,
-//! pass it on if the submission was served meanwhile, and read the locks row. The server runs them
-//! in this order, each on what was committed before it. A process that has the turn claims what
-//! was submitted with a second message.
+//! pass it on if the submission was served meanwhile, read the locks row, and claim what was
+//! submitted if the turn was not passed on. The server runs them in this order, each on what was
+//! committed before it.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use super::{
     connection::{Connection, row_version},
-    executor::{ColumnType, Value},
+    executor::{Argument, ColumnType, Value},
     failure::{Class, Failure, Kind},
     names::TableNames,
     rows::LocksRow,
+    statements::Statements,
     target::Server,
 };
 use crate::random::unique;
@@ -27,6 +28,16 @@ pub(crate) struct Submission {
     pub(crate) number: i64,
     /// ASCII.
     pub(crate) body: String,
+}
+
+impl Submission {
+    const fn nothing() -> Self {
+        Self {
+            driver: String::new(),
+            number: 0,
+            body: String::new(),
+        }
+    }
 }
 
 /// What a process found at its turn.
@@ -51,26 +62,28 @@ pub(crate) enum TurnOutcome {
     Missed,
 }
 
-/// The statements of turns, with words in the place of values: `$driver`, `$namespace`,
-/// `$number`, `$body`, `$turn` and `$key`.
+/// The statements of turns.
+///
+/// To prepare them takes a server longer than to run them. So each is prepared once on a connection,
+/// or executes what was prepared by name.
 #[derive(Debug)]
 pub(super) struct TurnStatements {
+    /// Prepares what the others execute, once on each connection.
+    pub(super) prepare: Option<String>,
     /// Inserts or replaces what a driver has submitted, if `$number` is higher.
-    pub(super) submit: String,
-    /// Waits for the turn, passes it on if `$number` was served, and reads the row. → five texts in
-    /// each row, of which the first says what the others are: `turn` (1 if it came), `served`,
-    /// `row` (dataJson, version, stamp, metaJson)
-    pub(super) take: String,
-    /// Claims what was submitted. → in the same way `own` (the last submission of this driver that
-    /// was claimed before), `other` (driver, number, body)
-    pub(super) claim: String,
+    pub(super) submit: Message,
+    /// Submits, waits for the turn, passes it on if `$number` was served, reads the row, and claims
+    /// what was submitted if the turn was not passed on. → rows of [`TYPES`] texts, of which the
+    /// first says what the others are: `turn` (1 if it came, 1 if `$number` was served, the last
+    /// submission of this driver that was claimed before, dataJson, version, stamp, metaJson),
+    /// `other` (driver, number, body)
+    pub(super) take: Message,
     /// The turn did not come if the message fails with this. `None`: `take` says so.
     pub(super) missed: Option<Kind>,
-    /// Precedes the list of pairs of driver and number that were served.
-    pub(super) serve: String,
-    /// Follows the list.
-    pub(super) served: &'static str,
-    pub(super) pass: String,
+    /// Marks submissions as served: `$list_of_drivers` and `$list_of_numbers` with commas, `$pairs`
+    /// as conditions.
+    pub(super) serve: Message,
+    pub(super) pass: Message,
     /// Deletes what drivers submitted that are gone.
     pub(super) clean: String,
     /// Statements that change nothing. They fail if the table or a right is missing.
@@ -79,19 +92,136 @@ pub(super) struct TurnStatements {
     pub(super) migration: &'static str,
 }
 
+/// Statements with words in the place of values, such as `$driver`.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// Each word with the text before it.
+    parts: Vec<(String, &'static str)>,
+    end: String,
+    /// The text with placeholders, if the words are arguments of a prepared statement.
+    prepared: Option<String>,
+}
+
+/// Where in a message a value is put. No word begins with another one.
+const WORDS: [&str; 10] = [
+    "$driver",
+    "$namespace",
+    "$number",
+    "$body",
+    "$hex",
+    "$turn",
+    "$key",
+    "$list_of_drivers",
+    "$list_of_numbers",
+    "$pairs",
+];
+
 /// How long a turn is waited for, in milliseconds.
 #[allow(dead_code, reason = "not every engine has turns")]
 pub(super) const TURN_LIMIT: u32 = 300;
 
 /// The columns of every row of [`TurnStatements::take`].
-const TYPES: &[ColumnType] = &[ColumnType::Text; 5];
+const TYPES: &[ColumnType] = &[ColumnType::Text; 8];
+
+#[allow(dead_code, reason = "not every engine has turns")]
+impl Message {
+    /// Statements whose text contains the values.
+    pub(super) fn text(text: &str) -> Self {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('$') {
+            let word = WORDS.iter().find(|word| after.starts_with(&word[1..]));
+            let word = word.expect("BUG: the statements of turns have an unknown word");
+            parts.push((before.to_owned(), *word));
+            rest = &after[word.len() - 1..];
+        }
+        Self {
+            parts,
+            end: rest.to_owned(),
+            prepared: None,
+        }
+    }
+
+    /// A statement that is prepared once, with the values as its arguments.
+    pub(super) fn prepared(text: &str) -> Self {
+        let message = Self::text(text);
+        let parts = message.parts.iter();
+        let sql = parts.fold(String::new(), |sql, (before, _)| sql + before + "?");
+        Self {
+            prepared: Some(sql + &message.end),
+            ..message
+        }
+    }
+
+    fn fill(&self, values: &Values<'_>) -> String {
+        let mut text = String::with_capacity(1024);
+        for (before, word) in &self.parts {
+            text.push_str(before);
+            values.write(word, &mut text);
+        }
+        text.push_str(&self.end);
+        text
+    }
+}
+
+/// What the words of a message stand for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Values<'a> {
+    namespace: &'a str,
+    submission: Option<&'a Submission>,
+    served: &'a [(String, i64)],
+}
+
+impl Values<'_> {
+    /// The names of drivers and namespaces need no quoting.
+    fn write(&self, word: &str, text: &mut String) {
+        let Submission {
+            driver,
+            number,
+            body,
+        } = self.submission.unwrap_or(const { &Submission::nothing() });
+        // Writing to a string does not fail.
+        let _ = match word {
+            "$driver" => write!(text, "{driver}"),
+            "$number" => write!(text, "{number}"),
+            "$body" => write!(text, "{body}"),
+            "$hex" => body.bytes().try_for_each(|byte| write!(text, "{byte:02x}")),
+            "$turn" => write!(text, "{:016x}", unique()),
+            "$key" => write!(text, "{}", key(self.namespace)),
+            "$list_of_drivers" => list(self.served, ",", text, |text, (driver, _)| {
+                write!(text, "{driver}")
+            }),
+            "$list_of_numbers" => list(self.served, ",", text, |text, (_, number)| {
+                write!(text, "{number}")
+            }),
+            "$pairs" => list(self.served, " OR ", text, |text, (driver, number)| {
+                write!(text, "(driver = '{driver}' AND number = {number})")
+            }),
+            _ => write!(text, "{}", self.namespace),
+        };
+    }
+}
+
+fn list<T>(
+    items: &[T],
+    separator: &str,
+    text: &mut String,
+    write: impl Fn(&mut String, &T) -> std::fmt::Result,
+) -> std::fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            text.push_str(separator);
+        }
+        write(text, item)?;
+    }
+    Ok(())
+}
 
 #[allow(dead_code, reason = "not every engine has turns")]
 impl TurnStatements {
-    /// The statements that do not differ between engines.
-    pub(super) fn check(names: &TableNames) -> Vec<String> {
+    /// Statements that check the table, which has these columns.
+    pub(super) fn check(names: &TableNames, columns: &str) -> Vec<String> {
         let table = names.requests();
-        let columns = "driver, namespace, number, claimed, claimer, served, seenAt, body";
         vec![
             format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM {table} WHERE 1 = 0"),
             format!("UPDATE {table} SET number = number WHERE 1 = 0"),
@@ -139,11 +269,14 @@ impl Connection {
         namespace: &str,
         submission: &Submission,
     ) -> Result<Turn, Failure> {
-        let statements = self.statements.clone();
+        let statements = self.turn_statements().await?;
         let turns = statements.turns();
-        let text = format!("{}; {}", turns.submit, turns.take);
-        let text = fill(&text, namespace, submission);
-        let taken = match self.fetch_raw(&text, TYPES).await {
+        let values = Values {
+            namespace,
+            submission: Some(submission),
+            ..Values::default()
+        };
+        let taken = match self.send(&turns.take, values, TYPES).await {
             Ok(rows) => Taken::parse(rows)?,
             Err(failure) if turns.missed == Some(failure.kind) => Taken {
                 row: self.read(namespace).await?,
@@ -157,28 +290,16 @@ impl Connection {
                 return Err(failure);
             }
         };
-        let row = taken.row;
         let outcome = match (taken.came, taken.served) {
             (false, _) => TurnOutcome::Missed,
             (true, true) => TurnOutcome::Served,
-            // If this fails, the connection may still have the turn.
-            (true, false) => self
-                .claim(namespace, submission)
-                .await
-                .map_err(Failure::into_indeterminate)?,
+            (true, false) => TurnOutcome::Held {
+                others: taken.others,
+                claimed: taken.claimed,
+            },
         };
+        let row = taken.row;
         Ok(Turn { row, outcome })
-    }
-
-    async fn claim(&mut self, namespace: &str, own: &Submission) -> Result<TurnOutcome, Failure> {
-        let statements = self.statements.clone();
-        let turn = format!("{:016x}", unique());
-        let text = fill(&statements.turns().claim, namespace, own).replace("$turn", &turn);
-        let claimed = Taken::parse(self.fetch_raw(&text, TYPES).await?)?;
-        Ok(TurnOutcome::Held {
-            others: claimed.others,
-            claimed: claimed.own,
-        })
     }
 
     /// Passes the turn on, after these submissions were served.
@@ -187,26 +308,17 @@ impl Connection {
         namespace: &str,
         served: &[(String, i64)],
     ) -> Result<(), Failure> {
-        let statements = self.statements.clone();
+        let statements = self.turn_statements().await?;
         let turns = statements.turns();
-        let pairs = served.iter();
-        let pairs =
-            pairs.map(|(driver, number)| format!("(driver = '{driver}' AND number = {number})"));
-        let pairs: Vec<_> = pairs.collect();
-        let pass = turns
-            .pass
-            .replace("$namespace", namespace)
-            .replace("$key", &key(namespace));
-        let text = if pairs.is_empty() {
-            pass
-        } else {
-            format!(
-                "{}{}{}; {pass}",
-                turns.serve,
-                pairs.join(" OR "),
-                turns.served
-            )
+        let values = Values {
+            namespace,
+            served,
+            ..Values::default()
         };
+        let mut text = turns.pass.fill(&values);
+        if !served.is_empty() {
+            text = format!("{}; {text}", turns.serve.fill(&values));
+        }
         // A connection that may still have the turn is closed.
         self.raw(&text).await.map_err(Failure::into_indeterminate)
     }
@@ -217,29 +329,46 @@ impl Connection {
         namespace: &str,
         submission: &Submission,
     ) -> Result<(), Failure> {
-        let statements = self.statements.clone();
-        let text = fill(&statements.turns().submit, namespace, submission);
-        self.raw(&text).await
+        let statements = self.turn_statements().await?;
+        let values = Values {
+            namespace,
+            submission: Some(submission),
+            ..Values::default()
+        };
+        let sent = self.send(&statements.turns().submit, values, &[]).await;
+        sent.map(drop)
     }
-}
 
-/// The text with the values in it. The names of drivers and namespaces need no quoting.
-fn fill(text: &str, namespace: &str, submission: &Submission) -> String {
-    let Submission {
-        driver,
-        number,
-        body,
-    } = submission;
-    let body = body.bytes().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    });
-    text.replace("$driver", driver)
-        .replace("$number", &number.to_string())
-        .replace("$key", &key(namespace))
-        .replace("$namespace", namespace)
-        .replace("$body", &body)
+    async fn send(
+        &mut self,
+        message: &Message,
+        values: Values<'_>,
+        types: &[ColumnType],
+    ) -> Result<Vec<Vec<Value>>, Failure> {
+        let Some(sql) = &message.prepared else {
+            return self.fetch_raw(&message.fill(&values), types).await;
+        };
+        let texts = message.parts.iter().map(|(_, word)| {
+            let mut text = String::new();
+            values.write(word, &mut text);
+            text
+        });
+        let texts: Vec<_> = texts.collect();
+        let args: Vec<_> = texts.iter().map(|text| Argument::Text(text)).collect();
+        self.fetch(sql, &args, types).await
+    }
+
+    /// The statements, of which the connection has prepared what it has to.
+    async fn turn_statements(&mut self) -> Result<Arc<Statements>, Failure> {
+        let statements = self.statements.clone();
+        if let Some(prepare) = &statements.turns().prepare
+            && !self.turns_prepared
+        {
+            self.raw(prepare).await?;
+            self.turns_prepared = true;
+        }
+        Ok(statements)
+    }
 }
 
 /// The number of a namespace's turn, for engines whose locks have numbers: FNV-1a of its name. Two
@@ -252,13 +381,13 @@ fn key(namespace: &str) -> String {
     sum.cast_signed().to_string()
 }
 
-/// The rows of [`TurnStatements::take`] and [`TurnStatements::claim`].
+/// The rows of [`TurnStatements::take`].
 #[derive(Debug, Default)]
 struct Taken {
     came: bool,
     served: bool,
+    claimed: Option<i64>,
     row: Option<LocksRow>,
-    own: Option<i64>,
     others: Vec<Submission>,
 }
 
@@ -269,19 +398,20 @@ impl Taken {
             let mut values = values.into_iter();
             let mut next = || values.next().unwrap_or(Value::Text(None));
             match next().text().as_deref() {
-                Some("turn") => this.came = next().int() == Some(1),
-                Some("served") => this.served = true,
-                Some("row") => {
+                Some("turn") => {
+                    this.came = next().int() == Some(1);
+                    this.served = next().int() == Some(1);
+                    this.claimed = next().int();
                     let data_json = next().text();
-                    let version = row_version(next(), next());
-                    let meta_json = next().text();
-                    this.row = Some(LocksRow {
-                        version,
-                        data_json,
-                        meta_json,
-                    });
+                    let (version, stamp) = (next(), next());
+                    if let Value::Text(Some(_)) = version {
+                        this.row = Some(LocksRow {
+                            version: row_version(version, stamp),
+                            data_json,
+                            meta_json: next().text(),
+                        });
+                    }
                 }
-                Some("own") => this.own = next().int(),
                 Some("other") => this.others.push(Submission {
                     driver: next().text().unwrap_or_default(),
                     number: next().int().unwrap_or_default(),
