@@ -206,6 +206,7 @@ impl Builder {
             // The driver learns these from the database.
             row_lock: false,
             turns: false,
+            channels: false,
             fence_rows: 1,
         })
     }

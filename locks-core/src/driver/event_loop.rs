@@ -9,6 +9,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
+    channel::{ChannelWait, Step as ChannelStep},
     clock::Clock,
     command::{Command, Owner, Reply},
     connections::{Connections, Event, ROW_LIMIT},
@@ -67,6 +68,7 @@ async fn serve(
     let fence = rows.fence_statement();
     config.row_lock = rows.has_row_lock();
     config.turns = rows.has_turns();
+    config.channels = rows.change_source() == ChangeSource::Channels;
     config.fence_rows = fence.rows;
     config.boot = config.boot.filter(|_| rows.boot_matters());
     let driver = Arc::new(driver);
@@ -83,6 +85,7 @@ struct EventLoop {
     process: Identity,
     connections: Connections,
     notifications: Notifications,
+    channel: ChannelWait,
     watch: FileWatch,
     change_source: ChangeSource,
     replies: Replies,
@@ -107,7 +110,7 @@ impl EventLoop {
         // Processes that start at one moment must draw different numbers.
         let rng = fastrand::Rng::with_seed(unique());
         let change_source = match rows.change_source() {
-            ChangeSource::Notifications => ChangeSource::None,
+            ChangeSource::Notifications | ChangeSource::Channels => ChangeSource::None,
             source => source,
         };
         let now = Instant::now();
@@ -118,6 +121,7 @@ impl EventLoop {
             clock,
             process: config.process.clone(),
             notifications: Notifications::new(&rows),
+            channel: ChannelWait::new(&rows),
             watch: FileWatch::new(rows.log_file(), pause),
             replies: Replies::new(rows.fence_statement()),
             connections: Connections::new(rows, pause.min(ROW_LIMIT)),
@@ -208,6 +212,7 @@ impl EventLoop {
         if self.watch.take_due(now) {
             self.handle(DriverInput::MayHaveChanged);
         }
+        self.await_channel(blocked, now);
         if self.owners_due <= now {
             self.owners_due = now + self.owners_pause;
             let gone = self
@@ -221,6 +226,32 @@ impl EventLoop {
         self.drain();
     }
 
+    /// Waits for the channel of the session that stands in the way.
+    fn await_channel(&mut self, blocked: bool, now: Instant) {
+        if !self.channel.is_possible() {
+            return;
+        }
+        let awaited = if blocked {
+            self.protocol.awaited()
+        } else {
+            None
+        };
+        let step = self.channel.update(awaited, now);
+        let settled = self.channel.settle(awaited, now);
+        match step {
+            ChannelStep::None => {}
+            ChannelStep::Wait(waiting) => self.connections.await_channel(waiting),
+            ChannelStep::Close(link) => self.connections.close_side(link),
+        }
+        if settled {
+            self.set_change_source(ChangeSource::Channels);
+            // What was freed before is not reported.
+            self.handle(DriverInput::MayHaveChanged);
+        } else if !self.channel.is_trusted() {
+            self.set_change_source(ChangeSource::None);
+        }
+    }
+
     /// When the thread has to wake up.
     fn wake(&self) -> Instant {
         let protocol = self.protocol.poll_timeout();
@@ -229,7 +260,7 @@ impl EventLoop {
         let times = [protocol, self.connections.idle_due(), owners];
         let times = times.into_iter().flatten();
         let far = Instant::now() + Duration::from_mins(1);
-        let times = times.chain(self.watch.due());
+        let times = times.chain(self.watch.due()).chain(self.channel.due());
         times.chain(self.notifications.due()).min().unwrap_or(far)
     }
 
@@ -323,6 +354,12 @@ impl EventLoop {
             Event::ProbeSent(sent) => {
                 self.notifications.on_probe_sent(sent, Instant::now());
                 self.set_change_source(self.notifications.change_source());
+            }
+            Event::Freed(link, freed) => {
+                if self.channel.on_end(link, freed, Instant::now()) {
+                    self.set_change_source(ChangeSource::None);
+                    self.handle(DriverInput::MayHaveChanged);
+                }
             }
             Event::Closed => {}
         }

@@ -16,6 +16,7 @@
     reason = "time, chance and files come from here"
 )]
 
+mod channel;
 mod clock;
 mod command;
 mod connections;

@@ -5,6 +5,7 @@
 
 mod busy;
 mod change;
+mod channel;
 mod connection;
 mod dialect;
 mod executor;

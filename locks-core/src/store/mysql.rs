@@ -10,6 +10,7 @@ use sqlx::{
 
 use super::{
     change::ChangeSource,
+    channel::{CHANNEL_LIMIT, ChannelStatements},
     dialect::{Catalog, ColumnUse, Dialect, Facts, Migration, Rights, share},
     executor::Engine,
     failure::{Class, Kind},
@@ -33,7 +34,7 @@ const DIALECT: Dialect = Dialect {
         sql: include_str!("../../migrations/mysql/0001_locks.sql"),
     }],
     quote: '`',
-    change_source: ChangeSource::None,
+    change_source: ChangeSource::Channels,
     unlimited: Some("SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1"),
     facts: "SHOW VARIABLES WHERE Variable_name IN ('version', 'wsrep_on', 'wsrep_provider', \
             'group_replication_single_primary_mode', 'innodb_flush_log_at_trx_commit', \
@@ -157,6 +158,7 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
     let write = is_cluster(facts).then_some(write);
     Statements {
         turns: (!is_cluster(facts)).then(|| turns(names, facts)),
+        channels: (!is_cluster(facts)).then(|| channels(names)),
         row_lock: row_lock(facts, &common.read),
         fences_in: format!("{} AND session NOT LIKE '%#%'", common.fences_in),
         try_fences: Some(format!(
@@ -195,6 +197,17 @@ fn row_lock(facts: &Facts, read: &str) -> Option<RowLock> {
         commit,
         rollback,
     })
+}
+
+/// The statements of channels. The locks are of the whole server.
+fn channels(names: &TableNames) -> ChannelStatements {
+    let table = &names.plain()[1];
+    let key = format!("CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/{table}/', ?)))");
+    ChannelStatements {
+        hold: format!("SELECT GET_LOCK({key}, 0)"),
+        free: format!("SELECT RELEASE_LOCK({key}), GET_LOCK({key}, 1)"),
+        wait: format!("SELECT GET_LOCK({key}, {CHANNEL_LIMIT}), RELEASE_LOCK({key})"),
+    }
 }
 
 /// The statements of turns, which are user-level locks of the whole server. On a cluster they are
