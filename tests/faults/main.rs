@@ -1,5 +1,6 @@
 //! Failures of servers, networks, clocks and processes.
 
+mod channels;
 mod clocks;
 mod connect_by;
 mod connections;

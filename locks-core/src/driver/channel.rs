@@ -1,25 +1,31 @@
 //! Waiting for the channel of the session that stands in the way, where the engine has channels.
 //!
-//! The server does not say whether a channel is waited for or was free at once, so the wait counts
+//! The server does not say whether a channel is waited for or was free at once, so a wait counts
 //! only after a moment. A channel that is free at once belongs to no driver: its process has ended,
-//! writes to another server of a cluster, or is of an older version.
+//! or is of an older version.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 
 use super::linger::Linger;
-use crate::store::{ChangeSource, Failure, Reconnecting};
+use crate::{
+    protocol::Name,
+    store::{ChangeSource, Failure, Reconnecting},
+};
 
-/// A wait that has taken so long is a wait.
+/// What has taken so long is a wait.
 const SETTLED: Duration = Duration::from_millis(4);
-/// The first and the longest pause before a channel is waited for that was free at once.
+/// So often in a row a channel may be free at once, because its driver frees something again.
+const REPEATS: u32 = 3;
+/// The first and the longest pause before a channel is waited for that was free more often.
 const FREE_PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the statement that waits may take, longer than the server waits.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// Whether the channel came.
 pub(super) type Freed = Result<bool, Failure>;
 pub(super) type Link = Box<Reconnecting>;
 pub(super) type Waiting = LocalBoxFuture<'static, (Link, Freed)>;
@@ -27,27 +33,11 @@ pub(super) type Waiting = LocalBoxFuture<'static, (Link, Freed)>;
 /// Waits for one channel while requests are blocked.
 #[derive(Debug)]
 pub(super) struct ChannelWait {
-    state: State,
-    /// The channel that was free at once, when to try it again, and the pause until then.
-    free: Option<(String, Instant, Duration)>,
-    /// No wait begins before.
-    failed: Option<Instant>,
-    /// Whether what is freed will be reported.
-    trusted: bool,
-    /// When to ask again what to do.
-    due: Option<Instant>,
+    /// `None` while a wait is under way, and where the engine has no channels.
+    link: Option<Link>,
+    is_possible: bool,
+    schedule: Schedule,
     linger: Linger,
-}
-
-#[derive(Debug)]
-enum State {
-    /// The engine has no channels.
-    Impossible,
-    Idle(Link),
-    Waiting {
-        channel: String,
-        since: Instant,
-    },
 }
 
 /// What to do next.
@@ -60,109 +50,178 @@ pub(super) enum Step {
 
 impl ChannelWait {
     pub(super) fn new(rows: &Reconnecting) -> Self {
-        let has_them = rows.change_source() == ChangeSource::Channels;
+        let is_possible = rows.change_source() == ChangeSource::Channels;
         Self {
-            state: if has_them {
-                State::Idle(Box::new(rows.sibling(LIMIT, "changes")))
-            } else {
-                State::Impossible
-            },
-            free: None,
-            failed: None,
-            trusted: false,
-            due: None,
+            link: is_possible.then(|| Box::new(rows.sibling(LIMIT, "changes"))),
+            is_possible,
+            schedule: Schedule::default(),
             linger: Linger::default(),
         }
     }
 
     pub(super) fn is_possible(&self) -> bool {
-        !matches!(self.state, State::Impossible)
+        self.is_possible
     }
 
     /// Begins to wait for a channel, if there is one.
     pub(super) fn update(&mut self, awaited: Option<&str>, now: Instant) -> Step {
         let goes_on = self.linger.goes_on(awaited.is_some(), now);
-        self.due = None;
-        let State::Idle(link) = &mut self.state else {
-            return Step::None;
-        };
-        let Some(channel) = awaited else {
-            if goes_on || !link.is_open() {
-                return Step::None;
+        let begins = self.schedule.update(awaited, now);
+        if begins && let (Some(mut link), Some(channel)) = (self.link.take(), awaited) {
+            let channel = channel.to_owned();
+            return Step::Wait(Box::pin(async move {
+                let freed = link.with(async |c| c.await_channel(&channel).await).await;
+                (link, freed)
+            }));
+        }
+        match &mut self.link {
+            Some(link) if !goes_on && link.is_open() => {
+                let sibling = Box::new(link.sibling(LIMIT, "changes"));
+                Step::Close(std::mem::replace(link, sibling))
             }
-            let sibling = Box::new(link.sibling(LIMIT, "changes"));
-            return Step::Close(std::mem::replace(link, sibling));
-        };
-        let free = self.free.as_ref().filter(|(of, ..)| of == channel);
-        let pauses = free.map(|(_, until, _)| *until).into_iter();
-        let until = pauses.chain(self.failed).max();
-        if until.is_some_and(|until| now < until) {
-            self.due = until;
-            return Step::None;
+            _ => Step::None,
         }
-        self.failed = None;
-        let channel = channel.to_owned();
-        let waiting = State::Waiting {
-            channel: channel.clone(),
-            since: now,
-        };
-        let State::Idle(mut link) = std::mem::replace(&mut self.state, waiting) else {
-            return Step::None;
-        };
-        Step::Wait(Box::pin(async move {
-            let freed = link.with(async |c| c.await_channel(&channel).await).await;
-            (link, freed)
-        }))
     }
 
-    /// Looks whether what is freed will be reported. Returns whether it is so since now.
-    pub(super) fn settle(&mut self, awaited: Option<&str>, now: Instant) -> bool {
-        let before = self.trusted;
-        self.trusted = false;
-        if let State::Waiting { channel, since } = &self.state
-            && awaited == Some(channel)
-        {
-            let settled = *since + SETTLED;
-            self.trusted = settled <= now;
-            self.due = Some(settled).filter(|_| !self.trusted);
-        }
-        self.trusted && !before
-    }
-
+    /// Whether what is freed will be reported.
     pub(super) fn is_trusted(&self) -> bool {
-        self.trusted
+        self.schedule.trusted
     }
 
-    /// A wait has ended. Returns whether the rows are to be looked at.
-    pub(super) fn on_end(&mut self, link: Link, freed: Freed, now: Instant) -> bool {
-        let State::Waiting { channel, since } =
-            std::mem::replace(&mut self.state, State::Idle(link))
-        else {
-            return true;
-        };
-        self.trusted = false;
-        let [first, longest] = FREE_PAUSES;
-        match freed {
-            Ok(true) if now < since + SETTLED => {
-                let last = self.free.take().filter(|(of, ..)| *of == channel);
-                let pause = last.map_or(first, |(_, _, pause)| (pause * 2).min(longest));
-                self.free = Some((channel, now + pause, pause));
-                true
-            }
-            Ok(freed) => {
-                self.free = None;
-                freed
-            }
-            Err(failure) => {
-                tracing::debug!(%failure, "no channel can be waited for; the row is polled");
-                self.failed = Some(now + PAUSE);
-                true
-            }
+    /// A wait has ended. Returns the namespace whose row may have changed.
+    pub(super) fn on_end(&mut self, link: Link, freed: Freed, now: Instant) -> Option<Name> {
+        self.link = Some(link);
+        if let Err(failure) = &freed {
+            tracing::debug!(%failure, "no channel can be waited for; the row is polled");
         }
+        let channel = self.schedule.on_end(freed.ok(), now)?;
+        channel.split('/').next().map(Name::from)
     }
 
     /// When to ask again what to do.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        self.schedule.due
+    }
+}
+
+/// When to wait for which channel.
+#[derive(Debug, Default)]
+struct Schedule {
+    /// The channel that is waited for, and since when.
+    waiting: Option<(String, Instant)>,
+    /// The channel that was free at once, how often in a row, and when to try it again.
+    free: Option<(String, u32, Instant)>,
+    /// After a failure, no wait begins before.
+    failed: Option<Instant>,
+    trusted: bool,
+    due: Option<Instant>,
+}
+
+impl Schedule {
+    /// Returns whether a wait for the channel begins.
+    fn update(&mut self, awaited: Option<&str>, now: Instant) -> bool {
+        (self.trusted, self.due) = (false, None);
+        if let Some((channel, since)) = &self.waiting {
+            if awaited == Some(channel) {
+                let settled = *since + SETTLED;
+                self.trusted = settled <= now;
+                self.due = Some(settled).filter(|_| !self.trusted);
+            }
+            return false;
+        }
+        let Some(channel) = awaited else {
+            return false;
+        };
+        let free = self.free.iter().filter(|(of, ..)| of == channel);
+        let until = free.map(|(.., until)| *until).chain(self.failed).max();
+        if until.is_some_and(|until| now < until) {
+            self.due = until;
+            return false;
+        }
+        self.failed = None;
+        self.waiting = Some((channel.to_owned(), now));
+        self.due = Some(now + SETTLED);
+        true
+    }
+
+    /// The wait has ended: the channel came, or did not come in time, or it failed. Returns the
+    /// channel if something may have been freed.
+    fn on_end(&mut self, came: Option<bool>, now: Instant) -> Option<String> {
+        (self.trusted, self.due) = (false, None);
+        let (channel, since) = self.waiting.take()?;
+        let last = self.free.take().filter(|(of, ..)| *of == channel);
+        match came {
+            Some(true) if now < since + SETTLED => {
+                let times = last.map_or(0, |(_, times, _)| times) + 1;
+                let [first, longest] = FREE_PAUSES;
+                let pause = match times.checked_sub(REPEATS) {
+                    Some(doublings @ 1..) => (first * (1 << (doublings - 1).min(8))).min(longest),
+                    _ => Duration::ZERO,
+                };
+                self.free = Some((channel.clone(), times, now + pause));
+            }
+            Some(came) => return Some(channel).filter(|_| came),
+            None => self.failed = Some(now + PAUSE),
+        }
+        Some(channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_wait_counts_after_a_moment_and_only_for_its_channel() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        assert!(!schedule.update(None, start));
+        assert!(schedule.update(Some("n/1"), start));
+        assert_eq!(schedule.due, Some(start + SETTLED));
+        assert!(!schedule.update(Some("n/1"), start + ms(3)) && !schedule.trusted);
+        assert!(!schedule.update(Some("n/1"), start + SETTLED) && schedule.trusted);
+        assert_eq!(schedule.due, None);
+        for other in [Some("n/2"), None] {
+            assert!(!schedule.update(other, start + ms(5)) && !schedule.trusted);
+            assert_eq!(schedule.due, None);
+        }
+        assert!(!schedule.update(Some("n/1"), start + ms(6)) && schedule.trusted);
+        let freed = schedule.on_end(Some(true), start + ms(7));
+        assert_eq!(freed.as_deref(), Some("n/1"));
+        assert!(!schedule.trusted);
+        assert!(schedule.update(Some("n/1"), start + ms(7)));
+        assert_eq!(schedule.on_end(Some(false), start + ms(99)), None);
+    }
+
+    #[test]
+    fn a_channel_that_belongs_to_no_driver_is_tried_less_often() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        let (mut now, mut waits) = (start, 0);
+        while now < start + ms(10_000) {
+            if schedule.update(Some("n/1"), now) {
+                waits += 1;
+                now += Duration::from_micros(200);
+                assert!(schedule.on_end(Some(true), now).is_some());
+            } else {
+                now = schedule.due.expect("it is tried again");
+            }
+        }
+        // Three at once; after 20, 40, 80, 160, 320, 640 ms; then once a second.
+        assert_eq!(waits, 3 + 6 + 9);
+        // Another one is waited for at once.
+        assert!(schedule.update(Some("n/2"), now));
+    }
+
+    #[test]
+    fn after_a_failure_no_wait_begins_for_a_second() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        assert!(schedule.update(Some("n/1"), start));
+        assert!(schedule.on_end(None, start).is_some());
+        assert!(!schedule.update(Some("n/2"), start + ms(999)));
+        assert_eq!(schedule.due, Some(start + PAUSE));
+        assert!(schedule.update(Some("n/2"), start + PAUSE));
     }
 }

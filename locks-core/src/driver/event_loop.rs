@@ -79,6 +79,9 @@ async fn serve(
     this.run(inbox).await;
 }
 
+/// A row whose version is not known is newer than any that is.
+const UNKNOWN: i64 = i64::MAX;
+
 struct EventLoop {
     clock: Clock,
     protocol: Namespaces,
@@ -236,19 +239,18 @@ impl EventLoop {
         } else {
             None
         };
-        let step = self.channel.update(awaited, now);
-        let settled = self.channel.settle(awaited, now);
-        match step {
+        let before = self.channel.is_trusted();
+        match self.channel.update(awaited, now) {
             ChannelStep::None => {}
             ChannelStep::Wait(waiting) => self.connections.await_channel(waiting),
             ChannelStep::Close(link) => self.connections.close_side(link),
         }
-        if settled {
+        if !self.channel.is_trusted() {
+            self.set_change_source(ChangeSource::None);
+        } else if !before {
             self.set_change_source(ChangeSource::Channels);
             // What was freed before is not reported.
             self.handle(DriverInput::MayHaveChanged);
-        } else if !self.channel.is_trusted() {
-            self.set_change_source(ChangeSource::None);
         }
     }
 
@@ -356,9 +358,10 @@ impl EventLoop {
                 self.set_change_source(self.notifications.change_source());
             }
             Event::Freed(link, freed) => {
-                if self.channel.on_end(link, freed, Instant::now()) {
-                    self.set_change_source(ChangeSource::None);
-                    self.handle(DriverInput::MayHaveChanged);
+                let changed = self.channel.on_end(link, freed, Instant::now());
+                self.set_change_source(ChangeSource::None);
+                if let Some(namespace) = changed {
+                    self.to(namespace, Input::Changed(UNKNOWN));
                 }
             }
             Event::Closed => {}

@@ -31,7 +31,13 @@ fn held(table: &LockTable) -> Vec<String> {
 fn ids_and_fence_rows_lie_in_the_ranges_of_their_owners() {
     let id = SessionId::new("ns", 0, 0xab);
     assert_eq!(&*id.0, "ns/00000000000000ab");
+    assert_eq!(id.start_of_driver(), "ns/00000000");
+    assert_eq!(
+        SessionId::new("ns", 1, 0xab).start_of_driver(),
+        "ns/00000001"
+    );
     assert_eq!(&*SessionId::none().0, "");
+    assert_eq!(SessionId::none().start_of_driver(), "");
     assert_eq!(SessionId::start_of("ns"), "ns/");
 
     let (start, end) = SessionId::range_of("ns");
