@@ -1,6 +1,9 @@
 //! The machine and the date of a measurement.
 
-use std::{fmt, fs, thread, time::SystemTime};
+use std::{
+    fmt, fs, thread,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 
@@ -24,6 +27,19 @@ impl Machine {
             memory_gib: bytes >> 30,
         }
     }
+}
+
+/// How long the processors of the machine were busy since its start; `None` where the system does
+/// not report it. It contains what the servers use.
+pub(crate) fn busy() -> Option<Duration> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let fields = stat.lines().next()?.split_ascii_whitespace().skip(1);
+    // user, nice, system, idle, iowait, irq, softirq, steal: proc(5)
+    let ticks = fields.take(7).enumerate();
+    let busy = ticks.filter(|(field, _)| !matches!(field, 3 | 4));
+    let ticks: Option<u64> = busy.map(|(_, ticks)| ticks.parse::<u64>().ok()).sum();
+    // A tick is 10 ms on every platform of Linux.
+    Some(Duration::from_millis(10 * ticks?))
 }
 
 /// The resident memory of this process in bytes; `None` where the system does not report it.

@@ -26,7 +26,8 @@ pub(crate) struct Figure {
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
     pub(crate) ours: f64,
-    /// CPU time per operation of the processes that use this library, in microseconds.
+    /// CPU time per operation in microseconds: of the processes that use this library, or for many
+    /// processes of the machine with its servers.
     pub(crate) cpu: Option<f64>,
     pub(crate) reference: Option<Reference>,
     pub(crate) target: Option<Target>,

@@ -234,7 +234,8 @@ impl Plan {
             let is_left = |q: &QueuedRequest| input.dead.contains(&q.session) && !moves(q);
             self.changed |= table.dequeue_where(is_left) > 0;
         }
-        table.forget_stolen(|session| input.dead.contains(session));
+        // This is written, so that no process takes the other sessions for the only ones left.
+        self.changed |= table.forget_stolen(|session| input.dead.contains(session));
         self.stolen = table.stolen().cloned().collect();
         self.stolen.dedup();
     }

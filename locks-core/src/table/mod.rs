@@ -279,9 +279,11 @@ impl LockTable {
         stolen.collect()
     }
 
-    /// Forgets the stolen locks of dead sessions.
-    pub(crate) fn forget_stolen(&mut self, is_dead: impl Fn(&SessionId) -> bool) {
+    /// Forgets the stolen locks of dead sessions, and says whether there were any.
+    pub(crate) fn forget_stolen(&mut self, is_dead: impl Fn(&SessionId) -> bool) -> bool {
+        let before = self.stolen.len();
         self.stolen.retain(|_, lock| !is_dead(&lock.grant.session));
+        self.stolen.len() < before
     }
 
     /// The grants of these sessions, each with its locks.

@@ -1,4 +1,4 @@
-//! Two processes take one lock over from each other.
+//! Processes take one lock over from each other.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use crate::{
 const NAME: &str = "app_task_1";
 const TURN: Duration = Duration::from_millis(1500);
 const ROUNDS: usize = 10;
-/// How long a lock is held, at least and at most, in milliseconds. The other process waits.
+/// How long a lock is held, at least and at most, in milliseconds. The other processes wait.
 const HELD: (u64, u64) = (10, 30);
 
 /// A time in which a process held the lock: the start of the wait, the grant and the start of the
@@ -37,8 +37,16 @@ struct Holds {
     cpu: f64,
 }
 
-/// W6: from the release to the grant in the other process.
-pub(super) async fn measure(run: &mut Run<'_>, database: &Database) -> Result<()> {
+/// W6 and W11: from the release to the grant in another process, for so many processes.
+pub(super) async fn measure(
+    run: &mut Run<'_>,
+    database: &Database,
+    processes: usize,
+) -> Result<()> {
+    let what = match processes {
+        2 => "release to grant in another process".to_owned(),
+        processes => format!("release to grant, {processes} processes"),
+    };
     let mut contenders = vec![Contender::Ours];
     if run.has_references() && run.engine != Engine::Sqlite {
         contenders.push(Contender::ServerLock);
@@ -47,11 +55,11 @@ pub(super) async fn measure(run: &mut Run<'_>, database: &Database) -> Result<()
     for contender in contenders {
         teams.push((
             contender,
-            start(contender, &run.setup(database))?,
+            start(contender, &run.setup(database), processes)?,
             Rounds::default(),
         ));
     }
-    for _ in run.rounds(ROUNDS, "two processes, one name") {
+    for _ in run.rounds(ROUNDS, format_args!("{processes} processes, one name")) {
         for (_, processes, rounds) in &mut teams {
             let done: Vec<Holds> = Process::work(processes, run.time(TURN))?;
             let cpu: f64 = done.iter().map(|process| process.cpu).sum();
@@ -61,7 +69,7 @@ pub(super) async fn measure(run: &mut Run<'_>, database: &Database) -> Result<()
     }
     let ours = teams[0].2.clone();
     let mut figure = run
-        .figure("release to grant in another process", "µs", ours.median())
+        .figure(&what, "µs", ours.median())
         .with_cpu(median(&ours.cpu));
     if let Some((contender, _, reference)) = teams.get(1) {
         let name = match run.engine {
@@ -71,18 +79,22 @@ pub(super) async fn measure(run: &mut Run<'_>, database: &Database) -> Result<()
         let name = format!("µs, {name}");
         figure = figure.compared_with(name, reference.median(), ours.ratio(reference));
     }
-    figure = figure.with_target(match run.engine {
-        Engine::Sqlite => Target::AtMost(5_000.0),
-        Engine::Mysql => Target::AtMost(10_000.0),
-        Engine::Postgres => Target::RatioAtMost(3.0),
-    });
+    if processes == 2 {
+        figure = figure.with_target(match run.engine {
+            Engine::Sqlite => Target::AtMost(500.0),
+            Engine::Mysql => Target::AtMost(2_000.0),
+            Engine::Postgres => Target::RatioAtMost(2.5),
+        });
+    }
     run.report(figure);
-    if run.has_references() && !run.arguments.quick {
+    if processes == 2 && run.has_references() && !run.arguments.quick {
         let original = original(run, database).await?;
         let ours = ours.median();
-        let figure = run
-            .figure("release to grant in another process", "µs", ours)
-            .compared_with("µs, the original's wait", original, ours / original);
+        let figure = run.figure(&what, "µs", ours).compared_with(
+            "µs, the original's wait",
+            original,
+            ours / original,
+        );
         run.report(figure);
     }
     for (_, processes, _) in teams {
@@ -91,11 +103,11 @@ pub(super) async fn measure(run: &mut Run<'_>, database: &Database) -> Result<()
     Ok(())
 }
 
-fn start(contender: Contender, setup: &Setup) -> Result<Vec<Process>> {
+fn start(contender: Contender, setup: &Setup, processes: usize) -> Result<Vec<Process>> {
     let contender = contender.to_possible_value().ok_or("a hidden contender")?;
     let engine = setup.engine.to_possible_value().ok_or("a hidden engine")?;
     let arguments = vec!["hand-over", contender.get_name(), engine.get_name(), NAME];
-    Process::start_all(setup, &[arguments.clone(), arguments])
+    Process::start_all(setup, &vec![arguments; processes])
 }
 
 /// The delays of the hand-overs to a process that was waiting when the other one released.
@@ -159,7 +171,7 @@ impl Waiter {
     }
 }
 
-/// What each of the two processes does.
+/// What each of the processes does.
 pub(crate) async fn worker(contender: Contender, setup: &Setup, name: &str) -> Result<()> {
     let mut waiter = match contender {
         Contender::Ours => Waiter::Ours(setup.connect().await?, None),

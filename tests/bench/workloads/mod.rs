@@ -48,6 +48,8 @@ pub(crate) enum Workload {
     W9,
     /// The attribute
     W10,
+    /// Sixteen processes, one name
+    W11,
 }
 
 impl fmt::Display for Workload {
@@ -147,11 +149,12 @@ impl Run<'_> {
             Workload::W3 => tasks::distinct(self, &database).await,
             Workload::W4 => processes::distinct(self, &database),
             Workload::W5 => tasks::queueing(self, &database).await,
-            Workload::W6 => hand_over::measure(self, &database).await,
+            Workload::W6 => hand_over::measure(self, &database, 2).await,
             Workload::W7 => alone::among_held(self, &database).await,
             Workload::W8 => crash::measure(self, &database).await,
             Workload::W9 => idle::measure(self, &database).await,
             Workload::W10 => alone::attribute(self, &database).await,
+            Workload::W11 => hand_over::measure(self, &database, 16).await,
         };
         let closed = database.close().await;
         measured.and(closed)

@@ -151,7 +151,7 @@ impl Namespace {
         self.evicting.remove(&id);
         // What it left may have come into the row since this process has read it.
         let known = self.row.known().map(|cached| &cached.table);
-        if known.is_some_and(|table| !table.session_ids().contains(&id)) {
+        if known.is_some_and(|table| !table.sessions_of(None).contains(&id)) {
             self.row.forget();
         }
         self.dead.insert(id);

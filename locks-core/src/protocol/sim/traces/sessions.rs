@@ -164,6 +164,38 @@ fn nothing_is_granted_under_a_session_of_which_a_lock_was_stolen() {
 }
 
 #[test]
+fn locks_that_were_stolen_from_several_sessions_are_forgotten_together() {
+    let mut s = Scene::new(3, "PostgreSQL");
+    s.granted(0, 1);
+    s.wait_for(1, 2, "mail_restart");
+    s.until_told(&[1], 2);
+    for holder in [0, 1] {
+        s.step(&Step::OriginalReads(0));
+        s.step(&Step::OriginalReleasesTask(0, holder, 'a'));
+    }
+    s.ask(2, 3, Patience::NoWait);
+    // One side connection is slower than the other one.
+    for _ in 0..100 {
+        let lanes = s.0.processes[2].lanes.keys().copied();
+        let fast: Vec<_> = lanes.filter(|kind| !matches!(kind, Side(_))).collect();
+        let side = s.0.processes[2]
+            .lanes
+            .keys()
+            .copied()
+            .find(|kind| matches!(kind, Side(_)));
+        let mut moved = false;
+        for kind in fast.into_iter().chain(side) {
+            moved |= s.0.step(&Step::Answer(2, kind));
+        }
+        if !moved {
+            s.step(&Step::NextTimer);
+        }
+    }
+    assert_eq!(*s.told(3), Told::Granted);
+    s.end();
+}
+
+#[test]
 fn eviction_that_waits_is_under_way_once() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.granted_with_commit_under_way(0, 1);
