@@ -394,11 +394,14 @@ struct Taken {
 impl Taken {
     fn parse(rows: Vec<Vec<Value>>) -> Result<Self, Failure> {
         let mut this = Self::default();
+        // Without it the connection may have the turn. It is closed.
+        let mut is_complete = false;
         for values in rows {
             let mut values = values.into_iter();
             let mut next = || values.next().unwrap_or(Value::Text(None));
             match next().text().as_deref() {
                 Some("turn") => {
+                    is_complete = true;
                     this.came = next().int() == Some(1);
                     this.served = next().int() == Some(1);
                     this.claimed = next().int();
@@ -423,6 +426,80 @@ impl Taken {
                 }
             }
         }
-        Ok(this)
+        if is_complete {
+            Ok(this)
+        } else {
+            let text = "the answer does not say whether the turn came";
+            Err(Failure::inconsistent(Class::Indeterminate, text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "a $driver, $number x $hex: $namespace; $pairs [$list_of_drivers]";
+
+    fn submission() -> Submission {
+        Submission {
+            driver: "d1".into(),
+            number: 7,
+            body: "'é".into(),
+        }
+    }
+
+    #[test]
+    fn words_are_replaced_by_values() {
+        let (submission, served) = (submission(), [("d2".into(), 3), ("d3".into(), 4)]);
+        let values = Values {
+            namespace: "n",
+            submission: Some(&submission),
+            served: &served,
+        };
+        assert_eq!(
+            Message::text(TEXT).fill(&values),
+            "a d1, 7 x 27c3a9: n; (driver = 'd2' AND number = 3) OR \
+             (driver = 'd3' AND number = 4) [d2,d3]"
+        );
+        let key = Message::text("$key").fill(&values);
+        assert_eq!(key, Message::text("$key").fill(&values));
+        assert!(key.parse::<i64>().is_ok(), "{key}");
+        let turn = || Message::text("$turn").fill(&values);
+        assert_ne!(turn(), turn());
+    }
+
+    #[test]
+    fn words_are_arguments_of_a_prepared_statement() {
+        let message = Message::prepared("f($driver, $body); g($driver)");
+        assert_eq!(message.prepared.as_deref(), Some("f(?, ?); g(?)"));
+        let words: Vec<_> = message.parts.iter().map(|(_, word)| *word).collect();
+        assert_eq!(words, ["$driver", "$body", "$driver"]);
+    }
+
+    #[test]
+    fn a_turn_is_what_its_rows_say() {
+        let row = |texts: &[&str]| {
+            let given = texts.iter().map(|text| Some((*text).to_owned()));
+            let values = given.chain(std::iter::repeat(None)).take(8);
+            values.map(Value::Text).collect::<Vec<_>>()
+        };
+        let rows = vec![
+            row(&["turn", "1", "0", "6", "{}", "41", "s", "m"]),
+            row(&["other", "d2", "3", "body"]),
+        ];
+        let taken = Taken::parse(rows).unwrap();
+        assert!(taken.came && !taken.served);
+        assert_eq!(taken.claimed, Some(6));
+        assert_eq!(taken.row.unwrap().version.version, 41);
+        assert_eq!(
+            (&*taken.others[0].body, taken.others[0].number),
+            ("body", 3)
+        );
+        // Without a row in the table of locks.
+        let taken = Taken::parse(vec![row(&["turn", "1", "1"])]).unwrap();
+        assert!(taken.served && taken.row.is_none() && taken.claimed.is_none());
+        assert!(Taken::parse(vec![row(&["what"])]).is_err());
+        assert!(Taken::parse(Vec::new()).is_err());
     }
 }

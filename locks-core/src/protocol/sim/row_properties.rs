@@ -299,7 +299,8 @@ impl World {
     }
 }
 
-/// Whether a table shows something that a request conflicts with.
+/// Whether a table shows something that a request conflicts with. A lock that was stolen is in the
+/// way of every request.
 fn conflicts(names: &[LockName], table: &LockTable) -> bool {
     let held = table.holders().into_iter().map(|holder| holder.name);
     let held: Vec<_> = held.collect();
@@ -307,6 +308,7 @@ fn conflicts(names: &[LockName], table: &LockTable) -> bool {
         .iter()
         .any(|name| held.iter().any(|held| refuses(name, held)));
     is_refused
+        || table.stolen().next().is_some()
         || table
             .queue()
             .iter()
