@@ -43,7 +43,8 @@ impl World {
             .checks
             .released
             .iter()
-            .find(|number| in_row(tables, number));
+            // A restore may have undone it before.
+            .find(|number| !in_row(before, number) && in_row(tables, number));
         let fault = match (lost, back) {
             (Some(lost), _) => format!("grant {lost} was undone"),
             (_, Some(back)) => format!("the release of grant {back} was undone"),
