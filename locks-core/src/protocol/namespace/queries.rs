@@ -441,6 +441,8 @@ impl Namespace {
         let latest = self.requests.latest();
         let (timers, rng) = (&mut self.timers, &mut self.rng);
         PollSchedule::schedule(latest, source, timers, rng, now.monotonic);
+        // A request that was blocked by this process before may be blocked by another one now.
+        self.observing |= self.requests.any_blocked();
         if !self.observing {
             return;
         }

@@ -196,6 +196,25 @@ fn locks_that_were_stolen_from_several_sessions_are_forgotten_together() {
 }
 
 #[test]
+fn a_request_that_its_own_process_blocked_may_be_blocked_by_a_dead_one_later() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted(0, 1);
+    s.step(&Step::Kill(0));
+    s.ask(1, 2, Patience::Forever);
+    // The rows of the dead session are deleted, and its lock is still there.
+    let side = s.side(1, "delete of fence rows");
+    s.step(&Step::Answer(1, side));
+    s.step(&Step::Backup);
+    s.until_told(&[1], 2);
+    s.ask_for(1, 3, ('b', "app_task_1"), Patience::Forever);
+    s.answer_for(&[1], 2 * TTL);
+    s.step(&Step::Restore);
+    s.until_told(&[1], 3);
+    assert_eq!(*s.told(3), Told::Granted);
+    s.end();
+}
+
+#[test]
 fn eviction_that_waits_is_under_way_once() {
     let mut s = Scene::new(2, "PostgreSQL");
     s.granted_with_commit_under_way(0, 1);
