@@ -546,7 +546,9 @@ impl Database {
     pub(super) fn restore(&mut self, tables: Tables) {
         self.history.clear();
         self.shown.clear();
-        self.row_locks.clear();
+        // A transaction ends with its connection.
+        let locks = std::mem::take(&mut self.row_locks).into_values();
+        self.closed.extend(locks.map(|lock| lock.connection));
         self.fenced.clear();
         self.requests = RequestRows::default();
         self.writes += 1;
