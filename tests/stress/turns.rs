@@ -66,7 +66,8 @@ async fn a_turn_that_does_not_come_is_not_waited_for(db: Database) {
     let take = match db.engine() {
         Engine::Postgres => format!("SELECT pg_advisory_lock({})", turn_number()),
         _ => format!(
-            "DO GET_LOCK(CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/lock_requests/{NAMESPACE}'))), 1)"
+            "DO GET_LOCK(CONCAT('locks:', LEFT(SHA2(CONCAT(DATABASE(), \
+             '/lock_requests/{NAMESPACE}'), 256), 40)), 1)"
         ),
     };
     other.execute(&take).await.expect("nobody has it");

@@ -199,10 +199,16 @@ fn row_lock(facts: &Facts, read: &str) -> Option<RowLock> {
     })
 }
 
+/// The name of a user-level lock. It is of the whole server and has 64 characters at most. MySQL 9
+/// has no `SHA1`.
+fn lock_name(table: &str, what: &str) -> String {
+    format!("CONCAT('locks:', LEFT(SHA2(CONCAT(DATABASE(), '/{table}/', {what}), 256), 40))")
+}
+
 /// The statements of channels. The locks are of the whole server.
 fn channels(names: &TableNames) -> ChannelStatements {
     let table = &names.plain()[1];
-    let key = format!("CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/{table}/', ?)))");
+    let key = lock_name(table, "?");
     ChannelStatements {
         hold: format!("SELECT GET_LOCK({key}, 0)"),
         free: format!("SELECT RELEASE_LOCK({key}), GET_LOCK({key}, 1)"),
@@ -236,7 +242,7 @@ fn turns(names: &TableNames, facts: &Facts) -> TurnStatements {
          body = IF(number < VALUES(number), VALUES(body), body), \
          number = GREATEST(number, VALUES(number))"
     );
-    let key = format!("CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/{table}/', {namespace})))");
+    let key = lock_name(&table, namespace);
     let came = "@locks_turn = 1";
     let held = format!("{came} AND IS_USED_LOCK(@locks_key) = CONNECTION_ID()");
     let wait = format!("SET @locks_key = {key}; SET @locks_turn = GET_LOCK(@locks_key, {limit})");
@@ -269,9 +275,7 @@ fn turns(names: &TableNames, facts: &Facts) -> TurnStatements {
             "{submit}; {wait}; {look}; {mark}; {claim} AND {held}; {claimed} AND {held}"
         ))
     };
-    let pass = format!(
-        "DO RELEASE_LOCK(CONCAT('locks:', SHA1(CONCAT(DATABASE(), '/{table}/$namespace'))))"
-    );
+    let pass = format!("DO RELEASE_LOCK({})", lock_name(&table, "'$namespace'"));
     TurnStatements {
         prepare: None,
         submit: if is_mariadb {

@@ -186,7 +186,13 @@ impl Reconnecting {
         if self.connection.is_none() {
             let mut opened = self.target.reopen(self.limit).await?;
             for channel in &self.channels {
-                opened.hold_channel(channel).await?;
+                // Processes that do not hear of a change poll.
+                if let Err(failure) = opened.hold_channel(channel).await {
+                    tracing::debug!(%failure, "what this process frees is not reported");
+                    if !failure.keeps_connection() {
+                        return Err(failure);
+                    }
+                }
             }
             tracing::debug!(role = self.role, target = ?self.target, "connected");
             self.connection = Some(opened);

@@ -284,10 +284,21 @@ impl World {
         if !self.can_call(p) || self.has_inner(number) {
             return false;
         }
-        let caller = self.callers.get_mut(&number).expect("it was found");
+        let caller = &self.callers[&number];
         if !matches!(caller.told, Told::Granted | Told::Lost) || !caller.detached {
             return false;
         }
+        // The lock may have been lost, and granted again. Then that grant would be released.
+        let is_again = |other: &Caller| {
+            let same = (&other.namespace, &other.task) == (&caller.namespace, &caller.task);
+            same && other.number != number
+                && other.holds()
+                && other.names.iter().any(|name| caller.names.contains(name))
+        };
+        if self.callers.values().any(is_again) {
+            return false;
+        }
+        let caller = self.callers.get_mut(&number).expect("it was found");
         caller.told = Told::Gone;
         let (task, names) = (caller.task.clone(), caller.names.clone());
         for name in &*names {
