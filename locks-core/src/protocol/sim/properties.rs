@@ -319,9 +319,11 @@ impl World {
         };
         let matrix = self.setup.matrix_of(caller.process);
         let granted = &self.checks.granted;
-        let own = granted
-            .iter()
-            .position(|granted| granted.nonce == caller.nonce);
+        // It may have been granted before without an answer, under a session that was lost.
+        let token = caller.grant.as_ref().map(|grant| grant.token);
+        let own = granted.iter().position(|granted| {
+            granted.nonce == caller.nonce && token.is_none_or(|token| token == granted.token)
+        });
         let later = &granted[own.map_or(0, |own| own + 1)..];
         let next = later.iter().find(|later| {
             later.nonce != caller.nonce
