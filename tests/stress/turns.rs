@@ -72,8 +72,9 @@ async fn a_turn_that_does_not_come_is_not_waited_for(db: Database) {
     };
     other.execute(&take).await.expect("nobody has it");
     let longest = contend(&db, 5).await;
-    // It is looked for twice, for 0.3 s each.
-    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    // It is waited for until the row has not changed during two waits, of 0.3 s each and of 1 s on
+    // MySQL. Other drivers that wait no more change it.
+    assert!(longest < Duration::from_secs(15), "{longest:?}");
     assert_eq!(served(&db).await, "0");
 }
 
