@@ -18,25 +18,28 @@ pub(super) const CHANNEL_LIMIT: u32 = 10;
 /// The statements of channels. The argument is the name of the channel, once for each placeholder.
 #[derive(Debug)]
 pub(super) struct ChannelStatements {
-    /// Takes the lock, if no connection has it. One placeholder.
+    /// Takes the lock, if no connection has it. One placeholder → 1 if it has it now
     pub(super) hold: String,
-    /// Frees the lock, and takes it again after those who wait for it. Two placeholders.
+    /// Frees the lock, and takes it again after those who wait for it. Two placeholders → 1 if it
+    /// had it, 1 if it has it again
     pub(super) free: String,
-    /// Waits for the lock and frees it. Two placeholders → 1 if it came
+    /// Waits for the lock and frees it. Two placeholders → 1 if it came, 1 if it was freed
     pub(super) wait: String,
 }
 
 impl Connection {
-    /// Holds a channel until the connection ends. Another connection may have it: then nothing is
-    /// reported on it.
+    /// Holds a channel until the connection ends. Another connection may have it, such as an earlier
+    /// one of this driver whose end the server has not seen: then nothing is reported on it.
     pub(super) async fn hold_channel(&mut self, channel: &str) -> Result<(), Failure> {
         let statements = self.statements.clone();
         let Some(channels) = &statements.channels else {
             return Ok(());
         };
         let args = [Argument::Text(channel)];
-        self.fetch(&channels.hold, &args, &[]).await?;
-        self.channels.push(channel.to_owned());
+        let held = self.ask(&channels.hold, &args).await?;
+        if held.last() == Some(&Some(1)) {
+            self.channels.push(channel.to_owned());
+        }
         Ok(())
     }
 
@@ -54,7 +57,12 @@ impl Connection {
             return Ok(());
         };
         let args = [Argument::Text(&channel); 2];
-        self.fetch(&channels.free, &args, &[]).await.map(drop)
+        let held = self.ask(&channels.free, &args).await?;
+        if held.last() != Some(&Some(1)) {
+            // Another report would wait as long.
+            self.channels.retain(|other| *other != channel);
+        }
+        Ok(())
     }
 
     /// Waits until a channel is free. Returns whether it is.
@@ -64,10 +72,14 @@ impl Connection {
             return Ok(false);
         };
         let args = [Argument::Text(channel); 2];
-        let rows = self
-            .fetch(&channels.wait, &args, &[ColumnType::Int])
-            .await?;
-        let first = rows.into_iter().flatten().next();
-        Ok(first.and_then(Value::int) == Some(1))
+        let came = self.ask(&channels.wait, &args).await?;
+        Ok(came.first() == Some(&Some(1)))
+    }
+
+    /// The numbers in the row that the statement returns, as many as it has arguments.
+    async fn ask(&mut self, sql: &str, args: &[Argument<'_>]) -> Result<Vec<Option<i64>>, Failure> {
+        let types = [ColumnType::Int; 2];
+        let rows = self.fetch(sql, args, &types[..args.len()]).await?;
+        Ok(rows.into_iter().flatten().map(Value::int).collect())
     }
 }

@@ -130,16 +130,10 @@ impl World {
         let asked = |caller: &Caller| caller.nonce == nonce && over(&caller.told);
         let own = own || self.setup.turns && self.callers.values().any(asked);
         let rows = &self.db.tables;
-        // A restore may bring back the heartbeat row of a session that is being evicted, or only its
-        // fence row. The latter is a known limit.
-        let beats = rows.heartbeats.contains_key(session);
-        let fenced = rows.fences.contains(&session.0);
-        let is_dead = if self.checks.restored {
-            !(beats && fenced)
-        } else {
-            !(beats || fenced)
-        };
-        if !own && !is_dead {
+        let is_dead = !rows.fences.contains(&session.0) && !rows.heartbeats.contains_key(session);
+        // A known limit: a restore may bring back the rows of a session that was evicted for a
+        // removal.
+        if !own && !is_dead && !self.checks.restored {
             let text = format!(
                 "{writer:?} removed the entry of the living session {session:?} from {place}"
             );
