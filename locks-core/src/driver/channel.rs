@@ -8,11 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 
-use super::linger::Linger;
-use crate::{
-    protocol::Name,
-    store::{ChangeSource, Failure, Reconnecting},
-};
+use super::{linger::Linger, listener::News};
+use crate::store::{Change, ChangeSource, Failure, Reconnecting};
 
 /// What has taken so long is a wait.
 const SETTLED: Duration = Duration::from_millis(4);
@@ -22,6 +19,8 @@ const REPEATS: u32 = 3;
 const FREE_PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A row whose version is not known is newer than any that is.
+const UNKNOWN: i64 = i64::MAX;
 /// How long the statement that waits may take, longer than the server waits.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -88,20 +87,36 @@ impl ChannelWait {
         self.schedule.trusted
     }
 
-    /// A wait has ended. Returns the namespace whose row may have changed.
-    pub(super) fn on_end(&mut self, link: Link, freed: Freed, now: Instant) -> Option<Name> {
+    /// A wait has ended. Returns what is known about the rows.
+    pub(super) fn on_end(&mut self, link: Link, freed: Freed, now: Instant) -> News {
         self.link = Some(link);
         if let Err(failure) = &freed {
             tracing::debug!(%failure, "no channel can be waited for; the row is polled");
         }
-        let channel = self.schedule.on_end(freed.ok(), now)?;
-        channel.split('/').next().map(Name::from)
+        match self.schedule.on_end(freed.ok(), now) {
+            End::Nothing => News::None,
+            End::MayBeFree => News::MayHaveChanged,
+            End::Freed(channel) => News::Changed(Change {
+                namespace: channel.split('/').next().unwrap_or_default().to_owned(),
+                version: UNKNOWN,
+            }),
+        }
     }
 
     /// When to ask again what to do.
     pub(super) fn due(&self) -> Option<Instant> {
         self.schedule.due
     }
+}
+
+/// What the end of a wait means.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Nothing,
+    /// The channel was free at once, or cannot be waited for.
+    MayBeFree,
+    /// The driver of this channel has freed something.
+    Freed(String),
 }
 
 /// When to wait for which channel.
@@ -144,11 +159,12 @@ impl Schedule {
         true
     }
 
-    /// The wait has ended: the channel came, or did not come in time, or it failed. Returns the
-    /// channel if something may have been freed.
-    fn on_end(&mut self, came: Option<bool>, now: Instant) -> Option<String> {
+    /// The wait has ended: the channel came, or did not come in time, or it failed.
+    fn on_end(&mut self, came: Option<bool>, now: Instant) -> End {
         (self.trusted, self.due) = (false, None);
-        let (channel, since) = self.waiting.take()?;
+        let Some((channel, since)) = self.waiting.take() else {
+            return End::Nothing;
+        };
         let last = self.free.take().filter(|(of, ..)| *of == channel);
         match came {
             Some(true) if now < since + SETTLED => {
@@ -158,12 +174,21 @@ impl Schedule {
                     Some(doublings @ 1..) => (first * (1 << (doublings - 1).min(8))).min(longest),
                     _ => Duration::ZERO,
                 };
-                self.free = Some((channel.clone(), times, now + pause));
+                self.free = Some((channel, times, now + pause));
+                // After that the row is polled.
+                if times > 1 {
+                    End::Nothing
+                } else {
+                    End::MayBeFree
+                }
             }
-            Some(came) => return Some(channel).filter(|_| came),
-            None => self.failed = Some(now + PAUSE),
+            Some(true) => End::Freed(channel),
+            Some(false) => End::Nothing,
+            None => {
+                self.failed = Some(now + PAUSE);
+                End::MayBeFree
+            }
         }
-        Some(channel)
     }
 }
 
@@ -189,11 +214,11 @@ mod tests {
             assert_eq!(schedule.due, None);
         }
         assert!(!schedule.update(Some("n/1"), start + ms(6)) && schedule.trusted);
-        let freed = schedule.on_end(Some(true), start + ms(7));
-        assert_eq!(freed.as_deref(), Some("n/1"));
+        let end = schedule.on_end(Some(true), start + ms(7));
+        assert_eq!(end, End::Freed("n/1".into()));
         assert!(!schedule.trusted);
         assert!(schedule.update(Some("n/1"), start + ms(7)));
-        assert_eq!(schedule.on_end(Some(false), start + ms(99)), None);
+        assert_eq!(schedule.on_end(Some(false), start + ms(99)), End::Nothing);
     }
 
     #[test]
@@ -204,7 +229,8 @@ mod tests {
             if schedule.update(Some("n/1"), now) {
                 waits += 1;
                 now += Duration::from_micros(200);
-                assert!(schedule.on_end(Some(true), now).is_some());
+                let is_first = schedule.on_end(Some(true), now) == End::MayBeFree;
+                assert_eq!(is_first, waits == 1);
             } else {
                 now = schedule.due.expect("it is tried again");
             }
@@ -219,7 +245,7 @@ mod tests {
     fn after_a_failure_no_wait_begins_for_a_second() {
         let (mut schedule, start) = (Schedule::default(), Instant::now());
         assert!(schedule.update(Some("n/1"), start));
-        assert!(schedule.on_end(None, start).is_some());
+        assert_eq!(schedule.on_end(None, start), End::MayBeFree);
         assert!(!schedule.update(Some("n/2"), start + ms(999)));
         assert_eq!(schedule.due, Some(start + PAUSE));
         assert!(schedule.update(Some("n/2"), start + PAUSE));

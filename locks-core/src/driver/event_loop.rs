@@ -79,9 +79,6 @@ async fn serve(
     this.run(inbox).await;
 }
 
-/// A row whose version is not known is newer than any that is.
-const UNKNOWN: i64 = i64::MAX;
-
 struct EventLoop {
     clock: Clock,
     protocol: Namespaces,
@@ -345,26 +342,28 @@ impl EventLoop {
             Event::Heard(heard) => {
                 let news = self.notifications.on_heard(heard, Instant::now());
                 self.set_change_source(self.notifications.change_source());
-                match news {
-                    News::Changed(Change { namespace, version }) => {
-                        self.to(namespace.into(), Input::Changed(version));
-                    }
-                    News::MayHaveChanged => self.handle(DriverInput::MayHaveChanged),
-                    News::None => {}
-                }
+                self.on_news(news);
             }
             Event::ProbeSent(sent) => {
                 self.notifications.on_probe_sent(sent, Instant::now());
                 self.set_change_source(self.notifications.change_source());
             }
             Event::Freed(link, freed) => {
-                let changed = self.channel.on_end(link, freed, Instant::now());
+                let news = self.channel.on_end(link, freed, Instant::now());
                 self.set_change_source(ChangeSource::None);
-                if let Some(namespace) = changed {
-                    self.to(namespace, Input::Changed(UNKNOWN));
-                }
+                self.on_news(news);
             }
             Event::Closed => {}
+        }
+    }
+
+    fn on_news(&mut self, news: News) {
+        match news {
+            News::Changed(Change { namespace, version }) => {
+                self.to(namespace.into(), Input::Changed(version));
+            }
+            News::MayHaveChanged => self.handle(DriverInput::MayHaveChanged),
+            News::None => {}
         }
     }
 
