@@ -1,6 +1,5 @@
 //! Failures of servers, networks, clocks and processes.
 
-mod channels;
 mod clocks;
 mod connect_by;
 mod connections;
