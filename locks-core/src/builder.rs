@@ -206,7 +206,6 @@ impl Builder {
             // The driver learns these from the database.
             row_lock: false,
             turns: false,
-            channels: false,
             fence_rows: 1,
         })
     }

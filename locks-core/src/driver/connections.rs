@@ -9,7 +9,6 @@ use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio::time;
 
 use super::{
-    channel::{Freed, Link, Waiting},
     listener::{Heard, Listening},
     queries, tasks,
 };
@@ -37,8 +36,6 @@ pub(super) enum Event {
     NoConnection(Name, Task),
     Renewed(Renewed),
     Heard(Heard),
-    /// A wait for a channel has ended.
-    Freed(Link, Freed),
     ProbeSent(Result<(), Failure>),
     /// A side connection was closed.
     Closed,
@@ -158,29 +155,15 @@ impl Connections {
         }));
     }
 
-    /// Waits for a channel, on a connection of its own.
-    pub(super) fn await_channel(&mut self, waiting: Waiting) {
-        self.running.push(Box::pin(async {
-            let (link, freed) = waiting.await;
-            (Returned::None, Event::Freed(link, freed))
-        }));
-    }
-
     /// Closes side connections that were not needed for some time.
     pub(super) fn close_idle(&mut self, now: Instant) {
         let idle = |(_, since): &mut (_, Instant)| now.duration_since(*since) >= SIDE_IDLE;
-        let links: Vec<_> = self.side.extract_if(.., idle).collect();
-        for (link, _) in links {
-            self.close_side(Box::new(link));
+        for (mut link, _) in self.side.extract_if(.., idle) {
+            self.running.push(Box::pin(async move {
+                link.close().await;
+                (Returned::None, Event::Closed)
+            }));
         }
-    }
-
-    /// Closes a connection that is not needed any more.
-    pub(super) fn close_side(&mut self, mut link: Link) {
-        self.running.push(Box::pin(async move {
-            link.close().await;
-            (Returned::None, Event::Closed)
-        }));
     }
 
     /// When a side connection is to be closed.

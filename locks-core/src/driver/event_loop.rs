@@ -9,7 +9,6 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    channel::{ChannelWait, Step as ChannelStep},
     clock::Clock,
     command::{Command, Owner, Reply},
     connections::{Connections, Event, ROW_LIMIT},
@@ -68,7 +67,6 @@ async fn serve(
     let fence = rows.fence_statement();
     config.row_lock = rows.has_row_lock();
     config.turns = rows.has_turns();
-    config.channels = rows.change_source() == ChangeSource::Channels;
     config.fence_rows = fence.rows;
     config.boot = config.boot.filter(|_| rows.boot_matters());
     let driver = Arc::new(driver);
@@ -85,7 +83,6 @@ struct EventLoop {
     process: Identity,
     connections: Connections,
     notifications: Notifications,
-    channel: ChannelWait,
     watch: FileWatch,
     change_source: ChangeSource,
     replies: Replies,
@@ -110,7 +107,7 @@ impl EventLoop {
         // Processes that start at one moment must draw different numbers.
         let rng = fastrand::Rng::with_seed(unique());
         let change_source = match rows.change_source() {
-            ChangeSource::Notifications | ChangeSource::Channels => ChangeSource::None,
+            ChangeSource::Notifications => ChangeSource::None,
             source => source,
         };
         let now = Instant::now();
@@ -121,7 +118,6 @@ impl EventLoop {
             clock,
             process: config.process.clone(),
             notifications: Notifications::new(&rows),
-            channel: ChannelWait::new(&rows),
             watch: FileWatch::new(rows.log_file(), pause),
             replies: Replies::new(rows.fence_statement()),
             connections: Connections::new(rows, pause.min(ROW_LIMIT)),
@@ -212,7 +208,6 @@ impl EventLoop {
         if self.watch.take_due(now) {
             self.handle(DriverInput::MayHaveChanged);
         }
-        self.await_channel(blocked, now);
         if self.owners_due <= now {
             self.owners_due = now + self.owners_pause;
             let gone = self
@@ -226,31 +221,6 @@ impl EventLoop {
         self.drain();
     }
 
-    /// Waits for the channel of the session that stands in the way.
-    fn await_channel(&mut self, blocked: bool, now: Instant) {
-        if !self.channel.is_possible() {
-            return;
-        }
-        let awaited = if blocked {
-            self.protocol.awaited()
-        } else {
-            None
-        };
-        let before = self.channel.is_trusted();
-        match self.channel.update(awaited, now) {
-            ChannelStep::None => {}
-            ChannelStep::Wait(waiting) => self.connections.await_channel(waiting),
-            ChannelStep::Close(link) => self.connections.close_side(link),
-        }
-        if !self.channel.is_trusted() {
-            self.set_change_source(ChangeSource::None);
-        } else if !before {
-            self.set_change_source(ChangeSource::Channels);
-            // What was freed before is not reported.
-            self.handle(DriverInput::MayHaveChanged);
-        }
-    }
-
     /// When the thread has to wake up.
     fn wake(&self) -> Instant {
         let protocol = self.protocol.poll_timeout();
@@ -259,7 +229,7 @@ impl EventLoop {
         let times = [protocol, self.connections.idle_due(), owners];
         let times = times.into_iter().flatten();
         let far = Instant::now() + Duration::from_mins(1);
-        let times = times.chain(self.watch.due()).chain(self.channel.due());
+        let times = times.chain(self.watch.due());
         times.chain(self.notifications.due()).min().unwrap_or(far)
     }
 
@@ -342,28 +312,19 @@ impl EventLoop {
             Event::Heard(heard) => {
                 let news = self.notifications.on_heard(heard, Instant::now());
                 self.set_change_source(self.notifications.change_source());
-                self.on_news(news);
+                match news {
+                    News::Changed(Change { namespace, version }) => {
+                        self.to(namespace.into(), Input::Changed(version));
+                    }
+                    News::MayHaveChanged => self.handle(DriverInput::MayHaveChanged),
+                    News::None => {}
+                }
             }
             Event::ProbeSent(sent) => {
                 self.notifications.on_probe_sent(sent, Instant::now());
                 self.set_change_source(self.notifications.change_source());
             }
-            Event::Freed(link, freed) => {
-                let news = self.channel.on_end(link, freed, Instant::now());
-                self.set_change_source(ChangeSource::None);
-                self.on_news(news);
-            }
             Event::Closed => {}
-        }
-    }
-
-    fn on_news(&mut self, news: News) {
-        match news {
-            News::Changed(Change { namespace, version }) => {
-                self.to(namespace.into(), Input::Changed(version));
-            }
-            News::MayHaveChanged => self.handle(DriverInput::MayHaveChanged),
-            News::None => {}
         }
     }
 

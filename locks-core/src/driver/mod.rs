@@ -16,7 +16,6 @@
     reason = "time, chance and files come from here"
 )]
 
-mod channel;
 mod clock;
 mod command;
 mod connections;

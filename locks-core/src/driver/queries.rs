@@ -64,9 +64,6 @@ pub(super) async fn run(query: Query, link: &mut Reconnecting, namespace: &str) 
         Query::OpenSessions(sessions) => {
             let open = async |c: &mut Connection| c.insert_sessions(&sessions).await;
             let result = link.with(open).await;
-            if let (Ok(()), Some(session)) = (&result, sessions.first()) {
-                link.hold_channel(session.id.start_of_driver()).await;
-            }
             Completion::SessionsOpened(sessions, result)
         }
         Query::CheckPeers {

@@ -34,8 +34,6 @@ pub(crate) struct Config {
     pub(crate) row_lock: bool,
     /// Whether the engine has turns, and the table for submissions is there.
     pub(crate) turns: bool,
-    /// Whether each driver reports what it frees on a channel of its own.
-    pub(crate) channels: bool,
     /// How many fence rows a session has.
     pub(crate) fence_rows: usize,
     /// What writes survive, where the engine lets each of them choose.
@@ -147,7 +145,6 @@ pub(super) mod tests {
             mechanisms: Mechanisms::default(),
             row_lock: true,
             turns: true,
-            channels: false,
             fence_rows: 1,
             durability: Durability::default(),
             boot: None,

@@ -78,16 +78,6 @@ impl Namespaces {
         !self.blocked.is_empty()
     }
 
-    /// The channel on which the session reports that stands in the way of every blocked request.
-    /// `None`: there is no such session, or there are several.
-    pub(crate) fn awaited(&self) -> Option<&str> {
-        let mut blocked = self.blocked.iter();
-        match (blocked.next(), blocked.next()) {
-            (Some(name), None) => self.all.get(name)?.awaited(),
-            _ => None,
-        }
-    }
-
     /// Whether the last write answered a caller with success.
     pub(crate) fn last_write_answered(&self) -> bool {
         self.answered

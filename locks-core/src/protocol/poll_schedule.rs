@@ -43,10 +43,9 @@ impl PollSchedule {
         let part = (now - since) / PART;
         let pause = match source {
             ChangeSource::None => part.clamp(LEAST, LONGEST),
-            ChangeSource::DataVersion
-            | ChangeSource::Notifications
-            | ChangeSource::Reports
-            | ChangeSource::Channels => BEHIND_NOTIFICATIONS,
+            ChangeSource::DataVersion | ChangeSource::Notifications | ChangeSource::Reports => {
+                BEHIND_NOTIFICATIONS
+            }
         };
         let next = now + pause.mul_f64(0.9 + rng.f64() / 10.0);
         timers.set_no_later(Timer::Poll, next);

@@ -79,8 +79,6 @@ pub(super) struct OwnSessions {
     earliest_deadline: Option<Time>,
     /// Whether the last thing done was to open sessions.
     opened_last: bool,
-    /// What the ids of these sessions have in common.
-    driver: Option<u32>,
 }
 
 impl OwnSessions {
@@ -156,9 +154,8 @@ impl OwnSessions {
             return None;
         }
         self.opened_last = true;
-        let driver = *self.driver.get_or_insert_with(|| rng.u32(..));
         let mut new = |(task, kind): SessionKey| NewSession {
-            id: SessionId::new(namespace, driver, rng.u32(..)),
+            id: SessionId::new(namespace, rng.u64(..)),
             namespace: namespace.clone(),
             task,
             process: config.process.clone(),

@@ -15,9 +15,6 @@ pub(crate) enum ChangeSource {
     Notifications,
     /// Reports of the operating system that the file was written.
     Reports,
-    /// User-level locks: each driver holds one, and frees it for a moment after a write that frees
-    /// something.
-    Channels,
 }
 
 /// The begin of the payload of a probe. No namespace contains it.

@@ -36,8 +36,6 @@ pub(crate) struct Connection {
     pub(super) statements: Arc<Statements>,
     /// Whether the statements of turns are prepared.
     pub(super) turns_prepared: bool,
-    /// The channels that the connection holds.
-    pub(super) channels: Vec<String>,
     /// The number of fence rows of a session.
     pub(super) fence_rows: usize,
     /// The text that begins the transaction of each statement, if the settings do not stay on
@@ -68,7 +66,6 @@ impl Connection {
             file,
             statements: server.statements.clone(),
             turns_prepared: false,
-            channels: Vec::new(),
             fence_rows: server.fence.rows,
             transaction: (server.dialect.transaction)(limit, &server.facts),
             longest: server.facts.number("max_allowed_packet"),
@@ -317,9 +314,6 @@ impl Connection {
     /// Notifies other processes of the row's new version, if the engine has notifications.
     pub(crate) async fn notify(&mut self, namespace: &str, version: i64) -> Result<(), Failure> {
         let statements = self.statements.clone();
-        if let Some(channels) = &statements.channels {
-            return self.free_channel(channels, namespace).await;
-        }
         let Some(sql) = &statements.notify else {
             return Ok(());
         };

@@ -5,7 +5,6 @@
 
 mod busy;
 mod change;
-mod channel;
 mod connection;
 mod dialect;
 mod executor;

@@ -10,7 +10,6 @@ use sqlx::{
 
 use super::{
     change::ChangeSource,
-    channel::{CHANNEL_LIMIT, ChannelStatements},
     dialect::{Catalog, ColumnUse, Dialect, Facts, Migration, Rights, share},
     executor::Engine,
     failure::{Class, Kind},
@@ -34,8 +33,6 @@ const DIALECT: Dialect = Dialect {
         sql: include_str!("../../migrations/mysql/0001_locks.sql"),
     }],
     quote: '`',
-    // Not `Channels`: with them, a dead holder of a lease that is shorter than two round trips is
-    // sometimes evicted late.
     change_source: ChangeSource::None,
     unlimited: Some("SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1"),
     facts: "SHOW VARIABLES WHERE Variable_name IN ('version', 'wsrep_on', 'wsrep_provider', \
@@ -160,7 +157,6 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
     let write = is_cluster(facts).then_some(write);
     Statements {
         turns: (!is_cluster(facts)).then(|| turns(names, facts)),
-        channels: (!is_cluster(facts)).then(|| channels(names)),
         row_lock: row_lock(facts, &common.read),
         fences_in: format!("{} AND session NOT LIKE '%#%'", common.fences_in),
         try_fences: Some(format!(
@@ -205,17 +201,6 @@ fn row_lock(facts: &Facts, read: &str) -> Option<RowLock> {
 /// has no `SHA1`.
 fn lock_name(table: &str, what: &str) -> String {
     format!("CONCAT('locks:', LEFT(SHA2(CONCAT(DATABASE(), '/{table}/', {what}), 256), 40))")
-}
-
-/// The statements of channels. The locks are of the whole server.
-fn channels(names: &TableNames) -> ChannelStatements {
-    let table = &names.plain()[1];
-    let key = lock_name(table, "?");
-    ChannelStatements {
-        hold: format!("SELECT GET_LOCK({key}, 0)"),
-        free: format!("SELECT RELEASE_LOCK({key}), GET_LOCK({key}, 1)"),
-        wait: format!("SELECT GET_LOCK({key}, {CHANNEL_LIMIT}), RELEASE_LOCK({key})"),
-    }
 }
 
 /// The statements of turns, which are user-level locks of the whole server. On a cluster they are

@@ -31,8 +31,6 @@ pub(crate) struct Reconnecting {
     /// When the connection was opened.
     opened: Option<Instant>,
     has_turns: bool,
-    /// The channels of this driver, which the connection holds.
-    channels: Vec<String>,
 }
 
 /// How old a connection is before it is replaced because its server cannot write: a new one may
@@ -49,7 +47,6 @@ impl Reconnecting {
             connection: None,
             opened: None,
             has_turns: false,
-            channels: Vec::new(),
         }
     }
 
@@ -184,16 +181,7 @@ impl Reconnecting {
         #[allow(clippy::disallowed_methods, reason = "the age of a connection")]
         let now = Instant::now;
         if self.connection.is_none() {
-            let mut opened = self.target.reopen(self.limit).await?;
-            for channel in &self.channels {
-                // Processes that do not hear of a change poll.
-                if let Err(failure) = opened.hold_channel(channel).await {
-                    tracing::debug!(%failure, "what this process frees is not reported");
-                    if !failure.keeps_connection() {
-                        return Err(failure);
-                    }
-                }
-            }
+            let opened = self.target.reopen(self.limit).await?;
             tracing::debug!(role = self.role, target = ?self.target, "connected");
             self.connection = Some(opened);
             self.opened = Some(now());
@@ -209,25 +197,6 @@ impl Reconnecting {
             self.connection = None;
         }
         result
-    }
-
-    /// Whether the connection is open.
-    pub(crate) fn is_open(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    /// Holds a channel on the connection, now and after it was opened again. A failure is not
-    /// reported: processes that do not hear of a change poll.
-    pub(crate) async fn hold_channel(&mut self, channel: &str) {
-        let has_channels = self.change_source() == ChangeSource::Channels;
-        if !has_channels || self.channels.iter().any(|held| held == channel) {
-            return;
-        }
-        self.channels.push(channel.to_owned());
-        let held = self.with(async |c| c.hold_channel(channel).await).await;
-        if let Err(failure) = held {
-            tracing::debug!(%failure, "what this process frees is not reported");
-        }
     }
 
     /// Closes the connection, if it is open.

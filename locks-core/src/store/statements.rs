@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    channel::ChannelStatements, file::FileIdentity, names::TableNames, turn::TurnStatements,
-};
+use super::{file::FileIdentity, names::TableNames, turn::TurnStatements};
 use crate::{
     error::{LockError, Result},
     options::Durability,
@@ -26,8 +24,6 @@ pub(super) struct Statements {
     /// The statements of turns, if the server has session-level locks and connections are not
     /// shared.
     pub(super) turns: Option<TurnStatements>,
-    /// The statements of channels, if the server has user-level locks and is no cluster.
-    pub(super) channels: Option<ChannelStatements>,
     /// id → version, stamp
     pub(super) read_version: String,
     /// A list of ids follows → id, version, stamp, number of rows
@@ -142,7 +138,6 @@ impl Statements {
             )),
             row_lock: None,
             turns: None,
-            channels: None,
             read_version: sql(format!("SELECT version, stamp FROM {locks} WHERE id = ?")),
             read_versions: format!("SELECT id, version, stamp, {rows} FROM {locks} WHERE id IN"),
             compare_and_set: sql(format!(

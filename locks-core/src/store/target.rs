@@ -289,16 +289,14 @@ impl Target {
         if let Some(warning) = (dialect.relaxed)(&facts) {
             tracing::warn!("{warning}");
         }
-        let statements = Arc::new((dialect.statements)(&names, &facts));
         Ok(Server {
             dialect,
             // A notification for a connection that is shared reaches any of its clients.
             change_source: match dialect.change_source {
                 ChangeSource::Notifications if facts.has(SHARED) => ChangeSource::None,
-                ChangeSource::Channels if statements.channels.is_none() => ChangeSource::None,
                 source => source,
             },
-            statements,
+            statements: Arc::new((dialect.statements)(&names, &facts)),
             fence: (dialect.fence)(&names, &facts),
             catalog: (dialect.catalog)(&names),
             schema_is_chosen: self.tables.schema().is_some(),

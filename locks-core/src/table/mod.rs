@@ -35,17 +35,9 @@ pub(crate) struct SessionId(pub(crate) Arc<str>);
 
 impl SessionId {
     /// A new id. It starts with the namespace, so that the fence rows of a namespace,
-    /// which contain nothing but the id, can be found. `driver` is random, too, and the same for
-    /// all sessions of a driver in the namespace.
-    pub(crate) fn new(namespace: &str, driver: u32, random: u32) -> Self {
-        let start = Self::start_of(namespace);
-        Self(format!("{start}{driver:08x}{random:08x}").into())
-    }
-
-    /// What the ids of one driver's sessions in a namespace begin with, and no other ids.
-    pub(crate) fn start_of_driver(&self) -> &str {
-        let end = self.0.len().saturating_sub(8);
-        self.0.get(..end).unwrap_or(&self.0)
+    /// which contain nothing but the id, can be found.
+    pub(crate) fn new(namespace: &str, random: u64) -> Self {
+        Self(format!("{}{random:016x}", Self::start_of(namespace)).into())
     }
 
     /// The empty id, of a request that has no session yet.

@@ -103,27 +103,6 @@ impl LockTable {
         self.reported(request.into(), &request.matrix, order)
     }
 
-    /// The session that stands in the way of the queued request at this position: that of the last
-    /// queued request before it that blocks it, or of a holder. `None`: none does, or a lock of the
-    /// original, which has no session.
-    pub(crate) fn session_before<'t>(
-        &'t self,
-        position: usize,
-        matrix: &'t ConflictMatrix,
-    ) -> Option<&'t SessionId> {
-        let view = RequestView::from(&self.queue[position]);
-        let queued = self.queued_against(view, matrix, position, usize::MAX);
-        if let Some(last) = queued.last() {
-            return Some(&last.session);
-        }
-        let holders = self.holders_against(view, matrix);
-        let entry = holders.iter().find_map(|obstacle| match obstacle {
-            Obstacle::Holder(_, entry) => entry.grant.as_ref(),
-            Obstacle::Waiter(_) => None,
-        });
-        entry.map(|grant| &grant.session)
-    }
-
     /// The blockers of the queued request at this position, as [`blockers`](Self::blockers)
     /// reports them.
     pub(crate) fn blockers_of(&self, position: usize, matrix: &ConflictMatrix) -> Vec<Blocker> {

@@ -23,10 +23,6 @@ use crate::{
     table::{LockTable, SessionId},
 };
 
-/// What the first so many blocked requests wait for is taken to be what all wait for: there may be
-/// thousands.
-const AWAITED: usize = 8;
-
 /// How a write comes about.
 #[derive(Clone, Copy)]
 pub(super) enum Way<'a> {
@@ -218,41 +214,8 @@ impl Namespace {
         let (dead, version) = (BTreeSet::new(), cached.version.version);
         let input = self.plan_input(cached.proven, version, &[], &dead, now);
         let plan = Plan::look(&cached.table, &input);
-        let ours = &self.sessions;
-        let others_wait = cached
-            .table
-            .queue()
-            .iter()
-            .any(|q| !ours.contains(&q.session));
-        // The process that wrote cannot report on this one's channel.
-        if self.config.channels && others_wait && !plan.released.is_empty() {
-            self.notify = Some(version);
-        }
         self.replan = plan.cut || !self.dead.is_empty() || self.admin.needs_row();
         self.apply(plan, cached, now);
-    }
-
-    /// The channel on which the session reports that stands in the way of every blocked request of
-    /// this process. `None`: there is no such session, or there are several.
-    pub(in crate::protocol) fn awaited(&self) -> Option<&str> {
-        let table = &self.row.known()?.table;
-        let blocked = self.requests.iter().filter(|(_, p)| p.is_blocked());
-        let mut found = None;
-        for (nonce, pending) in blocked.take(AWAITED) {
-            // A request that barges has no position.
-            let position = table.position(&(pending.queue_session().clone(), *nonce))?;
-            let session = table.session_before(position, &self.config.matrix)?;
-            // What stands in the way of a request of this process is found for that one.
-            if self.sessions.contains(session) {
-                continue;
-            }
-            let channel = session.start_of_driver();
-            if found.is_some_and(|other| other != channel) {
-                return None;
-            }
-            found = Some(channel);
-        }
-        found
     }
 
     pub(super) fn assign_sessions(&mut self, now: Now) -> BTreeSet<SessionKey> {

@@ -13,8 +13,6 @@ pub(super) struct Engine {
     pub(super) row_lock: bool,
     /// The engine has turns.
     pub(super) turns: bool,
-    /// Each driver reports what it frees by itself. The simulator loses every report.
-    pub(super) channels: bool,
     /// The preconditions of a write may be read before it waits for the row.
     pub(super) early_preconditions: bool,
     /// A read may show an earlier state, and any write may lose in certification.
@@ -30,7 +28,6 @@ const SERVER: Engine = Engine {
     one_writer: false,
     row_lock: true,
     turns: true,
-    channels: false,
     early_preconditions: false,
     lags: false,
     fence_looks_at_row: false,
@@ -43,7 +40,6 @@ pub(super) const ENGINES: [Engine; 4] = [
     Engine {
         name: "MySQL",
         early_preconditions: true,
-        channels: true,
         change_source: ChangeSource::None,
         ..SERVER
     },

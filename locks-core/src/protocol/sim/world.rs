@@ -112,7 +112,6 @@ impl World {
             mechanisms: setup.mechanisms,
             row_lock: setup.engine.row_lock,
             turns: setup.turns && setup.engine.turns,
-            channels: setup.engine.channels,
             fence_rows: setup.engine.fence_rows,
             durability: setup.durability_of(number),
             boot: setup.loses_power.then(|| host.into()),

@@ -241,27 +241,3 @@ fn search_ends_when_requests_wait_for_each_other() {
         &["b waits y z", "c waits x z"],
     )]);
 }
-
-/// What stands in the way of the last queued request of a scenario.
-fn session_before(scenario: &[&str]) -> Option<String> {
-    let table = table(scenario);
-    let last = table.queue().len() - 1;
-    let matrix = ConflictMatrix::platform();
-    let session = table.session_before(last, &matrix);
-    session.map(|session| session.0.to_string())
-}
-
-#[test]
-fn a_request_waits_for_the_last_one_before_it_or_for_a_holder() {
-    let cases = [
-        (&["a holds x", "b waits x"][..], Some("ns/a")),
-        (&["a holds x", "b waits x", "c waits x"], Some("ns/b")),
-        (&["a holds x", "b waits x", "c waits y"], None),
-        (&["a holds y", "b waits x", "c waits y"], Some("ns/a")),
-        (&["original holds x", "b waits x"], None),
-    ];
-    for (scenario, expected) in cases {
-        let found = session_before(scenario);
-        assert_eq!(found.as_deref(), expected, "{scenario:?}");
-    }
-}
