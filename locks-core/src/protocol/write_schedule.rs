@@ -35,6 +35,8 @@ const CONFLICTS: u32 = 2;
 const ALONE: u32 = 4;
 /// This many turns in a row that could not be taken show that turns do not work.
 const TURN_FAILURES: u32 = 3;
+/// One conflict of a write that took longer shows it, too: another process writes meanwhile again.
+const SLOW: Duration = Duration::from_millis(5);
 /// With so many other holders, one conflict shows that racing does not work.
 const MANY: usize = 3;
 /// How many writes go without turns after turns did not work.
@@ -135,7 +137,7 @@ impl WriteSchedule {
 
     /// Whether the row is to be locked at a turn as well: other processes write without turns.
     pub(super) fn locks_row_at_turn(&self) -> bool {
-        self.takes_turns() && self.conflicts >= CONFLICTS && self.mechanisms.row_lock
+        self.takes_turns() && self.conflicts > 0 && self.mechanisms.row_lock
     }
 
     /// Whether the process takes turns.
@@ -263,10 +265,12 @@ impl WriteSchedule {
         timers.stop(Timer::Pause);
     }
 
-    /// Another process wrote first. `others` is how many sessions of other processes hold locks.
+    /// Another process wrote before a write that was `sent` then. `others` is how many sessions of
+    /// other processes hold locks.
     pub(super) fn on_conflict(
         &mut self,
         others: usize,
+        sent: Time,
         now: Time,
         timers: &mut Timers,
         rng: &mut fastrand::Rng,
@@ -276,7 +280,7 @@ impl WriteSchedule {
         match &mut self.contention {
             Contention::Racing(conflicts) => {
                 *conflicts += 1;
-                let lost = *conflicts >= CONFLICTS;
+                let lost = *conflicts >= CONFLICTS || now - sent > SLOW;
                 if (lost || others >= MANY) && self.mechanisms.combining && self.without_turns == 0
                 {
                     self.contention = Contention::Turns;
@@ -354,7 +358,8 @@ mod tests {
 
         fn conflict(&mut self) {
             let (timers, rng) = (&mut self.timers, &mut self.rng);
-            self.schedule.on_conflict(1, self.now, timers, rng);
+            self.schedule
+                .on_conflict(1, self.now, self.now, timers, rng);
         }
 
         fn fail(&mut self, writes: bool) {
@@ -384,6 +389,18 @@ mod tests {
 
         fn rereads_later(&self) -> bool {
             self.schedule.must_reread(self.now + FRESH * 2)
+        }
+    }
+
+    #[test]
+    fn one_conflict_of_a_slow_write_shows_that_racing_does_not_work() {
+        for (millis, locks) in [(5, false), (6, true)] {
+            let mut scene = Scene::new(true);
+            let sent = scene.now;
+            scene.now = scene.now + Duration::from_millis(millis);
+            let (timers, rng) = (&mut scene.timers, &mut scene.rng);
+            scene.schedule.on_conflict(1, sent, scene.now, timers, rng);
+            assert_eq!(scene.schedule.locks_row(), locks, "{millis} ms");
         }
     }
 

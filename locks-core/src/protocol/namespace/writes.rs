@@ -79,8 +79,9 @@ impl Namespace {
                 self.on_success();
                 self.replan = true;
                 let (timers, rng) = (&mut self.timers, &mut self.rng);
+                let (sent, time) = (sent.monotonic, now.monotonic);
                 self.write_schedule
-                    .on_conflict(others, now.monotonic, timers, rng);
+                    .on_conflict(others, sent, time, timers, rng);
                 // A session of another process may be dead. It finds out when it writes itself.
                 if plan.serves_others() {
                     self.combining.on_rejected();
