@@ -6,8 +6,8 @@
 //! - While other processes write as well, a cached row is read again before a write.
 //! - After a write, other processes get time to write, because the process that has just
 //!   written knows the row and would win every race.
-//! - After two consecutive conflicts, or a slow one, the row is read under its lock, which the server grants
-//!   in order of arrival, until this process is alone again.
+//! - After two consecutive conflicts, or one of a slow write, the row is read under its lock, which
+//!   the server grants in order of arrival, until this process is alone again.
 //!
 //! Without other processes and without failures, none of them delays a write.
 
