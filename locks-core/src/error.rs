@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{
+    matrix::Limit,
     name::LockName,
     report::{Blocker, Blockers, Holder, Locks, Lost},
 };
@@ -255,6 +256,13 @@ impl LockError {
         Self::Schema {
             reason: reason.into().into(),
         }
+    }
+
+    /// A request names more locks than a limit allows.
+    pub(crate) fn exceeds(limit: Limit) -> Self {
+        let Limit { pattern, most } = limit;
+        let reason = format!("{pattern} ({most}): the request names more locks that match it");
+        Self::config("limit", reason)
     }
 
     pub(crate) fn config(what: &'static str, reason: impl Into<String>) -> Self {

@@ -1,6 +1,6 @@
 //! The guard of held locks.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::oneshot;
@@ -10,7 +10,7 @@ use crate::{
     error::{LockError, Result},
     name::LockName,
     protocol::Check,
-    report::{Lost, NOT_RENEWED, NOT_RENEWED_AND_EVICTED, TAKEN},
+    report::{Lost, NOT_RENEWED_AND_EVICTED, TAKEN},
     store::fence::{
         FenceConnection,
         sealed::{Commit, Touch, Touched, Unfenced, other_database},
@@ -31,7 +31,8 @@ use crate::{
 ///
 /// # Loss
 ///
-/// A lock is lost when its session is not renewed in time, when a supervisor releases it, when
+/// A lock is lost when its session is not renewed in time, when it is held for longer than the
+/// [limit](crate::Wait::max_hold) of its request, when a supervisor releases it, when
 /// the database file is replaced, or when the manager is closed or its driver ends. Then [`lost`](Self::lost) resolves, and [`fence`](Self::fence) and
 /// [`commit`](Self::commit) fail.
 #[must_use = "a lock is released as soon as its guard is dropped: `let _ = …` releases it at once, \
@@ -68,6 +69,13 @@ impl LockGuard {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.state().is_lost()
+    }
+
+    /// The time until the limit of the request ends: see [`Wait::max_hold`](crate::Wait::max_hold).
+    /// `None` if it has no limit. Zero if the limit has ended.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        self.state().remaining()
     }
 
     /// Resolves when the locks are lost; if they are not, it never resolves. The future does not
@@ -277,7 +285,8 @@ impl LockGuard {
     /// Fails if this process knows of the loss.
     fn check(&self) -> Result<()> {
         if self.is_lost() {
-            return Err(LockError::Lost(self.state().lose(NOT_RENEWED, None)));
+            let reason = self.state().reason();
+            return Err(LockError::Lost(self.state().lose(reason, None)));
         }
         Ok(())
     }

@@ -82,7 +82,7 @@ pub use error::{LockError, Result};
 pub use guard::LockGuard;
 pub use manager::LockManager;
 pub use matrix::ConflictMatrix;
-pub use name::{IntoLockNames, LockName};
+pub use name::{IntoLockNames, LockName, Mode, Shared};
 pub use options::{Durability, Evidence, Expiry, Fairness};
 pub use report::{Blocker, Holder, Lost, Waiter};
 pub use store::{FenceConnection, IntoConnectOptions};

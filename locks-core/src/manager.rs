@@ -8,12 +8,12 @@ use crate::{
     error::{LockError, Result},
     guard::LockGuard,
     matrix::ConflictMatrix,
-    name::{self, IntoLockNames, LockName},
+    name::{self, IntoLockNames, LockName, Names},
     protocol::{Removal, WaitPolicy},
     report::{Holder, Waiter},
     scope::ScopePath,
     store::{IntoConnectOptions, Target, sealed::Connect},
-    wait::{Acquire, AnswerSender, Request, Wait},
+    wait::{Acquire, AnswerSender, Request, RequestLimits, Wait},
 };
 
 /// A handle to the locks of one namespace, which acts for one task.
@@ -157,10 +157,9 @@ impl LockManager {
     #[doc(alias = "try_lock")]
     #[doc(alias = "try_acquire")]
     pub fn acquire(&self, names: impl IntoLockNames) -> Acquire {
-        Acquire::new(match name::collect(&names) {
-            Ok(names) => self.ask(names, WaitPolicy::NoWait),
-            Err(error) => Request::failed(error),
-        })
+        let this = self.clone();
+        let names = name::collect(&names);
+        Acquire::new(move |limits| this.ask(names, WaitPolicy::NoWait, limits))
     }
 
     /// Waits for all of these locks in order of arrival and acquires them together. This is
@@ -191,13 +190,26 @@ impl LockManager {
     pub fn wait(&self, names: impl IntoLockNames) -> Wait {
         let this = self.clone();
         let names = name::collect(&names);
-        Wait::new(move |timeout| match names {
-            Ok(names) => this.ask(names, WaitPolicy::Wait { timeout }),
-            Err(error) => Request::failed(error),
+        Wait::new(move |limits| {
+            let timeout = limits.timeout;
+            this.ask(names, WaitPolicy::Wait { timeout }, limits)
         })
     }
 
-    fn ask(&self, names: Arc<[LockName]>, policy: WaitPolicy) -> Request<LockGuard> {
+    fn ask(
+        &self,
+        names: Result<Names>,
+        policy: WaitPolicy,
+        limits: RequestLimits,
+    ) -> Request<LockGuard> {
+        let max_hold = limits.max_hold;
+        let names = match names {
+            Ok(_) if max_hold.is_some_and(|limit| limit.is_zero()) => {
+                return Request::failed(LockError::config("max_hold", "it is zero"));
+            }
+            Ok(names) => names,
+            Err(error) => return Request::failed(error),
+        };
         let Self { driver, owner } = self.clone();
         Request::undoable(move |answer| {
             let nonce = driver.nonce();
@@ -212,6 +224,7 @@ impl LockManager {
                 names,
                 path: ScopePath::current(),
                 policy,
+                max_hold,
                 reply,
             });
             Box::new(move || driver.send(Command::Cancel { namespace, nonce }))

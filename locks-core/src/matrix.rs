@@ -2,10 +2,15 @@
 
 use std::fmt;
 
+use crate::name::LockName;
+
 /// Pairs of a requested pattern and the patterns that refuse it while they are held.
 type Rules = &'static [(&'static str, &'static [&'static str])];
+/// Pairs of a pattern and how many held names may match it.
+type Limits = &'static [(&'static str, u32)];
 
-/// Which locks with different names exclude each other. A lock always excludes itself.
+/// Which locks with different names exclude each other, and how many may be held at a time. A
+/// lock always excludes itself, unless all its holders [share](crate::Shared) it.
 ///
 /// A rule has two parts: the pattern of a requested lock, and the patterns of held locks
 /// that refuse it. A pattern is a lock name, or a prefix followed by `*`; the pattern `*`
@@ -13,6 +18,9 @@ type Rules = &'static [(&'static str, &'static [&'static str])];
 ///
 /// Rules are directional: if `a` is refused while `b` is held, `b` may still be granted while
 /// `a` is held. [`symmetric`](Self::symmetric) applies each rule in both directions.
+///
+/// A limit has a pattern too: at most so many held names may match it
+/// ([`limits`](Self::limits)).
 ///
 /// All processes of a namespace must use one matrix. Every held lock and every waiter
 /// carries the fingerprint of its matrix. Locks with different fingerprints always conflict,
@@ -40,6 +48,7 @@ type Rules = &'static [(&'static str, &'static [&'static str])];
 pub struct ConflictMatrix {
     rules: Rules,
     direction: Direction,
+    limits: Limits,
     fingerprint: Fingerprint,
 }
 
@@ -82,7 +91,7 @@ impl ConflictMatrix {
             }
             i += 1;
         }
-        Self::of(rules, Direction::AsWritten)
+        Self::of(rules, Direction::AsWritten, &[])
     }
 
     /// This matrix with each rule applied in both directions.
@@ -95,7 +104,44 @@ impl ConflictMatrix {
     /// ```
     #[must_use]
     pub const fn symmetric(self) -> Self {
-        Self::of(self.rules, Direction::BothWays)
+        Self::of(self.rules, Direction::BothWays, self.limits)
+    }
+
+    /// This matrix with limits: pairs of a pattern and how many held names may match it, at
+    /// least 1. They replace the limits of an earlier call.
+    ///
+    /// The names are counted over all processes. A name that several holders
+    /// [share](crate::Shared) counts once, and a lock that the original platform holds counts
+    /// too. Names that earlier requests wait for count as if they were held. So a request for
+    /// three locks does not starve behind requests for one.
+    ///
+    /// A request for more names than a limit allows fails with
+    /// [`InvalidConfig`](crate::LockError::InvalidConfig). Deadlock detection does not see a
+    /// request that waits for a limit, unless the locks of its own scopes use the limit up.
+    ///
+    /// # Panics
+    ///
+    /// If a limit is 0, or if a pattern is invalid as in [`new`](Self::new). In a `const` this is
+    /// a compile error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use locks_core::ConflictMatrix;
+    ///
+    /// /// At most three backups run at a time.
+    /// const MATRIX: ConflictMatrix = ConflictMatrix::platform().limits(&[("app_backup_*", 3)]);
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub const fn limits(self, limits: &'static [(&'static str, u32)]) -> Self {
+        let mut i = 0;
+        while i < limits.len() {
+            check(limits[i].0);
+            assert!(limits[i].1 > 0, "a limit of a conflict matrix is 0");
+            i += 1;
+        }
+        Self::of(self.rules, self.direction, limits)
     }
 
     /// The default matrix: the rules of a platform that updates, backs up and runs apps.
@@ -125,11 +171,12 @@ impl ConflictMatrix {
         Self::new(&[])
     }
 
-    const fn of(rules: Rules, direction: Direction) -> Self {
+    const fn of(rules: Rules, direction: Direction, limits: Limits) -> Self {
         Self {
             rules,
             direction,
-            fingerprint: fingerprint(rules, direction),
+            limits,
+            fingerprint: fingerprint(rules, direction, limits),
         }
     }
 
@@ -137,9 +184,42 @@ impl ConflictMatrix {
         self.rules
     }
 
+    pub(crate) const fn limit_rules(&self) -> Limits {
+        self.limits
+    }
+
+    /// The limits that apply to one of these names.
+    pub(crate) fn limits_on<'a>(
+        &'a self,
+        names: &'a [LockName],
+    ) -> impl Iterator<Item = Limit> + 'a {
+        let limits = self.limits.iter().map(|(pattern, most)| Limit {
+            pattern,
+            most: *most,
+        });
+        limits.filter(|limit| names.iter().any(|name| limit.counts(name.as_str())))
+    }
+
+    /// The limit that a request for these names exceeds on its own.
+    pub(crate) fn exceeded_by(&self, names: &[LockName]) -> Option<Limit> {
+        let counted = |limit: &Limit| {
+            names
+                .iter()
+                .filter(|name| limit.counts(name.as_str()))
+                .count()
+        };
+        self.limits_on(names)
+            .find(|limit| counted(limit) > limit.most as usize)
+    }
+
     /// Whether both matrices have the same meaning.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
         self.fingerprint == other.fingerprint
+    }
+
+    /// Whether both matrices have the same rules. Their limits may differ.
+    pub(crate) fn has_rules_of(&self, other: &Self) -> bool {
+        self.limits(&[]).same_as(&other.limits(&[]))
     }
 
     pub(crate) const fn fingerprint(&self) -> Fingerprint {
@@ -170,8 +250,22 @@ impl ConflictMatrix {
     }
 }
 
+/// How many held names may match a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) pattern: &'static str,
+    pub(crate) most: u32,
+}
+
+impl Limit {
+    /// Whether the name matches the pattern.
+    pub(crate) fn counts(self, name: &str) -> bool {
+        Pattern::of(self.pattern).fits(name)
+    }
+}
+
 impl Pattern {
-    fn of(text: &'static str) -> Self {
+    pub(crate) fn of(text: &'static str) -> Self {
         match text.strip_suffix('*') {
             Some(prefix) => Self::Prefix(prefix),
             None => Self::Exact(text),
@@ -200,6 +294,9 @@ impl fmt::Debug for ConflictMatrix {
         if self.direction == Direction::BothWays {
             map.entry(&"direction", &"both ways");
         }
+        if !self.limits.is_empty() {
+            map.entry(&"limits", &self.limits);
+        }
         map.finish()
     }
 }
@@ -222,9 +319,9 @@ const fn check(pattern: &str) {
     }
 }
 
-/// The sum of the hashes of all distinct pairs. It does not depend on the order of the rules,
-/// on repeated rules, or on patterns without rules.
-const fn fingerprint(rules: Rules, direction: Direction) -> Fingerprint {
+/// The sum of the hashes of all distinct pairs and limits. It does not depend on their order, on
+/// repetitions, or on patterns without rules.
+const fn fingerprint(rules: Rules, direction: Direction, limits: Limits) -> Fingerprint {
     let mut sum = 0u64;
     let mut i = 0;
     while i < pairs(rules, direction) {
@@ -238,6 +335,19 @@ const fn fingerprint(rules: Rules, direction: Direction) -> Fingerprint {
         }
         if !is_repeated {
             sum = sum.wrapping_add(hash(asked, held));
+        }
+        i += 1;
+    }
+    let mut i = 0;
+    while i < limits.len() {
+        let mut is_repeated = false;
+        let mut j = 0;
+        while j < i {
+            is_repeated |= equal(limits[j].0, limits[i].0) && limits[j].1 == limits[i].1;
+            j += 1;
+        }
+        if !is_repeated {
+            sum = sum.wrapping_add(hash_of_limit(limits[i].0, limits[i].1));
         }
         i += 1;
     }
@@ -295,14 +405,27 @@ const fn equal(a: &str, b: &str) -> bool {
     true
 }
 
-/// The 64-bit FNV-1a hash of both texts, each followed by a zero byte. The offset basis and
-/// the prime are those of the FNV reference.
+/// The hash of a rule: a requested pattern and a held one.
 pub(crate) const fn hash(asked: &str, held: &str) -> u64 {
+    fnv([asked.as_bytes(), held.as_bytes(), &[]])
+}
+
+/// The hash of a limit. No rule has three parts.
+const fn hash_of_limit(pattern: &str, most: u32) -> u64 {
+    fnv([pattern.as_bytes(), b"limit", &most.to_le_bytes()])
+}
+
+/// The 64-bit FNV-1a hash of the parts, each followed by a zero byte unless it is an empty last
+/// one. The offset basis and the prime are those of the FNV reference.
+const fn fnv(parts: [&[u8]; 3]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut part = 0;
-    while part < 2 {
-        let bytes = if part == 0 { asked } else { held }.as_bytes();
+    while part < parts.len() {
+        let bytes = parts[part];
+        if part == 2 && bytes.is_empty() {
+            break;
+        }
         let mut i = 0;
         while i < bytes.len() {
             hash = (hash ^ bytes[i] as u64).wrapping_mul(PRIME);
@@ -386,6 +509,43 @@ pub(crate) mod tests {
         assert_eq!(BACK.fingerprint(), FORTH.symmetric().fingerprint());
         let platform = ConflictMatrix::platform().fingerprint();
         assert_ne!(platform, ConflictMatrix::exclusive().fingerprint());
+    }
+
+    #[test]
+    fn fingerprint_depends_on_the_limits() {
+        const PLAIN: ConflictMatrix = ConflictMatrix::platform();
+        const THREE: ConflictMatrix = PLAIN.limits(&[("app_*", 3), ("x", 1)]);
+        const AGAIN: ConflictMatrix = PLAIN.limits(&[("x", 1), ("app_*", 3), ("x", 1)]);
+        const FOUR: ConflictMatrix = PLAIN.limits(&[("app_*", 4), ("x", 1)]);
+        assert_eq!(THREE.fingerprint(), AGAIN.fingerprint());
+        assert_eq!(THREE.limits(&[]).fingerprint(), PLAIN.fingerprint());
+        let others = [PLAIN, FOUR, THREE.symmetric()];
+        assert!(others.iter().all(|other| !THREE.same_as(other)));
+        // It is stored in rows, so it must not change.
+        assert_eq!(PLAIN.fingerprint(), Fingerprint(0x844e_95b1_7d25_a2c9));
+    }
+
+    #[test]
+    fn a_request_exceeds_a_limit_by_its_own_names() {
+        const M: ConflictMatrix = ConflictMatrix::exclusive().limits(&[("a*", 2), ("ab", 1)]);
+        let names = |names: &[&str]| -> Vec<_> {
+            let names = names.iter();
+            names.map(|name| LockName::found((*name).into())).collect()
+        };
+        assert_eq!(M.exceeded_by(&names(&["a1", "ab", "b1", "b2"])), None);
+        let exceeded = M.exceeded_by(&names(&["a1", "a2", "a3", "b1"]));
+        assert_eq!(
+            exceeded.map(|limit| (limit.pattern, limit.most)),
+            Some(("a*", 2))
+        );
+        assert_eq!(M.limits_on(&names(&["ab"])).count(), 2);
+        assert_eq!(M.limits_on(&names(&["b"])).count(), 0);
+    }
+
+    #[test]
+    fn a_limit_of_zero_panics() {
+        let zero = || ConflictMatrix::exclusive().limits(&[("a", 0)]);
+        assert!(std::panic::catch_unwind(zero).is_err());
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! Names of locks, namespaces and tasks, and their rules.
 
-use std::{borrow::Borrow, borrow::Cow, fmt, rc::Rc, sync::Arc};
+use std::{
+    borrow::{Borrow, Cow},
+    collections::BTreeMap,
+    fmt,
+    ops::Deref,
+    rc::Rc,
+    sync::Arc,
+};
 
 use crate::error::{LockError, Result};
 
@@ -146,61 +153,191 @@ pub(crate) fn namespace(name: &str) -> Result<Arc<str>> {
     })
 }
 
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mode {
+    /// By one holder.
+    #[default]
+    Exclusive,
+    /// Together with all others that share it: see [`Shared`].
+    Shared,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exclusive => "exclusive",
+            Self::Shared => "shared",
+        })
+    }
+}
+
+/// Asks for locks that are held together with other shared requests for the same names.
+///
+/// A name has any number of shared holders or one exclusive holder. A waiting exclusive request
+/// is not overtaken by later shared ones. What the conflict matrix says of *different* names does
+/// not depend on the mode.
+///
+/// A shared lock cannot become exclusive: if a scope that shares a lock waits for it exclusively,
+/// that is a [`Deadlock`](crate::LockError::Deadlock). If a request names a lock in both modes, it
+/// asks for the exclusive lock.
+///
+/// In the lock table of the original platform, a shared lock is held by the task that has shared
+/// it for the longest time. If the original releases it, all holders lose it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> locks_core::Result<()> {
+/// # let locks = locks_core::LockManager::connect("sqlite::memory:").await?;
+/// use locks_core::Shared;
+///
+/// let first = locks.acquire(("app_task_1", Shared("platform"))).await?;
+/// let second = locks.acquire(("app_task_2", Shared("platform"))).await?;
+/// assert!(locks.acquire("platform").await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared<N>(pub N);
+
+/// The names of one request: sorted, each once, with its mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    all: Arc<[LockName]>,
+    /// Those that are shared, sorted.
+    shared: Arc<[LockName]>,
+}
+
+impl Names {
+    /// Names that are sorted, each once. `shared` are some of them.
+    pub(crate) fn new(all: Arc<[LockName]>, shared: Arc<[LockName]>) -> Self {
+        Self { all, shared }
+    }
+
+    pub(crate) fn one(name: LockName, mode: Mode) -> Self {
+        Self::from_iter([(name, mode)])
+    }
+
+    pub(crate) fn all(&self) -> &Arc<[LockName]> {
+        &self.all
+    }
+
+    /// Those that are shared.
+    pub(crate) fn shared(&self) -> &[LockName] {
+        &self.shared
+    }
+
+    pub(crate) fn mode(&self, name: &LockName) -> Mode {
+        match self.shared.binary_search(name) {
+            Ok(_) => Mode::Shared,
+            Err(_) => Mode::Exclusive,
+        }
+    }
+
+    pub(crate) fn with_modes(&self) -> impl Iterator<Item = (&LockName, Mode)> {
+        self.all.iter().map(|name| (name, self.mode(name)))
+    }
+}
+
+impl Deref for Names {
+    type Target = [LockName];
+
+    fn deref(&self) -> &[LockName] {
+        &self.all
+    }
+}
+
+impl FromIterator<(LockName, Mode)> for Names {
+    /// The names are sorted. If a name occurs in both modes, it is exclusive.
+    fn from_iter<I: IntoIterator<Item = (LockName, Mode)>>(names: I) -> Self {
+        let mut modes = BTreeMap::new();
+        for (name, mode) in names {
+            let known = modes.entry(name).or_insert(mode);
+            if mode == Mode::Exclusive {
+                *known = mode;
+            }
+        }
+        let shared = modes.iter().filter(|(_, mode)| **mode == Mode::Shared);
+        Self {
+            shared: shared.map(|(name, _)| name.clone()).collect(),
+            all: modes.into_keys().collect(),
+        }
+    }
+}
+
+/// `a, b (shared)`.
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, mode)) in self.with_modes().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            let shared = if mode == Mode::Shared {
+                " (shared)"
+            } else {
+                ""
+            };
+            write!(f, "{comma}{name}{shared}")?;
+        }
+        Ok(())
+    }
+}
+
 /// One lock name or several: the argument of
 /// [`LockManager::acquire`](crate::LockManager::acquire) and
 /// [`LockManager::wait`](crate::LockManager::wait).
 ///
 /// Several names are granted together or not at all. A name that is repeated counts once. An
 /// empty list is [`LockError::InvalidName`].
+///
+/// Names in [`Shared`] are shared. A tuple of up to eight parts can mix modes and types.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name locks",
     label = "neither a lock name nor a list of lock names",
-    note = "pass a `&str`, a `String`, a `LockName`, or an array, slice or `Vec` of these"
+    note = "pass a `&str`, a `String`, a `LockName`, or an array, slice, `Vec` or tuple of these; \
+            `Shared(name)` asks for a shared lock"
 )]
 pub trait IntoLockNames: sealed::Names {}
 
 impl<T: sealed::Names + ?Sized> IntoLockNames for T {}
 
 pub(crate) mod sealed {
-    use super::{LockName, Result};
+    use super::{LockName, Mode, Result};
 
     pub trait Name {
-        fn to_name(&self) -> Result<LockName>;
+        fn to_name(&self) -> Result<(LockName, Mode)>;
     }
 
     pub trait Names {
-        fn to_names(&self) -> Result<Vec<LockName>>;
+        fn to_names(&self) -> Result<Vec<(LockName, Mode)>>;
     }
 }
 
-use sealed::{Name, Names};
-
-/// The names of one request, sorted and without duplicates.
-pub(crate) fn collect(names: &(impl Names + ?Sized)) -> Result<Arc<[LockName]>> {
-    let mut names = names.to_names()?;
-    names.sort();
-    names.dedup();
+/// The names of one request.
+pub(crate) fn collect(names: &(impl sealed::Names + ?Sized)) -> Result<Names> {
+    let names = names.to_names()?;
     if names.is_empty() {
         return Err(LockError::InvalidName {
             name: "".into(),
             reason: "a request must name at least one lock",
         });
     }
-    Ok(names.into())
+    Ok(names.into_iter().collect())
 }
 
 /// Implements both traits for a type that derefs to a text.
 macro_rules! impl_names_for_text {
     ($($name:ty),+ $(,)?) => {$(
-        impl Name for $name {
-            fn to_name(&self) -> Result<LockName> {
+        impl sealed::Name for $name {
+            fn to_name(&self) -> Result<(LockName, Mode)> {
                 let text: &str = self.as_ref();
-                LockName::new(text)
+                Ok((LockName::new(text)?, Mode::Exclusive))
             }
         }
-        impl Names for $name {
-            fn to_names(&self) -> Result<Vec<LockName>> {
-                self.to_name().map(|name| vec![name])
+        impl sealed::Names for $name {
+            fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
+                sealed::Name::to_name(self).map(|name| vec![name])
             }
         }
     )+};
@@ -208,51 +345,123 @@ macro_rules! impl_names_for_text {
 
 impl_names_for_text!(str, String, Cow<'_, str>, Box<str>, Arc<str>, Rc<str>);
 
-impl Name for LockName {
-    fn to_name(&self) -> Result<LockName> {
-        Ok(self.clone())
+impl sealed::Name for LockName {
+    fn to_name(&self) -> Result<(LockName, Mode)> {
+        Ok((self.clone(), Mode::Exclusive))
     }
 }
 
-impl Names for LockName {
-    fn to_names(&self) -> Result<Vec<LockName>> {
-        Ok(vec![self.clone()])
+impl sealed::Names for LockName {
+    fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
+        sealed::Name::to_name(self).map(|name| vec![name])
     }
 }
 
-impl<T: Name + ?Sized> Name for &T {
-    fn to_name(&self) -> Result<LockName> {
+impl sealed::Names for Names {
+    fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
+        let names = self.with_modes();
+        Ok(names.map(|(name, mode)| (name.clone(), mode)).collect())
+    }
+}
+
+impl<T: sealed::Name> sealed::Name for Shared<T> {
+    fn to_name(&self) -> Result<(LockName, Mode)> {
+        let (name, _) = self.0.to_name()?;
+        Ok((name, Mode::Shared))
+    }
+}
+
+impl<T: sealed::Names> sealed::Names for Shared<T> {
+    fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
+        let names = self.0.to_names()?.into_iter();
+        Ok(names.map(|(name, _)| (name, Mode::Shared)).collect())
+    }
+}
+
+impl<T: sealed::Name + ?Sized> sealed::Name for &T {
+    fn to_name(&self) -> Result<(LockName, Mode)> {
         (**self).to_name()
     }
 }
 
-impl<T: Names + ?Sized> Names for &T {
-    fn to_names(&self) -> Result<Vec<LockName>> {
+impl<T: sealed::Names + ?Sized> sealed::Names for &T {
+    fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
         (**self).to_names()
     }
 }
 
-impl<T: Name> Names for [T] {
-    fn to_names(&self) -> Result<Vec<LockName>> {
-        self.iter().map(Name::to_name).collect()
+impl<T: sealed::Name> sealed::Names for [T] {
+    fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
+        self.iter().map(sealed::Name::to_name).collect()
     }
 }
 
-impl<T: Name, const N: usize> Names for [T; N] {
-    fn to_names(&self) -> Result<Vec<LockName>> {
+impl<T: sealed::Name, const N: usize> sealed::Names for [T; N] {
+    fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
         self.as_slice().to_names()
     }
 }
 
-impl<T: Name> Names for Vec<T> {
-    fn to_names(&self) -> Result<Vec<LockName>> {
+impl<T: sealed::Name> sealed::Names for Vec<T> {
+    fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
         self.as_slice().to_names()
+    }
+}
+
+/// Implements the trait for tuples.
+macro_rules! impl_names_for_tuples {
+    ($(($($part:ident)+))+) => {$(
+        impl<$($part: sealed::Names),+> sealed::Names for ($($part,)+) {
+            #[allow(non_snake_case, reason = "each variable has the name of its type")]
+            fn to_names(&self) -> Result<Vec<(LockName, Mode)>> {
+                let ($($part,)+) = self;
+                let mut names = Vec::new();
+                $(names.extend($part.to_names()?);)+
+                Ok(names)
+            }
+        }
+    )+};
+}
+
+impl_names_for_tuples! {
+    (A)
+    (A B)
+    (A B C)
+    (A B C D)
+    (A B C D E)
+    (A B C D E F)
+    (A B C D E F G)
+    (A B C D E F G H)
+}
+
+/// Names that are all exclusive.
+#[cfg(test)]
+mod for_tests {
+    use super::{Arc, LockName, Mode, Names};
+
+    impl<const N: usize> From<[LockName; N]> for Names {
+        fn from(names: [LockName; N]) -> Self {
+            names.into_iter().collect()
+        }
+    }
+
+    impl From<Arc<[LockName]>> for Names {
+        fn from(names: Arc<[LockName]>) -> Self {
+            names.iter().cloned().collect()
+        }
+    }
+
+    impl FromIterator<LockName> for Names {
+        fn from_iter<I: IntoIterator<Item = LockName>>(names: I) -> Self {
+            let names = names.into_iter();
+            names.map(|name| (name, Mode::Exclusive)).collect()
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{sealed::Names as _, *};
 
     #[test]
     fn invalid_lock_names_are_refused() {
@@ -276,19 +485,42 @@ mod tests {
         }
     }
 
+    fn text(names: &dyn sealed::Names) -> String {
+        collect(names).unwrap().to_string()
+    }
+
     #[test]
     fn one_name_or_a_list_of_names_is_accepted() {
-        let text = |names: &dyn Names| {
-            let names = names.to_names().unwrap();
-            names.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(text(&"a"), ["a"]);
-        assert_eq!(text(&String::from("a")), ["a"]);
-        assert_eq!(text(&["b", "a"]), ["b", "a"]);
-        assert_eq!(text(&vec![LockName::new("a").unwrap()]), ["a"]);
-        assert_eq!(text(&&["a"][..]), ["a"]);
-        assert_eq!(collect(&["b", "a", "b"]).unwrap().len(), 2);
+        assert_eq!(text(&"a"), "a");
+        assert_eq!(text(&String::from("a")), "a");
+        assert_eq!(text(&["b", "a"]), "a, b");
+        assert_eq!(text(&vec![LockName::new("a").unwrap()]), "a");
+        assert_eq!(text(&&["a"][..]), "a");
+        assert_eq!(text(&["b", "a", "b"]), "a, b");
         let none: [&str; 0] = [];
         assert!(collect(&none).is_err());
+        assert!(collect(&Shared(none)).is_err());
+    }
+
+    #[test]
+    fn each_name_has_the_mode_in_which_it_is_requested() {
+        assert_eq!(text(&Shared("a")), "a (shared)");
+        assert_eq!(text(&Shared(["b", "a"])), "a (shared), b (shared)");
+        assert_eq!(text(&[Shared("b"), Shared("a")]), "a (shared), b (shared)");
+        assert_eq!(text(&("b", Shared("a"))), "a (shared), b");
+        let names = vec![String::from("c"), String::from("d")];
+        assert_eq!(
+            text(&(Shared(&names), "a", ["b"])),
+            "a, b, c (shared), d (shared)"
+        );
+    }
+
+    #[test]
+    fn a_name_in_both_modes_is_exclusive() {
+        for names in [("a", Shared("a")).to_names(), (Shared("a"), "a").to_names()] {
+            let names: Names = names.unwrap().into_iter().collect();
+            assert_eq!(names.to_string(), "a");
+            assert!(names.shared().is_empty());
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::name::LockName;
+use crate::name::{LockName, Mode, Names};
 
 /// A held lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Holder {
     /// Each task of each process has a session of its own. So two lives of a worker with one task
     /// id have different sessions.
     pub session: Option<Arc<str>>,
+    /// How the lock is held.
+    pub mode: Mode,
 }
 
 /// A request in the queue.
@@ -34,6 +36,8 @@ pub struct Holder {
 pub struct Waiter {
     /// The names of the requested locks.
     pub names: Vec<LockName>,
+    /// Those of the names that the request asks for in [`Mode::Shared`].
+    pub shared: Vec<LockName>,
     /// The task that waits.
     pub task_id: Arc<str>,
     /// The time at which the request was queued by the waiter's clock, for display only.
@@ -58,6 +62,16 @@ pub enum Blocker {
         /// The id of the task.
         task_id: Arc<str>,
     },
+    /// A [limit](crate::ConflictMatrix::limits) of the conflict matrix that is used up.
+    #[non_exhaustive]
+    Limit {
+        /// The pattern of the names that the limit counts.
+        pattern: &'static str,
+        /// How many of them may be held.
+        limit: u32,
+        /// What uses it up: locks that are held, and earlier requests. At most the first twenty.
+        used_by: Vec<Blocker>,
+    },
 }
 
 /// The reason of a loss by the clock alone: nothing shows that the lock was taken.
@@ -71,6 +85,9 @@ pub(crate) const TAKEN: &str = "its session was evicted although it was renewed 
 /// The reason of a loss by an eviction after the lease of the session had ended.
 pub(crate) const NOT_RENEWED_AND_EVICTED: &str =
     "its session was not renewed in time, and was evicted";
+
+/// The reason of a loss by the limit of the request.
+pub(crate) const HELD_TOO_LONG: &str = "it was held for longer than its limit";
 
 /// A lock that was held and is not held any more.
 #[derive(Clone, Debug)]
@@ -88,7 +105,11 @@ pub struct Lost {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is held by task {}", self.name, self.task_id)?;
+        let how = match self.mode {
+            Mode::Exclusive => "held",
+            Mode::Shared => "shared",
+        };
+        write!(f, "{} is {how} by task {}", self.name, self.task_id)?;
         age(f, "granted", self.since)
     }
 }
@@ -96,7 +117,8 @@ impl fmt::Display for Holder {
 impl fmt::Display for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "task {} waits for ", self.task_id)?;
-        list(f, &self.names)?;
+        let modes = Names::new(self.names.clone().into(), self.shared.clone().into());
+        write!(f, "{modes}")?;
         age(f, "queued", self.since)
     }
 }
@@ -108,6 +130,23 @@ impl fmt::Display for Blocker {
             Self::Waiter(waiter) => waiter.fmt(f),
             Self::Matrix { task_id } => {
                 write!(f, "task {task_id} uses a different conflict matrix")
+            }
+            Self::Limit {
+                pattern,
+                limit,
+                used_by,
+            } => {
+                write!(f, "limit {pattern} ({limit}) is used up by ")?;
+                for (index, blocker) in used_by.iter().enumerate() {
+                    let comma = if index > 0 { ", " } else { "" };
+                    match blocker {
+                        Self::Holder(holder) => {
+                            write!(f, "{comma}{} of task {}", holder.name, holder.task_id)?;
+                        }
+                        other => write!(f, "{comma}{other}")?,
+                    }
+                }
+                Ok(())
             }
         }
     }

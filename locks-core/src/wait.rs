@@ -152,13 +152,83 @@ impl<T> fmt::Debug for Request<T> {
     }
 }
 
+/// The limits of a request for locks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RequestLimits {
+    /// How long it may wait.
+    pub(crate) timeout: Option<Duration>,
+    /// How long its locks may be held.
+    pub(crate) max_hold: Option<Duration>,
+}
+
+type MakeRequest = Box<dyn FnOnce(RequestLimits) -> Request<LockGuard> + Send>;
+
+/// A request for locks that is made when it is polled for the first time.
+enum Lazy {
+    /// The function is taken when the request is made.
+    NotStarted(RequestLimits, Option<MakeRequest>),
+    Started(Request<LockGuard>),
+}
+
+impl Lazy {
+    fn new(make: impl FnOnce(RequestLimits) -> Request<LockGuard> + Send + 'static) -> Self {
+        Self::NotStarted(RequestLimits::default(), Some(Box::new(make)))
+    }
+
+    /// Changes the limits, unless the request was made.
+    fn limit(&mut self, change: impl FnOnce(&mut RequestLimits)) {
+        if let Self::NotStarted(limits, _) = self {
+            change(limits);
+        }
+    }
+
+    fn start(&mut self) -> &mut Request<LockGuard> {
+        if let Self::NotStarted(limits, make) = self
+            && let Some(make) = make.take()
+        {
+            *self = Self::Started(make(*limits));
+        }
+        match self {
+            Self::Started(request) => request,
+            Self::NotStarted(..) => unreachable!("BUG: the request was not made"),
+        }
+    }
+
+    #[track_caller]
+    fn blocking(mut self) -> Result<LockGuard> {
+        assert_may_block();
+        self.start();
+        match self {
+            Self::Started(request) => request.blocking(),
+            Self::NotStarted(..) => unreachable!("BUG: the request was not made"),
+        }
+    }
+}
+
+impl fmt::Debug for Lazy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted(..) => f.write_str("Request(not sent)"),
+            Self::Started(request) => request.fmt(f),
+        }
+    }
+}
+
 /// A request for locks that does not wait for them. It is a lazy future, as [`Request`] is.
 #[must_use = "a request does nothing until it is awaited or `.blocking()` is called"]
-pub struct Acquire(Request<LockGuard>);
+pub struct Acquire(Lazy);
 
 impl Acquire {
-    pub(crate) fn new(request: Request<LockGuard>) -> Self {
-        Self(request)
+    pub(crate) fn new(
+        make: impl FnOnce(RequestLimits) -> Request<LockGuard> + Send + 'static,
+    ) -> Self {
+        Self(Lazy::new(make))
+    }
+
+    /// Limits how long the locks may be held, as [`Wait::max_hold`] does.
+    pub fn max_hold(mut self, limit: Duration) -> Self {
+        self.0.limit(|limits| limits.max_hold = Some(limit));
+        self
     }
 
     /// Sends the request and blocks this thread until the answer arrives. It needs no
@@ -200,7 +270,7 @@ impl Future for Acquire {
     type Output = Result<LockGuard>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
+        Pin::new(self.0.start()).poll(cx)
     }
 }
 
@@ -213,27 +283,13 @@ impl fmt::Debug for Acquire {
 /// A request that waits for locks. It is a lazy future, as [`Request`] is, and can have a
 /// [`timeout`](Self::timeout).
 #[must_use = "a wait does nothing until it is awaited or `.blocking()` is called"]
-pub struct Wait {
-    timeout: Option<Duration>,
-    state: WaitState,
-}
-
-enum WaitState {
-    /// The function makes the request from the timeout. It is taken when the wait starts.
-    NotStarted(Option<MakeRequest>),
-    Started(Request<LockGuard>),
-}
-
-type MakeRequest = Box<dyn FnOnce(Option<Duration>) -> Request<LockGuard> + Send>;
+pub struct Wait(Lazy);
 
 impl Wait {
     pub(crate) fn new(
-        make_request: impl FnOnce(Option<Duration>) -> Request<LockGuard> + Send + 'static,
+        make: impl FnOnce(RequestLimits) -> Request<LockGuard> + Send + 'static,
     ) -> Self {
-        Self {
-            timeout: None,
-            state: WaitState::NotStarted(Some(Box::new(make_request))),
-        }
+        Self(Lazy::new(make))
     }
 
     /// Waits for at most `limit`. The default is to wait without end.
@@ -241,7 +297,36 @@ impl Wait {
     /// The time counts from the first poll. A second call replaces the limit of the first.
     /// After the first poll a call has no effect.
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.timeout = Some(limit);
+        self.0.limit(|limits| limits.timeout = Some(limit));
+        self
+    }
+
+    /// Limits how long the locks may be held: `limit` after the grant, by the clock of this
+    /// machine, the guard is [`Lost`](crate::Lost), and the locks are released. The default is
+    /// no limit.
+    ///
+    /// If a transaction was [fenced](LockGuard::fence) before, the release waits for its end.
+    /// Later fences fail. The limit of a guard applies to its locks also after
+    /// [`detach`](LockGuard::detach). [`LockGuard::remaining`] tells how much time is left.
+    ///
+    /// A limit of zero is [`InvalidConfig`](crate::LockError::InvalidConfig). A second call
+    /// replaces the limit of the first. After the first poll a call has no effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> locks_core::Result<()> {
+    /// # let locks = locks_core::LockManager::connect("sqlite::memory:").await?;
+    /// use std::time::Duration;
+    ///
+    /// let guard = locks.wait("mail_restart").max_hold(Duration::from_mins(10)).await?;
+    /// assert!(guard.remaining() > Some(Duration::from_mins(9)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn max_hold(mut self, limit: Duration) -> Self {
+        self.0.limit(|limits| limits.max_hold = Some(limit));
         self
     }
 
@@ -257,21 +342,8 @@ impl Wait {
     /// If it is called in an asynchronous context. Inside `spawn_blocking` and
     /// `block_in_place` it does not panic.
     #[track_caller]
-    pub fn blocking(mut self) -> Result<LockGuard> {
-        assert_may_block();
-        self.start();
-        match self.state {
-            WaitState::Started(request) => request.blocking(),
-            WaitState::NotStarted(_) => unreachable!("BUG: the wait was not started"),
-        }
-    }
-
-    fn start(&mut self) {
-        if let WaitState::NotStarted(make_request) = &mut self.state
-            && let Some(make_request) = make_request.take()
-        {
-            self.state = WaitState::Started(make_request(self.timeout));
-        }
+    pub fn blocking(self) -> Result<LockGuard> {
+        self.0.blocking()
     }
 }
 
@@ -279,19 +351,12 @@ impl Future for Wait {
     type Output = Result<LockGuard>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.start();
-        match &mut self.state {
-            WaitState::Started(request) => Pin::new(request).poll(cx),
-            WaitState::NotStarted(_) => unreachable!("BUG: the wait was not started"),
-        }
+        Pin::new(self.0.start()).poll(cx)
     }
 }
 
 impl fmt::Debug for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.state {
-            WaitState::NotStarted(_) => "Wait(not started)",
-            WaitState::Started(_) => "Wait(started)",
-        })
+        f.debug_tuple("Wait").field(&self.0).finish()
     }
 }

@@ -1,11 +1,11 @@
 //! What handles and guards send to their driver.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{grant::Grant, lease::GrantState};
 use crate::{
     error::{LockError, Result},
-    name::LockName,
+    name::{LockName, Names},
     protocol::{Check, Removal, WaitPolicy},
     report::{Holder, Waiter},
     scope::ScopePath,
@@ -44,9 +44,10 @@ pub(crate) enum Command {
     Acquire {
         owner: Arc<Owner>,
         nonce: Nonce,
-        names: Arc<[LockName]>,
+        names: Names,
         path: ScopePath,
         policy: WaitPolicy,
+        max_hold: Option<Duration>,
         reply: Reply<Grant>,
     },
     /// The caller of a request is gone.

@@ -277,7 +277,13 @@ impl EventLoop {
             }
             Output::Failed(nonce, error) => self.replies.fail_request(nonce, error),
             Output::Answer(call, answer) => self.replies.answer(call, answer),
-            Output::Lost(nonce, loss) => self.replies.on_lost(nonce, loss),
+            Output::Lost(nonce, loss) => drop(self.replies.on_lost(nonce, loss)),
+            Output::HeldTooLong(nonce, loss) => {
+                // No transaction is fenced with the guard any more once it is lost.
+                let state = self.replies.on_lost(nonce, loss);
+                let fenced = state.is_some_and(|state| state.is_fenced());
+                self.release(namespace, nonce, fenced, None);
+            }
             Output::LeaseExtended(session, deadline) => {
                 if !self.replies.extend_lease(&session, deadline) {
                     self.to(namespace, Input::LeaseExpired(session));
@@ -350,6 +356,7 @@ impl EventLoop {
                 names,
                 path,
                 policy,
+                max_hold,
                 reply,
             } => {
                 self.replies.add_request(nonce, reply);
@@ -362,6 +369,7 @@ impl EventLoop {
                     names,
                     path,
                     policy,
+                    max_hold,
                 };
                 self.to(namespace, Input::Acquire(request));
             }

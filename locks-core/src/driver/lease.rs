@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering, fence},
     },
     time::{Duration, SystemTime},
 };
@@ -15,7 +15,7 @@ use super::clock::boot_time;
 use crate::{
     name::LockName,
     protocol::{Loss, Time},
-    report::{Lost, NOT_RENEWED},
+    report::{HELD_TOO_LONG, Lost, NOT_RENEWED},
     store::Fence,
 };
 
@@ -82,10 +82,18 @@ pub(crate) struct GrantState {
     lost: watch::Sender<Option<Lost>>,
     names: Arc<[LockName]>,
     token: i64,
+    /// When the locks are released at the latest, on the boot clock.
+    ends: Option<Time>,
 }
 
 impl GrantState {
-    pub(super) fn new(lease: Arc<Lease>, fence: Fence, names: Arc<[LockName]>, token: i64) -> Self {
+    pub(super) fn new(
+        lease: Arc<Lease>,
+        fence: Fence,
+        names: Arc<[LockName]>,
+        token: i64,
+        ends: Option<Time>,
+    ) -> Self {
         Self {
             lease,
             open_fences: AtomicU32::new(0),
@@ -93,6 +101,7 @@ impl GrantState {
             lost: watch::Sender::new(None),
             names,
             token,
+            ends,
         }
     }
 
@@ -110,12 +119,33 @@ impl GrantState {
 
     /// Whether the locks are held no longer, as far as this process can know.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lease.is_over() || self.lost.borrow().is_some()
+        self.lease.is_over() || self.is_held_too_long() || self.lost.borrow().is_some()
+    }
+
+    /// Whether the time of the grant is over.
+    fn is_held_too_long(&self) -> bool {
+        self.ends.is_some_and(|ends| ends <= boot_time())
+    }
+
+    /// The time until the locks are released at the latest; `None`: without end.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        self.ends.map(|ends| ends - boot_time())
+    }
+
+    /// The reason of a loss by the clock.
+    pub(crate) fn reason(&self) -> &'static str {
+        if self.is_held_too_long() {
+            HELD_TOO_LONG
+        } else {
+            NOT_RENEWED
+        }
     }
 
     /// Whether the locks are lost by the clock alone: nothing shows that they were taken.
     pub(crate) fn is_expired(&self) -> bool {
         match &*self.lost.borrow() {
+            // The limit of a grant is no question of the rows.
+            _ if self.is_held_too_long() => false,
             Some(lost) => lost.reason == NOT_RENEWED,
             None => self.lease.is_over(),
         }
@@ -129,6 +159,8 @@ impl GrantState {
     /// A transaction is about to be fenced: a release waits for its end from now on.
     pub(crate) fn fence_begins(&self) {
         self.open_fences.fetch_add(1, Ordering::AcqRel);
+        // Either a driver that ends the grant sees the count, or the fence sees the loss.
+        fence(Ordering::SeqCst);
     }
 
     /// A transaction that was fenced has ended.
@@ -138,6 +170,7 @@ impl GrantState {
 
     /// Whether a transaction that was fenced may be open.
     pub(super) fn is_fenced(&self) -> bool {
+        fence(Ordering::SeqCst);
         self.open_fences.load(Ordering::Acquire) > 0
     }
 

@@ -123,7 +123,8 @@ impl Replies {
             namespace.clone(),
             marker,
         );
-        let state = GrantState::new(lease, fence, granted.names, granted.token);
+        let (names, token, ends) = (granted.names, granted.token, granted.ends);
+        let state = GrantState::new(lease, fence, names, token, ends);
         let state = Arc::new(state);
         self.grants.insert(nonce, state.clone());
         (state, self.requests.remove(&nonce))
@@ -134,10 +135,11 @@ impl Replies {
         self.grants.remove(&nonce);
     }
 
-    pub(super) fn on_lost(&mut self, nonce: Nonce, loss: Loss) {
-        if let Some(state) = self.grants.remove(&nonce) {
-            state.on_loss(loss);
-        }
+    /// A grant is lost. Returns its state, unless its guard is gone.
+    pub(super) fn on_lost(&mut self, nonce: Nonce, loss: Loss) -> Option<Arc<GrantState>> {
+        let state = self.grants.remove(&nonce)?;
+        state.on_loss(loss);
+        Some(state)
     }
 
     /// The lease of a session is extended. Returns whether that came in time.
@@ -195,6 +197,7 @@ mod tests {
                 token: 1,
                 session: SessionId("n/1".into()),
                 deadline: Some(Time::new(Duration::from_secs(u32::MAX.into()))),
+                ends: None,
                 fence_row: "n/1".into(),
             };
             let (state, _) = replies.on_granted(&"n".into(), granted);

@@ -311,13 +311,15 @@ fn evict_holders(call: CallId, what: &Removal) -> Task {
 
 /// Whether two reports are of one grant.
 pub(super) fn is_same_grant(a: &Holder, b: &Holder) -> bool {
-    a.name == b.name && a.token == b.token
+    // Those that share a lock can have one token.
+    a.name == b.name && a.token == b.token && a.session == b.session
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
+        name::Mode,
         store::{Class, Kind},
         table::Grant,
     };
@@ -343,6 +345,7 @@ mod tests {
             token: Some(token),
             since: None,
             session: Some("s".into()),
+            mode: Mode::Exclusive,
         }
     }
 
@@ -415,6 +418,7 @@ mod tests {
             let grant = holding.map(|id| Grant {
                 session: session(id),
                 nonce: Nonce(1),
+                mode: Mode::Exclusive,
                 token: 1,
                 since: 0,
                 scope: None,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::time::Time;
 use crate::{
     error::LockError,
-    name::LockName,
+    name::{LockName, Names},
     report::{Holder, Waiter},
     scope::ScopePath,
     table::{Grant, LockTable, Nonce, SessionId},
@@ -20,10 +20,11 @@ pub(crate) struct CallId(pub(crate) u64);
 pub(crate) struct AcquireRequest {
     pub(crate) nonce: Nonce,
     pub(crate) task: Arc<str>,
-    /// Sorted, each once.
-    pub(crate) names: Arc<[LockName]>,
+    pub(crate) names: Names,
     pub(crate) path: ScopePath,
     pub(crate) policy: WaitPolicy,
+    /// How long the locks may be held.
+    pub(crate) max_hold: Option<Duration>,
 }
 
 /// How long a request may take.
@@ -76,13 +77,13 @@ impl Removal {
             Self::Task(task) => table.sessions_of(Some(task)),
             Self::All => table.sessions_of(None),
             Self::Grant(holder) => {
-                let entry = table.entry(holder.name.as_str());
-                let grant = entry.and_then(|entry| entry.grant.as_ref());
+                let entries = table.entries(holder.name.as_str());
+                let mut grants = entries.filter_map(|entry| entry.grant.as_ref());
                 let is_it = |grant: &&Grant| {
                     Some(grant.token) == holder.token
                         && Some(&grant.session.0) == holder.session.as_ref()
                 };
-                let grant = grant.filter(is_it);
+                let grant = grants.find(is_it);
                 grant
                     .map(|grant| grant.session.clone())
                     .into_iter()
@@ -113,6 +114,8 @@ pub(crate) struct Granted {
     pub(crate) session: SessionId,
     /// When the lease of the session ends, on the boot clock; `None`: never.
     pub(crate) deadline: Option<Time>,
+    /// When the locks are released at the latest, on the boot clock; `None`: never.
+    pub(crate) ends: Option<Time>,
     /// The fence row of the guard.
     pub(crate) fence_row: Arc<str>,
 }

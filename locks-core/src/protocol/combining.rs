@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{call::WaitPolicy, config::Config, grants::Grants, requests::Requests};
 use crate::{
     matrix::Fingerprint,
-    name::LockName,
+    name::{LockName, Names},
     options::Fairness,
     store::Submission,
     table::{Nonce, Request, RequestId, SessionId},
@@ -48,6 +48,9 @@ struct RequestContent {
     nonce: u64,
     task: Arc<str>,
     names: Vec<Arc<str>>,
+    /// Those that are shared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    shared: Vec<Arc<str>>,
     path: Vec<u64>,
     waits: bool,
     since: i64,
@@ -272,6 +275,7 @@ impl Content {
                 nonce: nonce.0,
                 task: request.task.clone(),
                 names: texts(&request.names),
+                shared: texts(request.names.shared()),
                 path: request.path.ids().to_vec(),
                 waits: pending.policy() != WaitPolicy::NoWait,
                 since: request.since,
@@ -310,7 +314,10 @@ impl Submitted {
                     session: SessionId(request.session),
                     nonce: Nonce(request.nonce),
                     task: request.task,
-                    names: names(request.names).collect(),
+                    names: Names::new(
+                        names(request.names).collect(),
+                        names(request.shared).collect(),
+                    ),
                     matrix: config.matrix,
                     path: request.path.into(),
                     since: request.since,
@@ -364,6 +371,7 @@ mod tests {
                 names: [LockName::found((*name).into())].into(),
                 path: ScopePath::default(),
                 policy: WaitPolicy::Wait { timeout: None },
+                max_hold: None,
             };
             requests.add(request, &config, &sessions, at(1));
         }
@@ -380,6 +388,7 @@ mod tests {
             task: "a".into(),
             names: [LockName::found("held".into())].into(),
             token: 5,
+            ends: None,
             fence_row: "s".into(),
         });
         grants.start_release(Nonce(9), false, None, at(1).monotonic);

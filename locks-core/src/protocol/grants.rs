@@ -8,10 +8,10 @@ use std::{
 use super::{
     call::{CallId, Loss},
     task::ReleaseId,
-    time::Time,
+    time::{Now, Time},
 };
 use crate::{
-    name::LockName,
+    name::{LockName, Mode, Names},
     table::{LockTable, Nonce, RequestId, SessionId},
 };
 
@@ -21,8 +21,10 @@ pub(super) struct ActiveGrant {
     pub(super) nonce: Nonce,
     pub(super) session: SessionId,
     pub(super) task: Arc<str>,
-    pub(super) names: Arc<[LockName]>,
+    pub(super) names: Names,
     pub(super) token: i64,
+    /// When it is released at the latest, on the boot clock; `None`: never.
+    pub(super) ends: Option<Time>,
     pub(super) fence_row: Arc<str>,
 }
 
@@ -102,7 +104,8 @@ pub(super) enum Ownership {
 #[derive(Debug, Default)]
 pub(super) struct Grants {
     guarded: BTreeMap<Nonce, ActiveGrant>,
-    detached: BTreeMap<LockName, Detached>,
+    /// By name and request: a task can share a name repeatedly.
+    detached: BTreeMap<(LockName, Nonce), Detached>,
     releases: BTreeMap<ReleaseId, PendingRelease>,
     next_release: u64,
 }
@@ -165,13 +168,13 @@ impl Grants {
         let Some(grant) = self.guarded.remove(&nonce) else {
             return;
         };
-        for name in &*grant.names {
+        for (name, mode) in grant.names.with_modes() {
             let grant = ActiveGrant {
-                names: [name.clone()].into(),
+                names: Names::one(name.clone(), mode),
                 ..grant.clone()
             };
             self.detached
-                .insert(name.clone(), Detached { grant, fenced });
+                .insert((name.clone(), nonce), Detached { grant, fenced });
         }
     }
 
@@ -187,28 +190,57 @@ impl Grants {
         Some(self.release(grant, fenced, call, due))
     }
 
-    /// Begins the release of a lock by its name, if it is a detached one of this task.
+    /// Begins the release of a lock by its name, if it is a detached one of this task. `nonces`
+    /// are the requests that hold the name.
     pub(super) fn release_name(
         &mut self,
         task: &str,
         name: &LockName,
-        nonce: Option<Nonce>,
+        nonces: &[Nonce],
         call: CallId,
         now: Time,
     ) -> (Ownership, Option<ReleaseId>) {
-        let detached = self.detached.get(name);
-        let ours = |grant: &ActiveGrant| Some(grant.nonce) == nonce && &*grant.task == task;
-        if detached.is_some_and(|detached| ours(&detached.grant))
-            && let Some(Detached { grant, fenced }) = self.detached.remove(name)
+        let is_ours = |grant: &ActiveGrant| &*grant.task == task;
+        let mut keys = nonces.iter().map(|nonce| (name.clone(), *nonce));
+        let detached = keys.find(|key| {
+            let detached = self.detached.get(key);
+            detached.is_some_and(|detached| is_ours(&detached.grant))
+        });
+        if let Some(Detached { grant, fenced }) =
+            detached.and_then(|key| self.detached.remove(&key))
         {
             let id = self.release(grant, fenced, Some(call), now);
             return (Ownership::Releasing, Some(id));
         }
-        let guarded = nonce.and_then(|nonce| self.guarded.get(&nonce));
-        if guarded.is_some_and(ours) {
+        let mut guarded = nonces.iter().filter_map(|nonce| self.guarded.get(nonce));
+        if guarded.any(is_ours) {
             return (Ownership::Guarded, None);
         }
         (Ownership::Other, None)
+    }
+
+    /// When the time of a grant is over, on the boot clock.
+    pub(super) fn next_end(&self) -> Option<Time> {
+        self.active().filter_map(|grant| grant.ends).min()
+    }
+
+    /// The time of some grants is over. Begins the releases of those that are detached, and
+    /// returns the others, each once, and the releases.
+    pub(super) fn take_over(&mut self, now: Now) -> (Vec<ActiveGrant>, Vec<ReleaseId>) {
+        let is_over = |grant: &ActiveGrant| grant.ends.is_some_and(|ends| ends <= now.boot);
+        let guarded = self.guarded.values_mut().filter(|grant| is_over(grant));
+        let guarded = guarded.map(|grant| {
+            grant.ends = None;
+            grant.clone()
+        });
+        let guarded = guarded.collect();
+        let detached = self
+            .detached
+            .extract_if(.., |_, detached| is_over(&detached.grant));
+        let detached: Vec<_> = detached.map(|(_, detached)| detached).collect();
+        let releases = detached.into_iter();
+        let releases = releases.map(|one| self.release(one.grant, one.fenced, None, now.monotonic));
+        (guarded, releases.collect())
     }
 
     fn release(
@@ -349,7 +381,11 @@ impl Grants {
     ) -> (Vec<(ActiveGrant, Loss)>, Vec<SessionId>) {
         let missing = self.active().filter(|grant| !grant.is_in(table));
         let missing = missing.map(|grant| {
-            let mut entries = grant.names.iter().filter_map(|n| table.entry(n.as_str()));
+            // Those that share a lock have not taken it.
+            let mut entries = grant.names.with_modes().flat_map(|(name, mode)| {
+                let entries = table.entries(name.as_str());
+                entries.filter(move |entry| (mode, entry.mode()) != (Mode::Shared, Mode::Shared))
+            });
             let loss = Loss {
                 reason: "another process released it: by release_task, release_holder or release_all, \
                          by an eviction, or as the original does",
@@ -368,9 +404,9 @@ impl Grants {
     /// Removes a grant, with a guard or detached.
     pub(super) fn lose(&mut self, grant: &ActiveGrant) {
         if self.guarded.remove(&grant.nonce).is_none() {
-            self.detached.retain(|name, detached| {
-                detached.grant.nonce != grant.nonce || !grant.names.contains(name)
-            });
+            for name in &*grant.names {
+                self.detached.remove(&(name.clone(), grant.nonce));
+            }
         }
     }
 

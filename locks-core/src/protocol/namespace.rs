@@ -131,6 +131,8 @@ pub(crate) struct Namespace {
     write_error: Option<LockError>,
     /// When a failure was logged, until a query succeeds that shows the opposite.
     failure_logged: Option<Time>,
+    /// When the time of a grant is over next, on the boot clock.
+    next_end: Option<Time>,
     /// How many callers the last completion answered with success.
     answered: usize,
     /// Whether the timers that depend on what is pending have to be set again.
@@ -174,6 +176,7 @@ impl Namespace {
             last_error: None,
             write_error: None,
             failure_logged: None,
+            next_end: None,
             answered: 0,
             timers_stale: true,
             config,
@@ -185,10 +188,15 @@ impl Namespace {
         self.handle_timeout(now);
         match input {
             Input::Acquire(request) => {
-                self.sessions.on_owner(&request.task, true);
-                let (config, sessions) = (&self.config, &self.sessions);
-                self.requests.add(request, config, sessions, now);
-                self.replan = true;
+                if let Some(limit) = self.config.matrix.exceeded_by(&request.names) {
+                    let error = LockError::exceeds(limit);
+                    self.outputs.push_back(Output::Failed(request.nonce, error));
+                } else {
+                    self.sessions.on_owner(&request.task, true);
+                    let (config, sessions) = (&self.config, &self.sessions);
+                    self.requests.add(request, config, sessions, now);
+                    self.replan = true;
+                }
             }
             // A request that is not there has its answer: a grant is released with its guard,
             // or by the driver.
@@ -436,6 +444,11 @@ impl Namespace {
                 self.task(task);
             }
         }
+        self.timers.take_due(Timer::MaxHold, time);
+        // The timer does not go on while the machine sleeps.
+        if self.next_end.is_some_and(|end| end <= now.boot) {
+            self.end_overlong_grants(now);
+        }
         self.timers.take_due(Timer::Lease, time);
         self.timers.take_due(Timer::Pause, time);
         self.timers.take_due(Timer::MissingRow, time);
@@ -453,6 +466,9 @@ impl Namespace {
         let lease = self.sessions.earliest_deadline();
         let lease = lease.map(|at| now.monotonic + (at - now.boot));
         timers.set_or_stop(Timer::Lease, lease);
+        self.next_end = self.grants.next_end();
+        let end = self.next_end.map(|at| now.monotonic + (at - now.boot));
+        timers.set_or_stop(Timer::MaxHold, end);
         let retry = self.retries.iter().map(|(at, _)| *at).min();
         timers.set_or_stop(Timer::RetryTask, retry);
         timers.set_or_stop(Timer::Release, self.grants.next_release_due());
@@ -548,6 +564,7 @@ mod tests {
             task: "a".into(),
             names: [LockName::found("x".into())].into(),
             token: 7,
+            ends: None,
             fence_row: "s".into(),
         });
         let what = Inspection::Confirm(nonce, Check::Session);

@@ -419,6 +419,7 @@ mod tests {
             names: [LockName::found("x".into())].into(),
             path: ScopePath::default(),
             policy: WaitPolicy::NoWait,
+            max_hold: None,
         };
         all.handle(
             at(0),

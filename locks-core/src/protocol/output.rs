@@ -31,6 +31,10 @@ pub(crate) enum Output {
     Answer(CallId, Answer),
     /// A grant is lost.
     Lost(Nonce, Loss),
+    /// The time of a grant is over, so that it is lost. It is released when
+    /// [`Input::Release`](super::Input::Release) comes, which says whether a transaction that was
+    /// fenced with its guard may still be open.
+    HeldTooLong(Nonce, Loss),
     /// The lease of a session ends at this point of the boot clock.
     LeaseExtended(SessionId, Time),
     /// A session is no longer used.

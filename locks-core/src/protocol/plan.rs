@@ -458,9 +458,9 @@ fn order(input: &PlanInput<'_>, position: usize) -> Order {
 /// with the session.
 fn has_lost_grant(table: &LockTable, request: &Request) -> bool {
     request.names.iter().any(|name| {
-        let entry = table.entry(name.as_str());
-        let grant = entry.and_then(|entry| entry.grant.as_ref());
-        grant.is_some_and(|grant| grant.nonce == request.nonce)
+        let entries = table.entries(name.as_str());
+        let mut grants = entries.filter_map(|entry| entry.grant.as_ref());
+        grants.any(|grant| grant.nonce == request.nonce)
     })
 }
 

@@ -37,6 +37,7 @@ pub(super) struct PendingRequest {
     /// Its position in the queue, kept when it has to queue again.
     ticket: Option<i64>,
     policy: WaitPolicy,
+    max_hold: Option<Duration>,
     since: Time,
     /// What blocked it when it was first seen blocked.
     blocked_by: Vec<Blocker>,
@@ -63,6 +64,11 @@ impl PendingRequest {
 
     pub(super) fn policy(&self) -> WaitPolicy {
         self.policy
+    }
+
+    /// How long its locks may be held.
+    pub(super) fn max_hold(&self) -> Option<Duration> {
+        self.max_hold
     }
 
     pub(super) fn since(&self) -> Time {
@@ -147,6 +153,7 @@ impl Requests {
             queued_as: None,
             ticket: None,
             policy: new.policy,
+            max_hold: new.max_hold,
             since: now.monotonic,
             blocked_by: Vec::new(),
             cancelled: false,
@@ -359,6 +366,7 @@ mod tests {
                 names: [LockName::found("x".into())].into(),
                 path: ScopePath::default(),
                 policy,
+                max_hold: None,
             };
             self.add(new, &config(), &OwnSessions::default(), now);
         }

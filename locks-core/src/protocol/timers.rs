@@ -11,6 +11,8 @@ pub(super) enum Timer {
     Call,
     /// A lease ends.
     Lease,
+    /// The time of a grant is over.
+    MaxHold,
     /// The processes of this machine are looked at.
     Processes,
     /// A task that failed is run again.

@@ -5,12 +5,19 @@
 //! it:
 //!
 //! ```text
-//! {"format": 1,
+//! {"format": 2,
 //!  "sessions": [["<id>", "<task id>", <matrix fingerprint>]],
 //!  "token": <start>, "since": <start>,
-//!  "held":  {"<name>": [<session>, <nonce>, <token>, <since>, <scope, if any>]},
-//!  "queue": [[<session>, <nonce>, <token>, <since>, ["<name>"], [<scope>], if any]]}
+//!  "held":  {"<name>": [<session>, <nonce>, <token>, <since>, <scope, if any>],
+//!            "<shared name>": [[<session>, …], [<session>, …]]},
+//!  "queue": [[<session>, <nonce>, <token>, <since>, ["<name>", ["<shared name>"]],
+//!             [<scope>], if any]]}
 //! ```
+//!
+//! A text without shared names has format 1, which version 0.1 reads.
+//!
+//! The holders of a shared name are in the order of their grants, and `dataJson` has the task
+//! of the first one.
 //!
 //! A text without `format` was written by version 0.1 and is read as format 1. A higher
 //! format and an unknown field are errors: a write would erase the unknown part.
@@ -18,20 +25,23 @@
 //! A session is written as its index in `sessions`. Tokens, tickets and times are written
 //! relative to `token` and `since`, because absolute numbers would be most of the text.
 //!
-//! An entry of `held` is valid only while `dataJson` has the task id of its session.
+//! An entry of `held` is valid only while `dataJson` has the task id of its (first) session.
 //! Otherwise the lock was stolen: the name belongs to the task in `dataJson`, if to any.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, IgnoredAny, SeqAccess, Visitor},
+};
 
 use super::{
-    Entry, Grant, LockTable, Nonce, QueuedRequest, SessionId, StolenLock,
+    Entry, Grant, Holders, LockTable, Nonce, QueuedRequest, SessionId, StolenLock,
     text_cache::{Base, Chunk},
 };
 use crate::{
     matrix::{ConflictMatrix, Fingerprint},
-    name::LockName,
+    name::{LockName, Mode},
 };
 
 /// A row that cannot be parsed. It is reported and never overwritten.
@@ -49,8 +59,10 @@ pub(crate) struct Columns {
     pub(crate) meta_json: String,
 }
 
-/// The format of `metaJson` that is written, and the highest one that is read.
-const FORMAT: u64 = 1;
+/// The highest format of `metaJson` that is read. It is written if there are shared names.
+const FORMAT: u64 = 2;
+/// The format that is written if there are none.
+const WITHOUT_SHARED: u64 = 1;
 
 /// The part of `metaJson` that is parsed first.
 #[derive(Default, Deserialize)]
@@ -68,8 +80,14 @@ struct Meta {
     sessions: Vec<(Arc<str>, Arc<str>, u64)>,
     token: i64,
     since: i64,
-    held: BTreeMap<Arc<str>, Held>,
+    held: BTreeMap<Arc<str>, HeldBy>,
     queue: Vec<Queued>,
+}
+
+/// The holders of a name.
+enum HeldBy {
+    One(Held),
+    Sharing(Vec<Held>),
 }
 
 #[derive(Deserialize)]
@@ -88,9 +106,113 @@ struct Queued {
     nonce: u64,
     ticket: i64,
     since: i64,
-    names: Vec<Arc<str>>,
+    names: Vec<QueuedName>,
     #[serde(default)]
     path: Vec<u64>,
+}
+
+/// A name that a request waits for.
+struct QueuedName(Arc<str>, Mode);
+
+impl QueuedName {
+    fn into_parts(self) -> (LockName, Mode) {
+        (LockName::found(self.0), self.1)
+    }
+}
+
+impl<'de> Deserialize<'de> for HeldBy {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        /// The first element of the array tells which one it is.
+        enum First {
+            Session(usize),
+            Holder(Held),
+        }
+
+        impl<'de> Deserialize<'de> for First {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                struct Parser;
+
+                impl<'de> Visitor<'de> for Parser {
+                    type Value = First;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a session or a holder")
+                    }
+
+                    fn visit_u64<E: serde::de::Error>(self, session: u64) -> Result<First, E> {
+                        usize::try_from(session)
+                            .map(First::Session)
+                            .map_err(E::custom)
+                    }
+
+                    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<First, A::Error> {
+                        let seq = serde::de::value::SeqAccessDeserializer::new(seq);
+                        Held::deserialize(seq).map(First::Holder)
+                    }
+                }
+                from.deserialize_any(Parser)
+            }
+        }
+
+        struct Parser;
+
+        impl<'de> Visitor<'de> for Parser {
+            type Value = HeldBy;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a holder, or an array of them")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<HeldBy, A::Error> {
+                let missing = || A::Error::custom("a holder is incomplete");
+                match seq.next_element()?.ok_or_else(missing)? {
+                    First::Session(session) => {
+                        let held = Held {
+                            session,
+                            nonce: seq.next_element()?.ok_or_else(missing)?,
+                            token: seq.next_element()?.ok_or_else(missing)?,
+                            since: seq.next_element()?.ok_or_else(missing)?,
+                            scope: seq.next_element()?,
+                        };
+                        Ok(HeldBy::One(held))
+                    }
+                    First::Holder(first) => {
+                        let mut holders = vec![first];
+                        while let Some(holder) = seq.next_element()? {
+                            holders.push(holder);
+                        }
+                        Ok(HeldBy::Sharing(holders))
+                    }
+                }
+            }
+        }
+        from.deserialize_seq(Parser)
+    }
+}
+
+impl<'de> Deserialize<'de> for QueuedName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Parser;
+
+        impl<'de> Visitor<'de> for Parser {
+            type Value = QueuedName;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name, or an array with a shared name")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<QueuedName, E> {
+                Ok(QueuedName(name.into(), Mode::Exclusive))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<QueuedName, A::Error> {
+                let name = seq.next_element()?;
+                let name = name.ok_or_else(|| A::Error::custom("a shared name is missing"))?;
+                Ok(QueuedName(name, Mode::Shared))
+            }
+        }
+        from.deserialize_any(Parser)
+    }
 }
 
 impl LockTable {
@@ -145,29 +267,37 @@ impl LockTable {
 
         let mut table = Self::default();
         for (name, held) in meta.held {
-            let (id, task, matrix) = session(held.session)?;
-            let grant = Grant {
-                session: id.clone(),
-                nonce: Nonce(held.nonce),
-                token: meta.token.wrapping_add(held.token),
-                since: meta.since.wrapping_add(held.since),
-                scope: held.scope,
+            let (mode, held) = match held {
+                HeldBy::One(held) => (Mode::Exclusive, vec![held]),
+                HeldBy::Sharing(held) => (Mode::Shared, held),
             };
-            let is_valid = tasks.get(&name) == Some(task);
+            let mut is_valid = None;
+            let in_data = tasks.get(&name);
             let name = LockName::found(name);
-            if is_valid {
-                let entry = Entry {
-                    task: task.clone(),
-                    grant: Some(grant),
+            for held in held {
+                let (id, task, matrix) = session(held.session)?;
+                let grant = Grant {
+                    session: id.clone(),
+                    nonce: Nonce(held.nonce),
+                    mode,
+                    token: meta.token.wrapping_add(held.token),
+                    since: meta.since.wrapping_add(held.since),
+                    scope: held.scope,
                 };
-                table.insert(name, entry, *matrix);
-            } else {
-                let lock = StolenLock {
-                    task: task.clone(),
-                    grant,
-                    matrix: *matrix,
-                };
-                table.stolen.insert(name, lock);
+                let task = task.clone();
+                // The first one decides for all that share the name.
+                if *is_valid.get_or_insert(in_data == Some(&task)) {
+                    let grant = Some(grant);
+                    table.insert(name.clone(), Entry { task, grant }, *matrix);
+                } else {
+                    let matrix = *matrix;
+                    let lock = StolenLock {
+                        task,
+                        grant,
+                        matrix,
+                    };
+                    table.stolen.entry(name.clone()).or_default().push(lock);
+                }
             }
         }
         for (name, task) in tasks {
@@ -184,7 +314,11 @@ impl LockTable {
                 session: id.clone(),
                 nonce: Nonce(queued.nonce),
                 task: task.clone(),
-                names: queued.names.into_iter().map(LockName::found).collect(),
+                names: queued
+                    .names
+                    .into_iter()
+                    .map(QueuedName::into_parts)
+                    .collect(),
                 matrix: *matrix,
                 ticket: meta.token.wrapping_add(queued.ticket),
                 since: meta.since.wrapping_add(queued.since),
@@ -222,7 +356,11 @@ impl LockTable {
             }
         };
         let queue = self.queue.iter().map(|queued| {
-            let names: Vec<_> = queued.names.iter().map(LockName::as_str).collect();
+            let names = queued.names.with_modes().map(|(name, mode)| match mode {
+                Mode::Exclusive => WrittenName::Exclusive(name.as_str()),
+                Mode::Shared => WrittenName::Shared([name.as_str()]),
+            });
+            let names: Vec<_> = names.collect();
             let (session, nonce) = (indices[&queued.session], queued.nonce.0);
             let ticket = queued.ticket.wrapping_sub(token);
             let since = queued.since.wrapping_sub(since);
@@ -233,22 +371,31 @@ impl LockTable {
         });
         let mut end = Vec::new();
         write(&mut end, &queue.collect::<Vec<_>>());
+        let is_shared = self.has_shared_names();
         let mut stolen = Chunk::default();
-        for (name, lock) in &self.stolen {
-            entry(&mut stolen.meta, name, &held(&lock.grant));
+        let held_by = |mode, grants: Vec<&Grant>| match (mode, &*grants) {
+            (Mode::Exclusive, [grant]) => Array::Short(held(grant)),
+            _ => Array::Long(grants.into_iter().map(held).collect::<Vec<_>>()),
+        };
+        for (name, locks) in &self.stolen {
+            let grants: Vec<_> = locks.iter().map(|lock| &lock.grant).collect();
+            entry(&mut stolen.meta, name, &held_by(grants[0].mode, grants));
         }
 
-        let write_lock = |chunk: &mut Chunk, name: &LockName, lock: &Entry| {
-            entry(&mut chunk.data, name, &*lock.task);
-            if let Some(grant) = &lock.grant {
-                entry(&mut chunk.meta, name, &held(grant));
+        let write_lock = |chunk: &mut Chunk, name: &LockName, holders: &Holders| {
+            entry(&mut chunk.data, name, &*holders.first().task);
+            let grants = holders.iter().filter_map(|entry| entry.grant.as_ref());
+            let grants: Vec<_> = grants.collect();
+            if !grants.is_empty() {
+                entry(&mut chunk.meta, name, &held_by(holders.mode(), grants));
             }
         };
         let chunks = self.text_cache.chunks(base, &self.held, write_lock);
         let chunks: Vec<_> = chunks.chain([&stolen]).collect();
         let data = chunks.iter().map(|chunk| &*chunk.data);
         let meta = chunks.iter().map(|chunk| &*chunk.meta);
-        let format = format!(r#"{{"format":{FORMAT},"sessions":"#);
+        let format = if is_shared { FORMAT } else { WITHOUT_SHARED };
+        let format = format!(r#"{{"format":{format},"sessions":"#);
         let start = [format.as_bytes(), &*start].concat();
         let numbers = format!(r#","token":{token},"since":{since},"held":{{"#);
         let end = [br#"},"queue":"#, &*end, b"}"].concat();
@@ -256,6 +403,18 @@ impl LockTable {
             data_json: joined(&[b"{"], data, b"}"),
             meta_json: joined(&[&start, numbers.as_bytes()], meta, &end),
         }
+    }
+
+    fn has_shared_names(&self) -> bool {
+        let mut stolen = self.stolen.values().flatten();
+        self.held
+            .values()
+            .any(|holders| holders.mode() == Mode::Shared)
+            || self
+                .queue
+                .iter()
+                .any(|queued| !queued.names.shared().is_empty())
+            || stolen.any(|lock| lock.grant.mode == Mode::Shared)
     }
 
     /// The base of the texts, with these sessions. The previous base is kept if it has the
@@ -268,7 +427,8 @@ impl LockTable {
         {
             return base.clone();
         }
-        let grants = || self.held.values().filter_map(|entry| entry.grant.as_ref());
+        let entries = || self.held.values().flat_map(Holders::iter);
+        let grants = || entries().filter_map(|entry| entry.grant.as_ref());
         let tokens = grants().map(|grant| grant.token);
         let times = grants().map(|grant| grant.since);
         let token = tokens
@@ -289,7 +449,7 @@ impl LockTable {
     fn listed_sessions(&self) -> BTreeMap<&SessionId, (&Arc<str>, Fingerprint)> {
         let holding = self.sessions.iter();
         let holding = holding.map(|(id, used)| (id, (&used.task, used.matrix)));
-        let stolen = self.stolen.values();
+        let stolen = self.stolen.values().flatten();
         let stolen = stolen.map(|lock| (&lock.grant.session, (&lock.task, lock.matrix)));
         let queued = self.queue.iter();
         let queued = queued.map(|queued| (&queued.session, (&queued.task, queued.matrix)));
@@ -331,7 +491,15 @@ fn joined<'t>(
     String::from_utf8(all.concat()).expect("BUG: JSON is UTF-8")
 }
 
-/// An array whose last element is left out if it is empty.
+/// A name that a request waits for.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WrittenName<'a> {
+    Exclusive(&'a str),
+    Shared([&'a str; 1]),
+}
+
+/// An array in one of two forms.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Array<S, L> {

@@ -3,30 +3,32 @@
 //! Everything here is a function of values: no I/O, no clock, no randomness.
 //!
 //! ```text
-//!   dataJson ─┐                        ┌─ blockers(request)   order.rs
+//!   dataJson ─┐                        ┌─ blockers(request)   order.rs, limit.rs
 //!             ├─▶ LockTable ──────────▶├─ cycle(request)      wait_for.rs
 //!   metaJson ─┘   json.rs              └─ grant, release, enqueue, …
 //! ```
 
+mod holders;
 mod json;
+mod limit;
 mod order;
 mod text_cache;
 mod wait_for;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use crate::{
     matrix::{ConflictMatrix, Fingerprint},
-    name::LockName,
+    name::{LockName, Mode, Names},
     report::{Blocker, Holder, Waiter},
     scope::ScopePath,
 };
 
-use self::text_cache::TextCache;
+use self::{holders::Holders, text_cache::TextCache};
 pub(crate) use self::{json::Columns, order::Order};
 
 /// The id of a session: one per driver, namespace and task id, never used again.
@@ -88,33 +90,43 @@ pub(crate) type RequestId = (SessionId, Nonce);
 /// The held locks and the queue of one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LockTable {
-    held: BTreeMap<LockName, Entry>,
+    held: BTreeMap<LockName, Holders>,
     /// In order of tickets.
     queue: Vec<QueuedRequest>,
     /// The sessions with a grant in `held`, so that a session with another matrix is
     /// found without looking at every lock.
     sessions: BTreeMap<SessionId, SessionUse>,
-    /// The number of entries in `held` without a grant.
+    /// The number of holders without a grant.
     foreign: usize,
     /// Locks whose entry in `dataJson` a program without fences removed or replaced.
     /// Nothing is granted before their sessions are dead: until then a transaction that
     /// was fenced under such a lock can still commit.
-    stolen: BTreeMap<LockName, StolenLock>,
+    stolen: BTreeMap<LockName, Vec<StolenLock>>,
     /// The JSON texts of `held`.
     text_cache: TextCache,
 }
 
-/// A held lock. A lock of the original has no grant.
+/// A holder of a lock. One of the original has no grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) task: Arc<str>,
     pub(crate) grant: Option<Grant>,
 }
 
+impl Entry {
+    /// How it holds the lock.
+    pub(crate) fn mode(&self) -> Mode {
+        self.grant
+            .as_ref()
+            .map_or(Mode::Exclusive, |grant| grant.mode)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) session: SessionId,
     pub(crate) nonce: Nonce,
+    pub(crate) mode: Mode,
     /// The row version of the write that granted.
     pub(crate) token: i64,
     /// When it was granted, in microseconds since 1970: for people to read.
@@ -123,13 +135,20 @@ pub(crate) struct Grant {
     pub(crate) scope: Option<u64>,
 }
 
+impl Grant {
+    /// Whether it was made to this request.
+    fn is_of(&self, id: &RequestId) -> bool {
+        self.session == id.0 && self.nonce == id.1
+    }
+}
+
 /// A request in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct QueuedRequest {
     pub(crate) session: SessionId,
     pub(crate) nonce: Nonce,
     pub(crate) task: Arc<str>,
-    pub(crate) names: Arc<[LockName]>,
+    pub(crate) names: Names,
     pub(crate) matrix: Fingerprint,
     /// The row version of the write that first queued the request. It decides the
     /// position in the queue.
@@ -163,7 +182,7 @@ pub(crate) struct Request {
     pub(crate) session: SessionId,
     pub(crate) nonce: Nonce,
     pub(crate) task: Arc<str>,
-    pub(crate) names: Arc<[LockName]>,
+    pub(crate) names: Names,
     pub(crate) matrix: ConflictMatrix,
     pub(crate) path: ScopePath,
     /// When it was made, in microseconds since 1970; of a grant, when it was granted.
@@ -204,18 +223,23 @@ impl LockTable {
         &self.queue
     }
 
+    /// The holders of a name, in the order of their grants.
+    pub(crate) fn entries(&self, name: &str) -> impl Iterator<Item = &Entry> {
+        self.held.get(name).into_iter().flat_map(Holders::iter)
+    }
+
+    /// The first holder of a name.
+    #[cfg(test)]
     pub(crate) fn entry(&self, name: &str) -> Option<&Entry> {
-        self.held.get(name)
+        self.entries(name).next()
     }
 
     /// The token of the request's grant; `None` unless the request holds all of `names`.
     pub(crate) fn granted(&self, id: &RequestId, names: &[LockName]) -> Option<i64> {
         let mut token = None;
         for name in names {
-            let grant = self.held.get(name)?.grant.as_ref()?;
-            if grant.session != id.0 || grant.nonce != id.1 {
-                return None;
-            }
+            let mut grants = self.entries(name.as_str()).filter_map(|e| e.grant.as_ref());
+            let grant = grants.find(|grant| grant.is_of(id))?;
             token = Some(grant.token);
         }
         token
@@ -246,7 +270,8 @@ impl LockTable {
         let matches = |found: &str| task.is_none_or(|task| task == found);
         let holding = self.sessions.iter().filter(|(_, used)| matches(&used.task));
         let queued = self.queue.iter().filter(|queued| matches(&queued.task));
-        let stolen = self.stolen.values().filter(|lock| matches(&lock.task));
+        let stolen = self.stolen.values().flatten();
+        let stolen = stolen.filter(|lock| matches(&lock.task));
         holding
             .map(|(id, _)| id.clone())
             .chain(queued.map(|queued| queued.session.clone()))
@@ -256,25 +281,32 @@ impl LockTable {
 
     /// The sessions of the stolen locks, one for each lock.
     pub(crate) fn stolen(&self) -> impl Iterator<Item = &SessionId> {
-        self.stolen.values().map(|lock| &lock.grant.session)
+        self.stolen
+            .values()
+            .flatten()
+            .map(|lock| &lock.grant.session)
     }
 
     /// The stolen locks, as blockers of every request.
     pub(crate) fn stolen_blockers(&self) -> Vec<Blocker> {
-        let stolen = self.stolen.iter().map(|(name, lock)| {
-            let entry = Entry {
-                task: lock.task.clone(),
-                grant: Some(lock.grant.clone()),
-            };
-            Blocker::Holder(holder(name, &entry))
+        let stolen = self.stolen.iter().flat_map(|(name, locks)| {
+            locks.iter().map(move |lock| {
+                let entry = Entry {
+                    task: lock.task.clone(),
+                    grant: Some(lock.grant.clone()),
+                };
+                Blocker::Holder(holder(name, &entry))
+            })
         });
         stolen.collect()
     }
 
-    /// Forgets the stolen locks of dead sessions, and says whether there were any.
+    /// Forgets the stolen locks of dead sessions, and says whether there were any. A lock that
+    /// was shared is forgotten when all its sessions are dead.
     pub(crate) fn forget_stolen(&mut self, is_dead: impl Fn(&SessionId) -> bool) -> bool {
         let before = self.stolen.len();
-        self.stolen.retain(|_, lock| !is_dead(&lock.grant.session));
+        self.stolen
+            .retain(|_, locks| !locks.iter().all(|lock| is_dead(&lock.grant.session)));
         self.stolen.len() < before
     }
 
@@ -287,10 +319,9 @@ impl LockTable {
         if sessions.is_empty() {
             return grants;
         }
-        for (name, entry) in &self.held {
-            if let Some(grant) = &entry.grant
-                && sessions.contains(&grant.session)
-            {
+        for (name, holders) in &self.held {
+            let found = holders.iter().filter_map(|entry| entry.grant.as_ref());
+            for grant in found.filter(|grant| sessions.contains(&grant.session)) {
                 let id = (grant.session.clone(), grant.nonce);
                 grants.entry(id).or_default().push(name.clone());
             }
@@ -301,10 +332,11 @@ impl LockTable {
     /// Grants `request`, which must be free of conflicts. It does not remove the request
     /// from the queue.
     pub(crate) fn grant(&mut self, request: &Request, token: i64) {
-        for name in &*request.names {
+        for (name, mode) in request.names.with_modes() {
             let grant = Grant {
                 session: request.session.clone(),
                 nonce: request.nonce,
+                mode,
                 token,
                 since: request.since,
                 scope: request.path.innermost(),
@@ -317,9 +349,14 @@ impl LockTable {
         }
     }
 
-    /// Adds or replaces an entry, and updates the counts.
+    /// Adds a holder, and updates the counts. If it cannot share the name with those that are
+    /// there, it replaces them.
     fn insert(&mut self, name: LockName, entry: Entry, matrix: Fingerprint) {
-        self.remove(&name);
+        let both = |holders: &Holders| (holders.mode(), entry.mode());
+        let both = self.held.get(&name).map(both);
+        if both.is_some_and(|both| both != (Mode::Shared, Mode::Shared)) {
+            self.remove(&name, |_| true);
+        }
         self.text_cache.invalidate(&name);
         match &entry.grant {
             None => self.foreign += 1,
@@ -334,43 +371,53 @@ impl LockTable {
                     .held += 1;
             }
         }
-        self.held.insert(name, entry);
+        match self.held.entry(name) {
+            btree_map::Entry::Vacant(vacant) => drop(vacant.insert(Holders::new(entry))),
+            btree_map::Entry::Occupied(mut occupied) => occupied.get_mut().push(entry),
+        }
     }
 
-    /// Removes an entry, and updates the counts.
-    fn remove(&mut self, name: &LockName) -> Option<Entry> {
-        let entry = self.held.remove(name)?;
-        self.text_cache.invalidate(name);
-        match &entry.grant {
-            None => self.foreign -= 1,
-            Some(grant) => {
-                if let Some(used) = self.sessions.get_mut(&grant.session) {
-                    used.held -= 1;
-                    if used.held == 0 {
-                        self.sessions.remove(&grant.session);
+    /// Removes holders of a name, updates the counts, and returns what was removed.
+    fn remove(&mut self, name: &LockName, is_removed: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        let Some((name, holders)) = self.held.remove_entry(name) else {
+            return Vec::new();
+        };
+        let (removed, left) = holders.partition(is_removed);
+        if !removed.is_empty() {
+            self.text_cache.invalidate(&name);
+        }
+        if let Some(left) = left {
+            self.held.insert(name, left);
+        }
+        for entry in &removed {
+            match &entry.grant {
+                None => self.foreign -= 1,
+                Some(grant) => {
+                    if let Some(used) = self.sessions.get_mut(&grant.session) {
+                        used.held -= 1;
+                        if used.held == 0 {
+                            self.sessions.remove(&grant.session);
+                        }
                     }
                 }
             }
         }
-        Some(entry)
+        removed
     }
 
     /// Removes the locks among `names` that the request holds. Returns whether it held any
     /// of them.
     pub(crate) fn release(&mut self, id: &RequestId, names: &[LockName]) -> bool {
         let mut released = false;
+        let is_its = |entry: &Entry| entry.grant.as_ref().is_some_and(|grant| grant.is_of(id));
         for name in names {
-            let is_held = self
-                .held
-                .get(name)
-                .and_then(|entry| entry.grant.as_ref())
-                .is_some_and(|grant| grant.session == id.0 && grant.nonce == id.1);
-            released |= is_held && self.remove(name).is_some();
+            let is_held = self.entries(name.as_str()).any(is_its);
+            released |= is_held && !self.remove(name, is_its).is_empty();
         }
         released
     }
 
-    /// Removes every entry for which `is_released` returns true, and returns them.
+    /// Removes every holder for which `is_released` returns true, and returns them.
     pub(crate) fn release_where(
         &mut self,
         is_released: impl Fn(&LockName, &Entry) -> bool,
@@ -378,14 +425,15 @@ impl LockTable {
         let names: Vec<_> = self
             .held
             .iter()
-            .filter(|(name, entry)| is_released(name, entry))
+            .filter(|(name, holders)| holders.iter().any(|entry| is_released(name, entry)))
             .map(|(name, _)| name.clone())
             .collect();
-        let take = |name: LockName| {
-            let entry = self.remove(&name)?;
-            Some(holder(&name, &entry))
-        };
-        names.into_iter().filter_map(take).collect()
+        let mut released = Vec::new();
+        for name in names {
+            let removed = self.remove(&name, |entry| is_released(&name, entry));
+            released.extend(removed.iter().map(|entry| holder(&name, entry)));
+        }
+        released
     }
 
     /// Adds `request` to the queue under `session`, after all requests with a lower or
@@ -439,7 +487,9 @@ impl LockTable {
     /// Every held lock.
     pub(crate) fn holders(&self) -> Vec<Holder> {
         let holders = self.held.iter();
-        holders.map(|(name, entry)| holder(name, entry)).collect()
+        holders
+            .flat_map(|(name, holders)| holders.iter().map(|entry| holder(name, entry)))
+            .collect()
     }
 }
 
@@ -450,6 +500,7 @@ pub(crate) fn holder(name: &LockName, entry: &Entry) -> Holder {
         token: entry.grant.as_ref().map(|grant| grant.token),
         since: entry.grant.as_ref().and_then(|grant| time(grant.since)),
         session: entry.grant.as_ref().map(|grant| grant.session.0.clone()),
+        mode: entry.mode(),
     }
 }
 
@@ -457,6 +508,7 @@ impl QueuedRequest {
     pub(crate) fn report(&self) -> Waiter {
         Waiter {
             names: self.names.to_vec(),
+            shared: self.names.shared().to_vec(),
             task_id: self.task.clone(),
             since: time(self.since),
             blocked_by: Vec::new(),

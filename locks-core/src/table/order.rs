@@ -1,7 +1,8 @@
-//! Which requests may be granted: the conflict rule and the order rule.
+//! Which requests may be granted: the conflict rule, the order rule and limits (`limit.rs`).
 //!
 //! A request is granted if it conflicts with no held lock and with no earlier request in the
-//! queue. For a held lock, the matrix is read as written. For a queued request, a conflict
+//! queue, and if no limit is used up. Two requests for one name conflict unless both share it. For
+//! a held lock, the matrix is read as written. For a queued request, a conflict
 //! in either direction counts. Otherwise a rule with one direction would allow a stream of
 //! backups to overtake a queued update for ever.
 //!
@@ -15,10 +16,14 @@ use std::{
     ops::Bound::{Included, Unbounded},
 };
 
-use super::{Entry, LockTable, QueuedRequest, Request, SessionId, holder};
+use super::{
+    Entry, LockTable, Nonce, QueuedRequest, Request, SessionId, holder,
+    holders::Holders,
+    limit::{UsedUp, share_limit},
+};
 use crate::{
     matrix::{ConflictMatrix, Fingerprint, Pattern},
-    name::LockName,
+    name::{LockName, Mode, Names},
     report::Blocker,
     scope::ScopePath,
 };
@@ -47,7 +52,8 @@ pub(super) enum Obstacle<'t> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestView<'t> {
     pub(super) session: &'t SessionId,
-    pub(super) names: &'t [LockName],
+    pub(super) nonce: Nonce,
+    pub(super) names: &'t Names,
     pub(super) matrix: Fingerprint,
     pub(super) path: &'t ScopePath,
 }
@@ -56,6 +62,7 @@ impl<'t> From<&'t Request> for RequestView<'t> {
     fn from(request: &'t Request) -> Self {
         Self {
             session: &request.session,
+            nonce: request.nonce,
             names: &request.names,
             matrix: request.matrix.fingerprint(),
             path: &request.path,
@@ -67,6 +74,7 @@ impl<'t> From<&'t QueuedRequest> for RequestView<'t> {
     fn from(queued: &'t QueuedRequest) -> Self {
         Self {
             session: &queued.session,
+            nonce: queued.nonce,
             names: &queued.names,
             matrix: queued.matrix,
             path: &queued.path,
@@ -80,10 +88,11 @@ impl LockTable {
         let view = RequestView::from(request);
         // Most conflicts are between equal names, and this test is cheap.
         let held = || {
-            request
-                .names
-                .iter()
-                .any(|name| self.held.contains_key(name))
+            let mut names = request.names.with_modes();
+            names.any(|(name, mode)| {
+                let held = self.held.get(name);
+                held.is_some_and(|h| !h.admit(mode, request.nonce))
+            })
         };
         !held()
             && self.holders_against(view, &request.matrix).is_empty()
@@ -95,6 +104,7 @@ impl LockTable {
                     queued.next().is_none()
                 }
             }
+            && self.used_up(view, &request.matrix, order).is_empty()
     }
 
     /// The blockers of `request`; empty if it may be granted. At most twenty queued requests
@@ -127,8 +137,27 @@ impl LockTable {
             let queued = self.queued_against(view, matrix, position, examined);
             obstacles.extend(queued.take(REPORTED).map(Obstacle::Waiter));
         }
-        let blocker = |obstacle| self.blocker(obstacle, view.matrix);
-        obstacles.iter().map(blocker).collect()
+        let blocker = |obstacle| self.blocker(obstacle, view.matrix, matrix);
+        let limits = self.used_up(view, matrix, order);
+        let limits = limits
+            .iter()
+            .map(|used_up| self.used_up_blocker(used_up, view.matrix, matrix));
+        obstacles.iter().map(blocker).chain(limits).collect()
+    }
+
+    /// The limit as it is reported to a requester whose matrix has this fingerprint.
+    pub(super) fn used_up_blocker(
+        &self,
+        used_up: &UsedUp<'_>,
+        of: Fingerprint,
+        matrix: &ConflictMatrix,
+    ) -> Blocker {
+        let used_by = used_up.by.iter().take(REPORTED);
+        Blocker::Limit {
+            pattern: used_up.limit.pattern,
+            limit: used_up.limit.most,
+            used_by: used_by.map(|o| self.blocker(o, of, matrix)).collect(),
+        }
     }
 
     /// Whether a lock already belongs to the requester. Then the exception of the order rule
@@ -138,16 +167,22 @@ impl LockTable {
     }
 
     fn holds(&self, view: RequestView<'_>) -> bool {
-        self.held.values().any(|entry| is_own(entry, view))
+        let mut entries = self.held.values().flat_map(Holders::iter);
+        entries.any(|entry| is_own(entry, view))
     }
 
-    /// The obstacle as it is reported to the requester, whose matrix is `matrix`.
-    pub(super) fn blocker(&self, obstacle: &Obstacle<'_>, matrix: Fingerprint) -> Blocker {
+    /// The obstacle as it is reported to the requester, whose matrix has this fingerprint.
+    pub(super) fn blocker(
+        &self,
+        obstacle: &Obstacle<'_>,
+        of: Fingerprint,
+        matrix: &ConflictMatrix,
+    ) -> Blocker {
         match obstacle {
-            Obstacle::Holder(name, entry) if self.matrix_of(entry) == matrix => {
+            Obstacle::Holder(name, entry) if self.is_of_matrix(entry, of, matrix) => {
                 Blocker::Holder(holder(name, entry))
             }
-            Obstacle::Waiter(queued) if queued.matrix == matrix => Blocker::Waiter(queued.report()),
+            Obstacle::Waiter(queued) if queued.matrix == of => Blocker::Waiter(queued.report()),
             Obstacle::Holder(_, Entry { task, .. })
             | Obstacle::Waiter(QueuedRequest { task, .. }) => Blocker::Matrix {
                 task_id: task.clone(),
@@ -155,12 +190,16 @@ impl LockTable {
         }
     }
 
-    /// The matrix of an entry's session. A lock of the original has the platform's.
-    fn matrix_of(&self, entry: &Entry) -> Fingerprint {
+    /// Whether an entry's session has the matrix of this fingerprint. A lock of the original has
+    /// the rules of the platform, and obeys no limit: it is of every matrix with these rules.
+    fn is_of_matrix(&self, entry: &Entry, of: Fingerprint, matrix: &ConflictMatrix) -> bool {
         let session = entry.grant.as_ref().map(|grant| &grant.session);
-        match session.and_then(|id| self.sessions.get(id)) {
-            Some(used) => used.matrix,
-            None => ConflictMatrix::platform().fingerprint(),
+        let used = session.and_then(|id| self.sessions.get(id));
+        let platform = ConflictMatrix::platform();
+        match used {
+            Some(used) => used.matrix == of,
+            None if of == matrix.fingerprint() => matrix.has_rules_of(&platform),
+            None => of == platform.fingerprint(),
         }
     }
 
@@ -172,52 +211,54 @@ impl LockTable {
     ) -> Vec<Obstacle<'_>> {
         // The rules of another matrix are unknown, so it conflicts with everything. This is
         // the rare case.
-        if self.has_other_matrix(view.matrix) || view.matrix != matrix.fingerprint() {
+        if self.has_other_matrix(matrix) || view.matrix != matrix.fingerprint() {
             let conflicts = |(name, entry): &(&LockName, &Entry)| {
-                self.matrix_of(entry) != matrix.fingerprint()
+                !self.is_of_matrix(entry, view.matrix, matrix)
                     || view.matrix != matrix.fingerprint()
-                    || view
-                        .names
-                        .iter()
-                        .any(|n| matrix.refuses(n.as_str(), name.as_str()))
+                    || refuses_entry(matrix, view, name, entry)
             };
-            return self
-                .held
-                .iter()
+            let held = self.held.iter();
+            return held
+                .flat_map(|(name, holders)| holders.iter().map(move |entry| (name, entry)))
                 .filter(conflicts)
                 .map(|(name, entry)| Obstacle::Holder(name, entry))
                 .collect();
         }
         // There is only one matrix: look up the names that can conflict.
         let mut found = BTreeSet::new();
-        for name in view.names {
-            if let Some((held, _)) = self.held.get_key_value(name) {
-                found.insert(held);
-            }
+        for (name, mode) in view.names.with_modes() {
+            let same = self.held.get_key_value(name);
+            let same = same.filter(|(_, holders)| !holders.admit(mode, view.nonce));
+            found.extend(same.map(|(held, _)| held));
             for pattern in matrix.refusing(name.as_str()) {
-                match pattern {
-                    Pattern::Exact(exact) => {
-                        found.extend(self.held.get_key_value(exact).map(|(held, _)| held));
-                    }
-                    Pattern::Prefix(prefix) => found.extend(
-                        self.held
-                            .range::<str, _>((Included(prefix), Unbounded))
-                            .map(|(held, _)| held)
-                            .take_while(|held| held.as_str().starts_with(prefix)),
-                    ),
-                }
+                found.extend(self.held_names(pattern).filter(|held| *held != name));
             }
         }
-        found
-            .into_iter()
-            .filter_map(|name| Some(Obstacle::Holder(name, self.held.get(name)?)))
+        let holders = |name| self.entries(LockName::as_str(name)).map(move |e| (name, e));
+        let holders = found.into_iter().flat_map(holders);
+        holders
+            .filter(|(name, entry)| refuses_entry(matrix, view, name, entry))
+            .map(|(name, entry)| Obstacle::Holder(name, entry))
             .collect()
     }
 
+    /// The held names that match a pattern.
+    pub(super) fn held_names(&self, pattern: Pattern) -> impl Iterator<Item = &LockName> {
+        let (text, is_prefix) = match pattern {
+            Pattern::Exact(exact) => (exact, false),
+            Pattern::Prefix(prefix) => (prefix, true),
+        };
+        self.held
+            .range::<str, _>((Included(text), Unbounded))
+            .map(|(held, _)| held)
+            .take_while(move |held| *held == text || (is_prefix && held.as_str().starts_with(text)))
+    }
+
     /// Whether a lock is held under a matrix other than this one.
-    fn has_other_matrix(&self, matrix: Fingerprint) -> bool {
-        (self.foreign > 0 && matrix != ConflictMatrix::platform().fingerprint())
-            || self.sessions.values().any(|used| used.matrix != matrix)
+    fn has_other_matrix(&self, matrix: &ConflictMatrix) -> bool {
+        let own = matrix.fingerprint();
+        (self.foreign > 0 && !matrix.has_rules_of(&ConflictMatrix::platform()))
+            || self.sessions.values().any(|used| used.matrix != own)
     }
 
     /// The requests among the first `end` of the queue that block a request. At most
@@ -247,7 +288,7 @@ impl LockTable {
 ///
 /// All requests and guards of a session outside any scope count as one requester. That can
 /// allow a request to overtake. The opposite could make a correct program wait for ever.
-struct Search<'t> {
+pub(super) struct Search<'t> {
     table: &'t LockTable,
     matrix: &'t ConflictMatrix,
     view: RequestView<'t>,
@@ -257,7 +298,11 @@ struct Search<'t> {
 }
 
 impl<'t> Search<'t> {
-    fn new(table: &'t LockTable, matrix: &'t ConflictMatrix, view: RequestView<'t>) -> Self {
+    pub(super) fn new(
+        table: &'t LockTable,
+        matrix: &'t ConflictMatrix,
+        view: RequestView<'t>,
+    ) -> Self {
         let len = if table.holds(view) {
             table.queue.len()
         } else {
@@ -271,7 +316,7 @@ impl<'t> Search<'t> {
         }
     }
 
-    fn leads_to_own(&mut self, start: usize) -> bool {
+    pub(super) fn leads_to_own(&mut self, start: usize) -> bool {
         if self.known.is_empty() {
             return false;
         }
@@ -283,7 +328,8 @@ impl<'t> Search<'t> {
                 continue;
             }
             let queued = &self.table.queue[position];
-            let holders = self.table.holders_against(queued.into(), self.matrix);
+            let mut holders = self.table.holders_against(queued.into(), self.matrix);
+            holders.extend(self.table.counted_against(position, self.matrix));
             let own =
                 |o: &Obstacle<'_>| matches!(o, Obstacle::Holder(_, e) if is_own(e, self.view));
             if self.known[position] == Some(true) || holders.iter().any(own) {
@@ -293,8 +339,9 @@ impl<'t> Search<'t> {
             // The requests for which this one waits: earlier ones that conflict, and those
             // of the holders.
             let waits_for = |(other, request): (usize, &QueuedRequest)| {
-                let earlier =
-                    other < position && conflicts(self.matrix, queued.into(), request.into());
+                let earlier = other < position
+                    && (conflicts(self.matrix, queued.into(), request.into())
+                        || share_limit(self.matrix, queued, request));
                 let of_holder = || {
                     holders
                         .iter()
@@ -336,10 +383,34 @@ fn may_belong_to(entry: &Entry, queued: &QueuedRequest) -> bool {
 fn conflicts(matrix: &ConflictMatrix, a: RequestView<'_>, b: RequestView<'_>) -> bool {
     a.matrix != b.matrix
         || a.matrix != matrix.fingerprint()
-        || a.names.iter().any(|a| {
-            b.names.iter().any(|b| {
-                let (a, b) = (a.as_str(), b.as_str());
-                matrix.refuses(a, b) || matrix.refuses(b, a)
-            })
+        || a.names.with_modes().any(|a| {
+            let mut others = b.names.with_modes();
+            others.any(|b| refuses(matrix, a, b) || refuses(matrix, b, a))
         })
+}
+
+/// Whether a request is refused while a lock is held. If it was granted before under a session
+/// that was lost, it waits for the end of that session.
+fn refuses_entry(
+    matrix: &ConflictMatrix,
+    view: RequestView<'_>,
+    name: &LockName,
+    entry: &Entry,
+) -> bool {
+    let held = (name, entry.mode());
+    let is_its_own = entry
+        .grant
+        .as_ref()
+        .is_some_and(|grant| grant.nonce == view.nonce);
+    let mut names = view.names.with_modes();
+    names.any(|asked| refuses(matrix, asked, held) || (is_its_own && asked.0 == name))
+}
+
+/// Whether a request for a name is refused while a name is held, each in its mode.
+fn refuses(matrix: &ConflictMatrix, asked: (&LockName, Mode), held: (&LockName, Mode)) -> bool {
+    if asked.0 == held.0 {
+        (asked.1, held.1) != (Mode::Shared, Mode::Shared)
+    } else {
+        matrix.refuses(asked.0.as_str(), held.0.as_str())
+    }
 }

@@ -5,6 +5,9 @@
 //! "a:1.2 waits x y"          in scope 2 inside scope 1, for both names together
 //! "e! holds x"               under the matrix that has no rules
 //! "original holds x"         as the original writes it
+//! "a holds shared:x y"       x shared and y exclusively
+//! "a# waits b1"              under a matrix with a limit of two names that begin with `b`,
+//!                            which refuses `a1` while a name that begins with `c` is held
 //! ```
 
 mod conflict;
@@ -12,15 +15,17 @@ mod cycle;
 mod json;
 mod order;
 mod random;
+mod sharing;
 mod values;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Entry, LockTable, Nonce, Order, Request, SessionId};
-use crate::{matrix::ConflictMatrix, name::LockName, report::Blocker};
+use crate::{
+    matrix::ConflictMatrix,
+    name::{LockName, Mode, Names},
+    report::Blocker,
+};
 
 /// The verb of a line.
 enum Verb {
@@ -73,6 +78,8 @@ fn parse(line: &str) -> (Request, Verb) {
     let path: Vec<u64> = scopes.map(|s| s.parse().expect("a scope")).collect();
     let matrix = if task.ends_with('!') {
         ConflictMatrix::exclusive()
+    } else if task.ends_with('#') {
+        LIMITED
     } else {
         ConflictMatrix::platform()
     };
@@ -80,12 +87,24 @@ fn parse(line: &str) -> (Request, Verb) {
         session: session(task),
         nonce: Nonce(NONCE.fetch_add(1, Ordering::Relaxed)),
         task: task.into(),
-        names: words.map(|name| LockName::found(name.into())).collect(),
+        names: words.map(with_mode).collect(),
         matrix,
         path: path.into(),
         since: 1_700_000_000_000_000,
     };
     (request, verb)
+}
+
+/// The matrix with a limit.
+const LIMITED: ConflictMatrix = ConflictMatrix::new(&[("a1", &["c*"])]).limits(&[("b*", 2)]);
+
+/// The name and the mode of a word.
+fn with_mode(word: &str) -> (LockName, Mode) {
+    let (name, mode) = match word.strip_prefix("shared:") {
+        Some(name) => (name, Mode::Shared),
+        None => (word, Mode::Exclusive),
+    };
+    (LockName::found(name.into()), mode)
 }
 
 /// The session of a task.
@@ -115,11 +134,12 @@ fn texts(blockers: &[Blocker]) -> Vec<String> {
             format!("{} waits {}", waiter.task_id, names.join(" "))
         }
         Blocker::Matrix { task_id } => format!("{task_id} has another matrix"),
+        Blocker::Limit { used_by, .. } => format!("used up by {}", texts(used_by).join(", ")),
     };
     blockers.iter().map(text).collect()
 }
 
-fn names(names: &[&str]) -> Arc<[LockName]> {
+fn names(names: &[&str]) -> Names {
     names
         .iter()
         .map(|name| LockName::found((*name).into()))

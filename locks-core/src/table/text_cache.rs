@@ -8,7 +8,7 @@ use std::{
     ops::Bound::{Excluded, Included, Unbounded},
 };
 
-use super::{Entry, SessionId};
+use super::{Holders, SessionId};
 use crate::name::LockName;
 
 /// The number of locks in a chunk after a split. A chunk is split when it has at least
@@ -69,8 +69,8 @@ impl TextCache {
     pub(super) fn chunks(
         &mut self,
         base: Base,
-        held: &BTreeMap<LockName, Entry>,
-        write: impl Fn(&mut Chunk, &LockName, &Entry),
+        held: &BTreeMap<LockName, Holders>,
+        write: impl Fn(&mut Chunk, &LockName, &Holders),
     ) -> impl Iterator<Item = &Chunk> {
         if held.is_empty() {
             *self = Self::default();
@@ -94,8 +94,8 @@ impl TextCache {
             let mut first = Some(first);
             for locks in locks.chunks(len) {
                 let mut chunk = Chunk::default();
-                for (name, entry) in locks {
-                    write(&mut chunk, name, entry);
+                for (name, holders) in locks {
+                    write(&mut chunk, name, holders);
                 }
                 let first = first.take().unwrap_or_else(|| locks[0].0.as_str().into());
                 self.chunks.insert(first, Some(chunk));
@@ -114,14 +114,15 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::table::Entry;
 
-    fn locks(count: usize) -> BTreeMap<LockName, Entry> {
+    fn locks(count: usize) -> BTreeMap<LockName, Holders> {
         let lock = |number: usize| {
             let entry = Entry {
                 task: "t".into(),
                 grant: None,
             };
-            (name(number), entry)
+            (name(number), Holders::new(entry))
         };
         (0..count).map(lock).collect()
     }
@@ -142,10 +143,10 @@ mod tests {
     fn lens(
         cache: &mut TextCache,
         base: Base,
-        held: &BTreeMap<LockName, Entry>,
+        held: &BTreeMap<LockName, Holders>,
     ) -> (Vec<usize>, usize) {
         let written = Cell::new(0);
-        let write = |chunk: &mut Chunk, _: &LockName, _: &Entry| {
+        let write = |chunk: &mut Chunk, _: &LockName, _: &Holders| {
             written.set(written.get() + 1);
             chunk.data.push(b'.');
         };

@@ -12,9 +12,13 @@
 //! of such edges alone, since each leads to an earlier request. So the cycle contains a
 //! lock. The holder of that lock does not wait behind requests that wait for the lock
 //! (`order.rs`), and the cycle does not exist.
+//!
+//! A request that waits for a limit adds no edge either: any of the locks that use the limit up
+//! may be released. It is refused only if the locks of its own scopes alone use the limit up.
 
 use super::{
     Entry, LockTable, QueuedRequest, Request,
+    holders::Holders,
     order::{Obstacle, RequestView},
 };
 use crate::{matrix::ConflictMatrix, report::Blocker};
@@ -28,8 +32,17 @@ impl LockTable {
             scope.is_some_and(|scope| request.path.contains(scope))
         };
         // Without a lock of its own scopes, nothing leads back to the request.
-        if request.path.is_empty() || !self.held.values().any(own) {
+        let mut held = self.held.values().flat_map(Holders::iter);
+        if request.path.is_empty() || !held.any(own) {
             return None;
+        }
+        let matrix = request.matrix.fingerprint();
+        if let Some(used_up) = self.used_up_by_scopes(request) {
+            return Some(vec![self.used_up_blocker(
+                &used_up,
+                matrix,
+                &request.matrix,
+            )]);
         }
         let mut search = Search {
             table: self,
@@ -43,7 +56,7 @@ impl LockTable {
             search
                 .path
                 .iter()
-                .map(|o| self.blocker(o, matrix))
+                .map(|o| self.blocker(o, matrix, &request.matrix))
                 .collect()
         })
     }

@@ -11,8 +11,8 @@ pub enum Known<'a> {
     Prefix(&'a str),
 }
 
-/// Panics with `message` unless a pattern of `matrix`, on either side of its rules, matches
-/// every such name. In a constant the panic is a compile error.
+/// Panics with `message` unless a pattern of `matrix`, on either side of its rules or in its
+/// limits, matches every such name. In a constant the panic is a compile error.
 #[track_caller]
 pub const fn assert_in_matrix(matrix: &ConflictMatrix, known: Known<'_>, message: &'static str) {
     assert!(is_in_matrix(matrix, known), "{}", message);
@@ -32,6 +32,14 @@ const fn is_in_matrix(matrix: &ConflictMatrix, known: Known<'_>) -> bool {
                 return true;
             }
             j += 1;
+        }
+        i += 1;
+    }
+    let limits = matrix.limit_rules();
+    let mut i = 0;
+    while i < limits.len() {
+        if matches_all(limits[i].0, known) {
+            return true;
         }
         i += 1;
     }
@@ -92,6 +100,13 @@ mod tests {
         ] {
             assert_eq!(is_in_matrix(&MATRIX, known), expected, "{known:?}");
         }
+    }
+
+    #[test]
+    fn names_that_match_a_limit_are_accepted() {
+        const LIMITED: ConflictMatrix = MATRIX.limits(&[("app_backup_*", 3)]);
+        assert!(is_in_matrix(&LIMITED, Prefix("app_backup_")));
+        assert!(!is_in_matrix(&LIMITED, Prefix("app_bakcup_")));
     }
 
     #[test]

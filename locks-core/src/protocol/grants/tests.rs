@@ -23,6 +23,7 @@ fn grant(nonce: u64, id: &str, names: &[&str]) -> ActiveGrant {
         task: "a".into(),
         names: names.iter().copied().map(name).collect(),
         token: i64::try_from(nonce).unwrap(),
+        ends: None,
         fence_row: session(id)
             .fence_row(usize::try_from(nonce).unwrap())
             .into(),
@@ -86,7 +87,7 @@ fn a_detached_lock_is_released_by_its_task_and_its_name() {
     let (mut grants, _) = three();
     let mut release = |task, lock, nonce: u64| {
         let nonce = Some(Nonce(nonce));
-        grants.release_name(task, &name(lock), nonce, CallId(5), at(3))
+        grants.release_name(task, &name(lock), nonce.as_slice(), CallId(5), at(3))
     };
     assert_eq!(release("b", "x", 2), (Ownership::Other, None));
     assert_eq!(
@@ -208,8 +209,8 @@ fn what_is_lost_is_no_longer_held() {
     grants.add(grant(4, "t", &["z"]));
     grants.detach(Nonce(4), false);
     grants.lose(&grant(2, "t", &["x"]));
-    let left: Vec<_> = grants.detached.keys().cloned().collect();
-    assert_eq!(left, ["y", "z"].map(name));
+    let left = grants.detached.keys().map(|(name, _)| name.clone());
+    assert_eq!(left.collect::<Vec<_>>(), ["y", "z"].map(name));
     grants.lose(&grant(1, "s", &["guarded"]));
     assert_eq!(grants.session_of(Nonce(1)), None);
     assert!(!grants.is_empty(), "two detached locks");

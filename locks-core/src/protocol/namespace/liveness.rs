@@ -1,16 +1,13 @@
 //! Which sessions are alive: those of this process and those of others; and the tasks that
 //! delete the rows of dead ones.
 
-use super::{
-    CLEAR_AGAIN, Namespace, RETRY, RETRY_LOCKED,
-    writes::{Writes, joined},
-};
+use super::{CLEAR_AGAIN, Namespace, RETRY, RETRY_LOCKED, writes::Writes};
 use crate::{
     protocol::{
         admin::AfterEviction,
         call::{Answer, CallId, Loss},
         config::CHUNK,
-        grants::ActiveGrant,
+        grants::{ActiveGrant, PendingRelease},
         output::Output,
         query::{Orphans, Peers},
         sessions::SessionKey,
@@ -18,7 +15,7 @@ use crate::{
         time::Now,
         timers::Timer,
     },
-    report::{NOT_RENEWED_AND_EVICTED, TAKEN},
+    report::{HELD_TOO_LONG, NOT_RENEWED_AND_EVICTED, TAKEN},
     store::{Failure, Kind, Liveness, NewSession},
     table::SessionId,
 };
@@ -98,7 +95,7 @@ impl Namespace {
 
     pub(super) fn on_grant_lost(&mut self, grant: &ActiveGrant, loss: &Loss) {
         tracing::warn!(
-            lock = joined(&grant.names), task = %grant.task, namespace = %self.name,
+            lock = %grant.names, task = %grant.task, namespace = %self.name,
             token = grant.token, reason = loss.reason, by = loss.by.as_deref(), "a lock was lost"
         );
         let output = Output::Lost(grant.nonce, loss.clone());
@@ -107,6 +104,32 @@ impl Namespace {
         // the row would have to wait for: it is answered before.
         for call in self.admin.take_confirmations(grant.nonce) {
             self.answer(call, Answer::Lost(loss.clone()));
+        }
+    }
+
+    /// Ends the grants whose time is over.
+    pub(super) fn end_overlong_grants(&mut self, now: Now) {
+        let loss = Loss {
+            reason: HELD_TOO_LONG,
+            by: None,
+        };
+        let (guarded, releases) = self.grants.take_over(now);
+        let detached = releases
+            .iter()
+            .filter_map(|id| self.grants.get_release(*id));
+        let detached = detached.map(PendingRelease::grant);
+        for grant in guarded.iter().chain(detached) {
+            tracing::warn!(
+                lock = %grant.names, task = %grant.task, namespace = %self.name,
+                token = grant.token, reason = loss.reason, "a lock was lost"
+            );
+        }
+        for grant in guarded {
+            let output = Output::HeldTooLong(grant.nonce, loss.clone());
+            self.outputs.push_back(output);
+        }
+        for release in releases {
+            self.on_release_started(release);
         }
     }
 

@@ -125,7 +125,7 @@ impl Namespace {
         }
         for nonce in &plan.added {
             if let Some(pending) = self.requests.get(*nonce) {
-                let what = format!("lock {}", joined(&pending.request().names));
+                let what = format!("lock {}", pending.request().names);
                 let error = failure.clone().into_rejected(what);
                 self.refuse(vec![(*nonce, error)]);
             }
@@ -178,7 +178,7 @@ impl Namespace {
         for holder in &plan.recovered {
             tracing::warn!(
                 lock = %holder.name, task = %holder.task_id, namespace = %self.name,
-                token = holder.token, "recovered a lock of a dead session"
+                token = holder.token, mode = %holder.mode, "recovered a lock of a dead session"
             );
         }
         for (call, holders) in plan.removed {
@@ -188,7 +188,7 @@ impl Namespace {
             for holder in &holders {
                 tracing::warn!(
                     lock = %holder.name, task = %holder.task_id, namespace = %self.name,
-                    token = holder.token, "removed a lock that its task forgot to release"
+                    token = holder.token, mode = %holder.mode, "removed a lock that its task forgot to release"
                 );
             }
             self.answer(call, Answer::Holders(holders));
@@ -211,7 +211,7 @@ impl Namespace {
                 continue;
             };
             tracing::debug!(
-                lock = joined(&pending.request().names), task = %pending.request().task,
+                lock = %pending.request().names, task = %pending.request().task,
                 namespace = %self.name, %error, "refused"
             );
             self.observing = true;
@@ -249,13 +249,16 @@ impl Namespace {
         now: Now,
     ) -> Option<LockError> {
         let name = name.clone();
-        let Some(entry) = table.entry(name.as_str()) else {
+        let Some(first) = table.entries(name.as_str()).next() else {
             return Some(LockError::NotHeld { name });
         };
-        let nonce = entry.grant.as_ref().map(|grant| grant.nonce);
+        let grants = table
+            .entries(name.as_str())
+            .filter_map(|e| e.grant.as_ref());
+        let nonces: Vec<_> = grants.map(|grant| grant.nonce).collect();
         let (ownership, release) =
             self.grants
-                .release_name(task, &name, nonce, call, now.monotonic);
+                .release_name(task, &name, &nonces, call, now.monotonic);
         if let Some(release) = release {
             self.on_release_started(release);
         }
@@ -263,7 +266,7 @@ impl Namespace {
             Ownership::Releasing => None,
             Ownership::Guarded => Some(LockError::HeldByGuard { name }),
             Ownership::Other => {
-                let holder = crate::table::holder(&name, entry);
+                let holder = crate::table::holder(&name, first);
                 Some(LockError::HeldByOther { holder })
             }
         }
@@ -283,7 +286,7 @@ impl Namespace {
             return;
         }
         tracing::debug!(
-            lock = joined(&grant.names), task = %grant.task, namespace = %self.name,
+            lock = %grant.names, task = %grant.task, namespace = %self.name,
             token = grant.token, "released"
         );
         for call in release.into_calls() {
@@ -299,7 +302,7 @@ impl Namespace {
             let first = blockers.first().cloned();
             if let Some(pending) = self.requests.on_blocked(nonce, blockers, proven) {
                 tracing::debug!(
-                    lock = joined(&pending.request().names), task = %pending.request().task,
+                    lock = %pending.request().names, task = %pending.request().task,
                     namespace = %self.name, blocked_by = first.map(tracing::field::display),
                     "waiting"
                 );
@@ -330,16 +333,18 @@ impl Namespace {
         let rows = self.config.fence_rows;
         let fence_row = self.sessions.next_fence_row(&session, rows, &in_use);
         let request = pending.request();
+        let ends = pending.max_hold().map(|max_hold| now.boot + max_hold);
         let grant = ActiveGrant {
             nonce,
             session: session.clone(),
             task: request.task.clone(),
             names: request.names.clone(),
             token,
+            ends,
             fence_row: fence_row.clone(),
         };
         tracing::debug!(
-            lock = joined(&grant.names), task = %grant.task, namespace = %self.name, token,
+            lock = %grant.names, task = %grant.task, namespace = %self.name, token,
             "acquired"
         );
         self.grants.add(grant);
@@ -350,10 +355,11 @@ impl Namespace {
         self.answered += 1;
         self.outputs.push_back(Output::Granted(Granted {
             nonce,
-            names: request.names.clone(),
+            names: request.names.all().clone(),
             token,
             session,
             deadline,
+            ends,
             fence_row,
         }));
     }
@@ -431,10 +437,4 @@ fn waiters(table: &LockTable, config: &Config) -> Vec<Waiter> {
             waiter
         })
         .collect()
-}
-
-/// Lock names, for log events.
-pub(super) fn joined(names: &[LockName]) -> String {
-    let names: Vec<_> = names.iter().map(LockName::as_str).collect();
-    names.join(", ")
 }

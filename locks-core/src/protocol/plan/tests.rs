@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    name::LockName,
+    name::{LockName, Mode},
     protocol::{
         admin::AfterEviction,
         call::{AcquireRequest, Removal},
@@ -64,6 +64,7 @@ impl Scene {
             names: [LockName::found(name.into())].into(),
             path: ScopePath::default(),
             policy,
+            max_hold: None,
         };
         let (config, sessions) = (&self.config, &self.sessions);
         self.requests.add(new, config, sessions, at(since));
@@ -291,6 +292,7 @@ fn a_removal_that_finds_nothing_needs_a_row_that_was_read_after_its_eviction() {
         token: Some(3),
         since: None,
         session: Some(session.0.clone()),
+        mode: Mode::Exclusive,
     };
     let evicted = Evicted {
         dead: vec![session],

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::LockError,
-    name::LockName,
+    name::{LockName, Mode, Names},
     protocol::{
         AcquireRequest, Answer, CallId, DriverInput, Granted, Input, Inspection, Loss, Output,
         Removal, Time, WaitPolicy, config::Name,
@@ -40,7 +40,7 @@ pub(super) struct Caller {
     pub(super) process: ProcessId,
     pub(super) namespace: Name,
     pub(super) task: Arc<str>,
-    pub(super) names: Arc<[LockName]>,
+    pub(super) names: Names,
     pub(super) nonce: Nonce,
     pub(super) patience: Patience,
     path: ScopePath,
@@ -49,6 +49,8 @@ pub(super) struct Caller {
     pub(super) since: Time,
     pub(super) told: Told,
     pub(super) grant: Option<Granted>,
+    /// How long its machine had slept when it was granted.
+    pub(super) slept: Duration,
     pub(super) detached: bool,
     /// Transactions that were fenced and are not known to have ended.
     pub(super) open_fences: u32,
@@ -63,6 +65,12 @@ impl Caller {
 
     pub(super) fn holds(&self) -> bool {
         self.told == Told::Granted
+    }
+
+    /// Whether the time of its grant is over.
+    pub(super) fn is_over(&self, boot: Time) -> bool {
+        let ends = self.grant.as_ref().and_then(|grant| grant.ends);
+        ends.is_some_and(|ends| ends <= boot)
     }
 
     pub(super) fn session(&self) -> Option<&SessionId> {
@@ -155,13 +163,15 @@ impl World {
         };
         let now = self.clocks(ask.process);
         let (namespace, task) = (self.namespace(ask.namespace), task(ask.process, ask.task));
-        let mut names: Vec<_> = ask
-            .names
-            .iter()
-            .map(|name| LockName::found((*name).into()))
-            .collect();
-        names.sort();
-        let names: Arc<[LockName]> = names.into();
+        let with_mode = |name: &&str| {
+            let mode = match ask.shared.contains(name) {
+                true => Mode::Shared,
+                false => Mode::Exclusive,
+            };
+            (LockName::found((*name).into()), mode)
+        };
+        let names: Names = ask.names.iter().map(with_mode).collect();
+        let max_hold = ask.max_hold.map(|ms| Duration::from_millis(ms.into()));
         let process = &mut self.processes[ask.process];
         process.next_nonce += 1;
         let nonce = Nonce(process.next_nonce);
@@ -187,6 +197,7 @@ impl World {
             since: now.monotonic,
             told: Told::Waiting,
             grant: None,
+            slept: Duration::ZERO,
             detached: false,
             open_fences: 0,
             saw_conflict,
@@ -198,6 +209,7 @@ impl World {
             names,
             path,
             policy,
+            max_hold,
         };
         self.to(ask.process, &namespace, Input::Acquire(request));
         true
@@ -291,11 +303,18 @@ impl World {
         // The lock may have been lost, and granted again. Then that grant would be released.
         let is_again = |other: &Caller| {
             let same = (&other.namespace, &other.task) == (&caller.namespace, &caller.task);
+            let shares = |name: &LockName| {
+                let modes = (caller.names.mode(name), other.names.mode(name));
+                modes == (Mode::Shared, Mode::Shared)
+            };
             same && other.number != number
                 && other.holds()
-                && other.names.iter().any(|name| caller.names.contains(name))
+                && other
+                    .names
+                    .iter()
+                    .any(|name| caller.names.contains(name) && !shares(name))
         };
-        if self.callers.values().any(is_again) {
+        if self.callers.values().any(is_again) || !self.is_next_by_name(caller) {
             return false;
         }
         let caller = self.callers.get_mut(&number).expect("it was found");
@@ -307,6 +326,25 @@ impl World {
             self.to(p, &namespace, Input::Inspect(call, what));
         }
         true
+    }
+
+    /// Whether a release by name releases what this caller holds, and not what its task has
+    /// detached before.
+    fn is_next_by_name(&self, caller: &Caller) -> bool {
+        let row = self.db.tables.locks.get(&caller.namespace);
+        let table = row.and_then(parse).unwrap_or_default();
+        caller.names.iter().all(|name| {
+            let entries = table.entries(name.as_str());
+            let mut nonces = entries.filter_map(|entry| entry.grant.as_ref().map(|g| g.nonce));
+            let first = nonces.find(|nonce| {
+                let mut callers = self.callers.values();
+                callers.any(|other| {
+                    let detached = other.detached && other.holds() && other.nonce == *nonce;
+                    detached && (other.process, &other.task) == (caller.process, &caller.task)
+                })
+            });
+            first.is_none_or(|first| first == caller.nonce)
+        })
     }
 
     fn inspect(&mut self, p: ProcessId, space: usize, what: Inspection) -> bool {
@@ -407,6 +445,18 @@ impl World {
             Output::Failed(nonce, error) => self.on_failed(p, nonce, &error),
             Output::Answer(call, answer) => self.on_answer(p, call, &answer),
             Output::Lost(nonce, loss) => self.on_lost(p, nonce, &loss),
+            Output::HeldTooLong(nonce, loss) => {
+                self.on_lost(p, nonce, &loss);
+                let number = self.caller_of(p, nonce);
+                let fenced = number.is_some_and(|n| self.callers[&n].open_fences > 0);
+                let call = None;
+                let release = Input::Release {
+                    nonce,
+                    fenced,
+                    call,
+                };
+                self.to(p, namespace, release);
+            }
             Output::LeaseExtended(session, deadline) => {
                 if self.processes[p].has_lease(&session, self.now) {
                     self.processes[p].leases.insert(session, deadline);
@@ -445,9 +495,11 @@ impl World {
             return self.fail("one-answer", told);
         }
         caller.told = Told::Granted;
+        caller.slept = self.processes[p].slept;
         caller.grant = Some(granted);
         self.check_grant(number);
         self.check_exclusion();
+        self.check_limits();
     }
 
     fn on_failed(&mut self, p: ProcessId, nonce: Nonce, error: &LockError) {

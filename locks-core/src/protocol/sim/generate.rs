@@ -50,6 +50,10 @@ pub(super) struct Generator {
     faults: Faults,
     scopes: bool,
     fences: bool,
+    /// Whether callers share locks.
+    shares: bool,
+    /// Whether callers limit how long they hold.
+    caps: bool,
     /// The locks that callers request.
     names: usize,
     next_number: u32,
@@ -81,6 +85,8 @@ impl Generator {
             faults,
             scopes: often(3),
             fences: often(5),
+            shares: seed % 3 == 1,
+            caps: seed % 5 == 2,
             names: rng.usize(1..=NAMES.len()),
             next_number: 0,
             length: rng.usize(20..160),
@@ -240,6 +246,12 @@ impl Generator {
         if rng.u32(..5) == 0 && second != names[0] {
             names.push(second);
         }
+        let mut shared = Vec::new();
+        if self.shares {
+            shared.clone_from(&names);
+            shared.retain(|_| rng.u32(..3) > 0);
+        }
+        let max_hold = (self.caps && rng.u32(..3) == 0).then(|| rng.u32(1..3_000));
         if world.setup.rejects_names && rng.u32(..8) == 0 {
             names.push(UNSTORABLE);
         }
@@ -262,11 +274,13 @@ impl Generator {
         let mut namespace = rng.usize(..world.setup.namespaces);
         let mut patience = patience;
         if let Scope::Inside(outer) = scope {
-            // A deadlock is seen only in one namespace, and only where requests are queued.
+            // A deadlock is seen only in one namespace, and only where requests are queued; and
+            // not through a limit.
             let outer = &world.callers[&outer].namespace;
             let mut spaces = 0..world.setup.namespaces;
             namespace = spaces.find(|n| world.namespace(*n) == *outer).unwrap_or(0);
-            if world.setup.fairness == Fairness::Barging && patience == Patience::Forever {
+            let unseen = world.setup.fairness == Fairness::Barging || world.setup.limited;
+            if unseen && patience == Patience::Forever {
                 patience = Patience::Millis(rng.u32(1..3_000));
             }
         }
@@ -275,6 +289,8 @@ impl Generator {
             number: self.next_number,
             namespace,
             task: self.task(),
+            shared,
+            max_hold,
             names,
             patience,
             scope,

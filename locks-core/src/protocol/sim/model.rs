@@ -269,6 +269,7 @@ fn setup(engine: &str) -> Setup {
         first_is_permanent: false,
         turns: false,
         loses_power: false,
+        limited: false,
     }
 }
 
@@ -279,6 +280,8 @@ fn ask(process: usize, name: &'static str, patience: Patience) -> Step {
         namespace: 0,
         task: 'a',
         names: vec![name],
+        shared: Vec::new(),
+        max_hold: None,
         patience,
         scope: Scope::None,
     })

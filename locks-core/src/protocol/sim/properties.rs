@@ -23,12 +23,14 @@ use super::{
 use crate::{
     error::LockError,
     matrix::ConflictMatrix,
-    name::LockName,
-    protocol::{EvictReason, Loss, config::Name},
+    name::{LockName, Mode},
+    protocol::{EvictReason, Loss, Time, config::Name},
     store::LocksRow,
     table::{LockTable, Nonce, SessionId},
 };
 
+/// How late a grant whose time is over may be lost.
+const LATE: Duration = Duration::from_millis(50);
 /// How many queries a process may send in a second in which no caller calls.
 const MOST_QUERIES: usize = 450;
 
@@ -55,6 +57,7 @@ pub(super) enum Writer {
 pub(super) struct GrantedName {
     pub(super) namespace: Name,
     pub(super) name: LockName,
+    pub(super) mode: Mode,
     pub(super) session: SessionId,
     pub(super) nonce: Nonce,
     pub(super) token: i64,
@@ -95,12 +98,43 @@ pub(super) struct Checks {
     pub(super) losses: u64,
 }
 
-pub(super) fn refuses(asked: &LockName, held: &LockName) -> bool {
+/// A name and how it is held or requested.
+pub(super) type NameAndMode<'a> = (&'a LockName, Mode);
+
+pub(super) fn refuses(asked: NameAndMode<'_>, held: NameAndMode<'_>) -> bool {
     refuses_by(ConflictMatrix::platform(), asked, held)
 }
 
-pub(super) fn refuses_by(matrix: ConflictMatrix, asked: &LockName, held: &LockName) -> bool {
-    matrix.refuses(asked.as_str(), held.as_str())
+pub(super) fn refuses_by(
+    matrix: ConflictMatrix,
+    asked: NameAndMode<'_>,
+    held: NameAndMode<'_>,
+) -> bool {
+    let together = asked.1 == Mode::Shared && held.1 == Mode::Shared;
+    if asked.0 == held.0 {
+        !together
+    } else {
+        matrix.refuses(asked.0.as_str(), held.0.as_str())
+    }
+}
+
+/// A limit on the requested names that these names exceed.
+pub(super) fn exceeded<'a>(
+    matrix: ConflictMatrix,
+    requested: &[LockName],
+    names: impl Iterator<Item = &'a LockName>,
+) -> Option<&'static str> {
+    let names: BTreeSet<_> = names.map(LockName::as_str).collect();
+    let is_exceeded = |(pattern, most): &&(&str, u32)| {
+        let fits = |name: &str| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == *pattern,
+        };
+        let counted = names.iter().filter(|name| fits(name)).count();
+        requested.iter().any(|name| fits(name.as_str())) && counted > *most as usize
+    };
+    let exceeded = matrix.limit_rules().iter().find(is_exceeded);
+    exceeded.map(|(pattern, _)| *pattern)
 }
 
 /// The table of a row; an empty one if there is none.
@@ -155,6 +189,7 @@ impl World {
         };
         process.has_lease(&grant.session, self.now)
             && !matches!(process.state, State::Dead | State::Ended)
+            && !caller.is_over(self.clocks(caller.process).boot)
             && !self.checks.forced.contains(&grant.session)
             && !self.checks.taken.contains(&grant.nonce)
     }
@@ -175,19 +210,48 @@ impl World {
                     // The row is judged by it.
                     continue;
                 }
-                let conflict = first.names.iter().find_map(|held| {
-                    let conflicts = |asked: &&LockName| {
+                let conflict = first.names.with_modes().find_map(|held| {
+                    let conflicts = |asked: &NameAndMode<'_>| {
                         let together = token(first) == token(second);
-                        refuses(asked, held) && (!together || refuses(held, asked))
+                        refuses(*asked, held) && (!together || refuses(held, *asked))
                     };
-                    second.names.iter().find(conflicts)
+                    second.names.with_modes().find(conflicts)
                 });
-                if let Some(name) = conflict {
+                if let Some((name, _)) = conflict {
                     let (first, second) = (first.number, second.number);
                     let text = format!("grants {first} and {second} conflict on {name}");
                     return self.fail("exclusion", text);
                 }
             }
+        }
+    }
+
+    /// No more names are held than a limit allows.
+    pub(super) fn check_limits(&mut self) {
+        let holders = self.callers.values().filter(|caller| self.relies(caller));
+        for holder in holders.clone() {
+            let with_it = holders.clone().filter(|c| c.namespace == holder.namespace);
+            let names = with_it.flat_map(|caller| caller.names.iter());
+            let matrix = self.setup.matrix_of(holder.process);
+            if let Some(pattern) = exceeded(matrix, &holder.names, names) {
+                return self.fail("limits", format!("{pattern} is exceeded"));
+            }
+        }
+    }
+
+    /// A grant whose time is over is lost at once.
+    pub(super) fn check_max_hold(&mut self) {
+        let overdue = self.callers.values().find(|caller| {
+            let process = &self.processes[caller.process];
+            let boot = self.clocks(caller.process).boot;
+            let late = Time::new(boot.since_start().saturating_sub(LATE));
+            // No timer goes on while the machine sleeps.
+            let awake = process.is_running() && process.slept == caller.slept;
+            awake && caller.holds() && !caller.detached && caller.is_over(late)
+        });
+        if let Some(overdue) = overdue {
+            let text = format!("grant {} is held for longer than its limit", overdue.number);
+            self.fail("grants-end-in-time", text);
         }
     }
 
@@ -201,7 +265,8 @@ impl World {
             let process = &self.processes[caller.process];
             let session = grant.map(|grant| &grant.session);
             let leased = session.is_some_and(|id| process.has_lease(id, self.now));
-            caller.holds() && process.is_alive() && leased && !stands
+            let over = caller.is_over(self.clocks(caller.process).boot);
+            caller.holds() && process.is_alive() && leased && !over && !stands
         });
         if let Some(lost) = lost {
             let text = format!("grant {} is not in the row", lost.number);
@@ -247,6 +312,12 @@ impl World {
                 Patience::Millis(_) => None,
                 _ => Some("it has no time-out"),
             },
+            LockError::InvalidConfig { .. } => {
+                let matrix = self.setup.matrix_of(caller.process);
+                let names = caller.names.iter();
+                let is_exceeded = exceeded(matrix, &caller.names, names).is_some();
+                (!is_exceeded).then_some("no limit is exceeded")
+            }
             LockError::Rejected { .. } => {
                 let mut names = caller.names.iter();
                 let is_at_fault = names.any(|name| name.as_str() == UNSTORABLE)
@@ -285,6 +356,7 @@ impl World {
             && !self.checks.forced.contains(&grant.session)
             && !self.checks.taken.contains(&grant.nonce)
             && !process.closing
+            && !caller.is_over(self.clocks(caller.process).boot)
             && !self.setup.engine.lags
             && !caller.detached;
         if is_intact {
@@ -299,9 +371,7 @@ impl World {
         let caller = &self.callers[&number];
         let table = table_of(self.db.tables.locks.get(&caller.namespace));
         let names = grants(&table);
-        let left = names
-            .iter()
-            .find(|(_, (_, nonce, _))| *nonce == caller.nonce);
+        let left = names.keys().find(|(_, nonce)| *nonce == caller.nonce);
         if let Some((name, _)) = left
             && !self.checks.restored
             && !caller.detached
@@ -328,11 +398,12 @@ impl World {
         let next = later.iter().find(|later| {
             later.nonce != caller.nonce
                 && later.namespace == caller.namespace
-                && caller.names.iter().any(|name| {
+                && caller.names.with_modes().any(|held| {
                     // Of one write, the order is not known.
                     let together = own.is_some_and(|own| granted[own].token == later.token);
-                    refuses_by(matrix, &later.name, name)
-                        && (!together || refuses_by(matrix, name, &later.name))
+                    let later = (&later.name, later.mode);
+                    refuses_by(matrix, later, held)
+                        && (!together || refuses_by(matrix, held, later))
                 })
         });
         if let Some(next) = next {

@@ -1,40 +1,44 @@
 //! What must be true of every change of the row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     callers::{Caller, Told},
     execution::parse,
     original::TASK,
-    properties::{GrantedName, Writer, refuses, refuses_by, table_of},
+    properties::{GrantedName, Writer, exceeded, refuses, refuses_by, table_of},
     schedule::ProcessId,
     tables::RowChange,
     world::World,
 };
 use crate::{
     matrix::ConflictMatrix,
-    name::LockName,
+    name::{LockName, Names},
     options::Fairness,
     protocol::config::Name,
     store::LocksRow,
-    table::{LockTable, Nonce, QueuedRequest, SessionId},
+    table::{Grant, LockTable, Nonce, QueuedRequest, SessionId},
 };
 
 /// Whether two requests conflict in either direction.
-fn meets(a: &[LockName], b: &[LockName]) -> bool {
-    let mut pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
+fn meets(a: &Names, b: &Names) -> bool {
+    let mut pairs = a
+        .with_modes()
+        .flat_map(|a| b.with_modes().map(move |b| (a, b)));
     pairs.any(|(a, b)| refuses(a, b) || refuses(b, a))
 }
 
-/// The grants of a table: name, session, nonce, token.
-pub(super) fn grants(table: &LockTable) -> BTreeMap<LockName, (SessionId, Nonce, i64)> {
+/// The grants of a table, by name and request.
+pub(super) fn grants(table: &LockTable) -> BTreeMap<(LockName, Nonce), Grant> {
     let names = table.holders().into_iter().map(|holder| holder.name);
-    let grants = names.filter_map(|name| {
-        let grant = table.entry(name.as_str())?.grant.as_ref()?;
-        let grant = (grant.session.clone(), grant.nonce, grant.token);
-        Some((name, grant))
-    });
-    grants.collect()
+    let names: BTreeSet<_> = names.collect();
+    let mut grants = BTreeMap::new();
+    for name in names {
+        let entries = table.entries(name.as_str());
+        let of_name = entries.filter_map(|entry| entry.grant.clone());
+        grants.extend(of_name.map(|grant| ((name.clone(), grant.nonce), grant)));
+    }
+    grants
 }
 
 /// A row in words.
@@ -48,7 +52,7 @@ fn describe(row: Option<&LocksRow>, table: &LockTable) -> String {
         .collect();
     let queue = table.queue().iter();
     let queue: Vec<_> = queue
-        .map(|q| format!("{:?} for {}", q.names, q.task))
+        .map(|q| format!("{} for {}", q.names, q.task))
         .collect();
     let (held, queue) = (held.join(", "), queue.join(", "));
     let version = row.version.version;
@@ -68,13 +72,15 @@ impl World {
         self.checks.started_anew |= writer == Writer::Operator || change.after.is_none();
         self.note(|| describe(change.after.as_ref(), &after));
         let (held_before, held_after) = (grants(&before), grants(&after));
-        for (name, grant) in &held_before {
-            let (session, nonce, _) = grant;
-            if held_after.get(name) == Some(grant) {
+        for ((name, nonce), grant) in &held_before {
+            let key = (name.clone(), *nonce);
+            if held_after.get(&key) == Some(grant) {
                 continue;
             }
             match writer {
-                Writer::Process(..) => self.check_removal(writer, session, *nonce, name.as_str()),
+                Writer::Process(..) => {
+                    self.check_removal(writer, &grant.session, *nonce, name.as_str());
+                }
                 Writer::Original | Writer::Operator | Writer::PowerLoss => {
                     self.checks.taken.insert(*nonce);
                 }
@@ -84,9 +90,7 @@ impl World {
             self.check_original(&before, &after);
             for queued in before.queue() {
                 let stays = |other: &QueuedRequest| other.nonce == queued.nonce;
-                let is_granted = held_after
-                    .values()
-                    .any(|(_, nonce, _)| *nonce == queued.nonce);
+                let is_granted = held_after.keys().any(|(_, nonce)| *nonce == queued.nonce);
                 if !after.queue().iter().any(stays) && !is_granted {
                     self.check_removal(writer, &queued.session, queued.nonce, "the queue");
                 }
@@ -95,18 +99,19 @@ impl World {
                 .iter()
                 .filter(|(name, grant)| held_before.get(*name) != Some(*grant))
                 .collect();
-            for (name, (session, nonce, token)) in &new {
-                self.check_row_grant(change, name, session, *nonce, *token, &after);
-                self.check_served_once(change, writer, session, *nonce);
-                self.check_order(&before, &after, name, session, *nonce);
+            for ((name, nonce), grant) in &new {
+                self.check_row_grant(change, name, grant, &after);
+                self.check_served_once(change, writer, &grant.session, *nonce);
+                self.check_order(&before, &after, name, grant);
             }
-            for (name, (session, nonce, token)) in new {
+            for ((name, nonce), grant) in new {
                 self.checks.granted.push(GrantedName {
                     namespace: change.namespace.clone(),
                     name: name.clone(),
-                    session: session.clone(),
+                    mode: grant.mode,
+                    session: grant.session.clone(),
                     nonce: *nonce,
-                    token: *token,
+                    token: grant.token,
                 });
             }
         }
@@ -116,7 +121,8 @@ impl World {
         }
         for caller in self.callers.values_mut() {
             if caller.told == Told::Waiting && caller.namespace == change.namespace {
-                caller.saw_conflict |= conflicts(&caller.names, &after);
+                let matrix = self.setup.matrix_of(caller.process);
+                caller.saw_conflict |= conflicts(matrix, &caller.names, &after);
             }
         }
     }
@@ -198,28 +204,36 @@ impl World {
         &mut self,
         change: &RowChange,
         name: &LockName,
-        session: &SessionId,
-        nonce: Nonce,
-        token: i64,
+        grant: &Grant,
         after: &LockTable,
     ) {
         self.checks.grants += 1;
+        let (session, nonce, token) = (&grant.session, grant.nonce, grant.token);
         let version = change.after.as_ref().map(|row| row.version.version);
+        let asked = (name, grant.mode);
         for holder in after.holders() {
-            let entry = after.entry(holder.name.as_str()).expect("it is held");
-            let other = entry.grant.as_ref();
-            if other.is_some_and(|other| other.nonce == nonce) {
+            let other = holder.session.clone().map(SessionId);
+            let entries = after.entries(holder.name.as_str());
+            let mut its = entries.filter_map(|entry| entry.grant.as_ref());
+            if its.any(|its| its.nonce == nonce && Some(&its.session) == other.as_ref()) {
                 continue;
             }
             let matrix = self.matrix_of(Some(session));
-            let others = self.matrix_of(other.map(|other| &other.session));
-            let is_alien = matrix.fingerprint() != others.fingerprint();
-            if !is_alien && !refuses_by(matrix, name, &holder.name) {
+            let others = self.matrix_of(other.as_ref());
+            // The original obeys no limit, and has the platform's rules.
+            let mine = if other.is_some() {
+                matrix
+            } else {
+                matrix.limits(&[])
+            };
+            let is_alien = mine.fingerprint() != others.fingerprint();
+            let held = (&holder.name, holder.mode);
+            if !is_alien && !refuses_by(matrix, asked, held) {
                 continue;
             }
             // Two grants of one write may have been made in the other order.
-            let together = other.is_some_and(|other| Some(other.token) == version);
-            if !together || is_alien || refuses_by(matrix, &holder.name, name) {
+            let together = holder.token.is_some() && holder.token == version;
+            if !together || is_alien || refuses_by(matrix, held, asked) {
                 let text = format!("{name} was granted while {} is held", holder.name);
                 self.fail("exclusion-in-the-row", text);
             }
@@ -231,8 +245,18 @@ impl World {
             self.fail("grants-under-living-sessions", text);
         }
         let matrix = self.matrix_of(Some(session));
+        let holders = after.holders();
+        if let Some(pattern) = exceeded(
+            matrix,
+            std::slice::from_ref(name),
+            holders.iter().map(|holder| &holder.name),
+        ) {
+            let text = format!("{name} was granted above the limit of {pattern}");
+            self.fail("limits-in-the-row", text);
+        }
         let earlier = self.checks.granted.iter().filter(|earlier| {
-            earlier.namespace == change.namespace && refuses_by(matrix, name, &earlier.name)
+            earlier.namespace == change.namespace
+                && refuses_by(matrix, asked, (&earlier.name, earlier.mode))
         });
         let highest = earlier.map(|earlier| earlier.token).max();
         // Where the row starts anew, tokens grow as the clocks do: a new row begins with the
@@ -257,17 +281,15 @@ impl World {
         before: &LockTable,
         after: &LockTable,
         name: &LockName,
-        session: &SessionId,
-        nonce: Nonce,
+        grant: &Grant,
     ) {
+        let nonce = grant.nonce;
         let task = |id: &SessionId| self.checks.session_owners.get(id).copied();
-        let owner = task(session);
-        let grants = grants(after)
-            .into_values()
-            .chain(grants(before).into_values());
-        let mut others = grants.filter(|(_, other, _)| *other != nonce);
+        let owner = task(&grant.session);
+        let all = [grants(after), grants(before)].into_iter().flatten();
+        let mut others = all.filter(|((_, other), _)| *other != nonce);
         let has_no_order = self.setup.fairness == Fairness::Barging || self.setup.mixed_matrices;
-        if has_no_order || others.any(|(id, ..)| task(&id) == owner) {
+        if has_no_order || others.any(|(_, other)| task(&other.session) == owner) {
             return;
         }
         let queue = before.queue();
@@ -277,40 +299,56 @@ impl World {
             let mut left = after.queue().iter();
             left.any(|left| left.nonce == queued.nonce && left.ticket == queued.ticket)
         };
-        let names = std::slice::from_ref(name);
+        let names = Names::one(name.clone(), grant.mode);
         // A request that was removed from the queue returns to its position.
         let ticket = self.checks.tickets.get(&nonce).copied();
         let is_later = |queued: &&QueuedRequest| ticket.is_some_and(|t| t < queued.ticket);
-        let mut overtaken = earlier.iter().filter(|q| still_waits(q) && !is_later(q));
-        if let Some(overtaken) = overtaken.find(|queued| meets(&queued.names, names)) {
-            let text = format!(
-                "{name} was granted before {:?}, which waits",
-                overtaken.names
-            );
+        let overtaken = earlier.iter().filter(|q| still_waits(q) && !is_later(q));
+        let overtaken: Vec<_> = overtaken.collect();
+        // Of what was held, this was held for sure when the request was granted.
+        let (held_before, held_after) = (before.holders(), after.holders());
+        let held = held_before.iter().filter(|h| held_after.contains(h));
+        let counted = overtaken.iter().flat_map(|queued| queued.names.iter());
+        let counted = counted.chain(held.map(|holder| &holder.name)).chain([name]);
+        let matrix = self.matrix_of(Some(&grant.session));
+        if let Some(pattern) = exceeded(matrix, std::slice::from_ref(name), counted) {
+            let text = format!("{name} was granted before others to which {pattern} belongs");
+            self.fail("limits-in-order-of-arrival", text);
+        }
+        if let Some(overtaken) = overtaken.iter().find(|q| meets(&q.names, &names)) {
+            let text = format!("{name} was granted before {}, which waits", overtaken.names);
             self.fail("order-of-arrival", text);
         }
     }
 
     /// Whether the row, or an earlier request of the process that is not in it yet, shows
     /// something that a request conflicts with.
-    pub(super) fn shows_conflict(&self, p: ProcessId, space: &Name, names: &[LockName]) -> bool {
+    pub(super) fn shows_conflict(&self, p: ProcessId, space: &Name, names: &Names) -> bool {
+        let matrix = self.setup.matrix_of(p);
         let mut waiting = self.callers.values().filter(|caller| {
             caller.process == p && caller.namespace == *space && caller.told == Told::Waiting
         });
-        waiting.any(|caller| meets(&caller.names, names))
-            || conflicts(names, &table_of(self.db.tables.locks.get(space)))
+        waiting.any(|caller| {
+            let counted = caller.names.iter().chain(names.iter());
+            meets(&caller.names, names) || exceeded(matrix, names, counted).is_some()
+        }) || conflicts(matrix, names, &table_of(self.db.tables.locks.get(space)))
     }
 }
 
 /// Whether a table shows something that a request conflicts with. A lock that was stolen is in the
 /// way of every request.
-fn conflicts(names: &[LockName], table: &LockTable) -> bool {
-    let held = table.holders().into_iter().map(|holder| holder.name);
-    let held: Vec<_> = held.collect();
-    let is_refused = names
-        .iter()
-        .any(|name| held.iter().any(|held| refuses(name, held)));
-    is_refused
+fn conflicts(matrix: ConflictMatrix, names: &Names, table: &LockTable) -> bool {
+    let held = table.holders();
+    let is_refused = |asked| {
+        held.iter()
+            .any(|held| refuses(asked, (&held.name, held.mode)))
+    };
+    let counted = table.queue().iter().flat_map(|queued| queued.names.iter());
+    let counted = counted
+        .chain(held.iter().map(|h| &h.name))
+        .chain(names.iter());
+    names.with_modes().any(is_refused)
+        || exceeded(matrix, names, counted).is_some()
         || table.stolen().next().is_some()
         || table
             .queue()

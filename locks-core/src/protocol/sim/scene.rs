@@ -60,6 +60,7 @@ impl Scene {
             first_is_permanent: false,
             turns: false,
             loses_power: false,
+            limited: false,
         };
         change(&mut setup);
         let mut world = World::new(setup);
@@ -112,6 +113,8 @@ impl Scene {
             namespace: 0,
             task,
             names: vec![name],
+            shared: Vec::new(),
+            max_hold: None,
             patience,
             scope: Scope::None,
         }));

@@ -26,6 +26,10 @@ pub(super) struct Ask {
     pub(super) namespace: usize,
     pub(super) task: char,
     pub(super) names: Vec<&'static str>,
+    /// Those that are shared.
+    pub(super) shared: Vec<&'static str>,
+    /// How long the locks may be held, in milliseconds.
+    pub(super) max_hold: Option<u32>,
     pub(super) patience: Patience,
     /// The scope: none, a new one, or one inside that of another request.
     pub(super) scope: Scope,
@@ -151,8 +155,14 @@ impl fmt::Display for Ask {
             namespace,
             task,
             names,
+            shared,
             ..
         } = self;
+        let mode = |name: &&str| match shared.contains(name) {
+            true => format!("{name} (shared)"),
+            false => (*name).to_owned(),
+        };
+        let names: Vec<_> = names.iter().map(mode).collect();
         let (task, names) = (task_id(*process, *task), names.join(" and "));
         let space = namespace_name(*namespace);
         write!(
@@ -163,6 +173,9 @@ impl fmt::Display for Ask {
             Patience::NoWait => f.write_str("without waiting")?,
             Patience::Forever => f.write_str("and waits")?,
             Patience::Millis(millis) => write!(f, "and waits for {millis} ms")?,
+        }
+        if let Some(millis) = self.max_hold {
+            write!(f, ", to hold them for {millis} ms at most")?;
         }
         match self.scope {
             Scope::None => Ok(()),

@@ -43,6 +43,8 @@ impl World {
                 namespace,
                 task: 'a',
                 names: vec![NAMES[0]],
+                shared: Vec::new(),
+                max_hold: None,
                 patience: Patience::Forever,
                 scope: Scope::None,
             }));
@@ -141,6 +143,9 @@ impl World {
         done: impl Fn(&Self) -> bool,
     ) -> bool {
         let start = self.now;
+        let mut everything = NAMES.to_vec();
+        // As much as the limits allow.
+        everything.retain(|name| !self.setup.limited || *name != "app_task_2");
         while self.violation.is_none() {
             self.checks.is_calm = self.now > start + BUSY;
             act(self);
@@ -236,6 +241,9 @@ impl World {
     /// A process is granted every lock of a namespace in the end.
     fn ask_for_everything(&mut self, p: ProcessId, namespace: usize) {
         let start = self.now;
+        let mut everything = NAMES.to_vec();
+        // As much as the limits allow.
+        everything.retain(|name| !self.setup.limited || *name != "app_task_2");
         while self.violation.is_none() {
             let number = LAST + u32::try_from(self.callers.len()).unwrap_or_default();
             self.step(&Step::Ask(Ask {
@@ -243,7 +251,9 @@ impl World {
                 number,
                 namespace,
                 task: 'z',
-                names: NAMES.to_vec(),
+                names: everything.clone(),
+                shared: Vec::new(),
+                max_hold: None,
                 patience: Patience::Forever,
                 scope: Scope::None,
             }));

@@ -15,6 +15,10 @@ use crate::{
 /// By how much wall clocks are behind, in microseconds.
 const BEHIND: i64 = 10_000_000_000;
 
+/// The matrix with limits.
+const LIMITED: ConflictMatrix =
+    ConflictMatrix::platform().limits(&[("app_*", 2), ("app_task_*", 1), ("mail_restart", 1)]);
+
 /// What the processes of a world have in common.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -42,12 +46,16 @@ pub(super) struct Setup {
     pub(super) turns: bool,
     /// Whether a power loss can undo commits.
     pub(super) loses_power: bool,
+    /// Whether the matrix has limits.
+    pub(super) limited: bool,
 }
 
 impl Setup {
     pub(super) fn matrix_of(&self, p: ProcessId) -> ConflictMatrix {
         if self.mixed_matrices && p + 1 == self.processes {
             ConflictMatrix::exclusive()
+        } else if self.limited {
+            LIMITED
         } else {
             ConflictMatrix::platform()
         }
@@ -113,5 +121,6 @@ pub(super) fn setup(seed: u64) -> Setup {
         turns: !seed.is_multiple_of(4),
         // The engine that has one writer is a file.
         loses_power: engine.one_writer && rng.bool(),
+        limited: seed % 7 == 3,
     }
 }

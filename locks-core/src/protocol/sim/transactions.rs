@@ -32,7 +32,7 @@ impl World {
         let leased = caller
             .session()
             .is_some_and(|id| process.has_lease(id, self.now));
-        !caller.holds() || !leased
+        !caller.holds() || !leased || caller.is_over(self.clocks(caller.process).boot)
     }
 
     pub(super) fn fence(&mut self, number: RequestNumber) -> bool {

@@ -408,6 +408,7 @@ impl World {
         // Nothing happens at exactly one time with something else.
         self.pass(self.instant);
         let done = self.violation.is_none() && self.take(step);
+        self.check_max_hold();
         if !done && let Some(log) = &mut self.log {
             log.pop();
         }

@@ -63,7 +63,7 @@ fn one_of_several_names_can_be_part_of_a_cycle() {
         "c:3 holds z",
         "a:1 waits z y",
     ];
-    let expected = ["a holds x2", "a waits z y", "b holds y"];
+    let expected = ["a holds x2", "a waits y z", "b holds y"];
     assert_eq!(cycle(scenario, "b:2 asks x2"), expected);
 }
 

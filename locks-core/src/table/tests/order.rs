@@ -148,7 +148,7 @@ fn exception_applies_to_no_other_blocker() {
                 "w waits z y",
             ],
             "a asks app_task_2 y",
-            &["w waits z y"],
+            &["w waits y z"],
         ),
         // A held lock still blocks.
         (

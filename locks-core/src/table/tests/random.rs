@@ -107,7 +107,7 @@ fn conflict(one: &[LockName], other: &[LockName]) -> bool {
 
 /// Whether a request of this session and path would wait for itself if it waited for the lock.
 fn is_own(table: &LockTable, name: &LockName, session: &str, path: &[u64]) -> bool {
-    let grant = table.held[name].grant.as_ref();
+    let grant = table.held[name].first().grant.as_ref();
     grant.is_some_and(|grant| match grant.scope {
         Some(scope) => path.contains(&scope),
         None => *grant.session.0 == *session,
@@ -148,6 +148,7 @@ fn waiting_for(table: &LockTable, request: &Request) -> BTreeSet<usize> {
 fn closes_a_cycle(table: &LockTable, request: &Request) -> bool {
     let scope = |name: &LockName| {
         table.held[name]
+            .first()
             .grant
             .as_ref()
             .and_then(|grant| grant.scope)
@@ -218,7 +219,7 @@ proptest! {
     fn only_entries_of_a_dead_session_are_removed(scenario in scenario()) {
         let (mut table, _) = scenario.table();
         let other = |entry: &Entry| entry.grant.as_ref().is_none_or(|g| &*g.session.0 != "ns/a");
-        let kept: Vec<_> = table.held.iter().filter(|(_, e)| other(e)).map(|(n, _)| n.clone()).collect();
+        let kept: Vec<_> = table.held.iter().filter(|(_, h)| other(h.first())).map(|(n, _)| n.clone()).collect();
         table.release_where(|_, entry| !other(entry));
         table.dequeue_where(|queued| &*queued.session.0 == "ns/a");
         prop_assert!(table.session_ids().iter().all(|id| &*id.0 != "ns/a"));

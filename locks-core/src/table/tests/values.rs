@@ -391,17 +391,23 @@ fn texts_are_relative_to_the_first_base_while_the_sessions_stay() {
 
 #[test]
 fn only_higher_formats_are_refused() {
-    for (format, expected) in [("0", true), ("1", true), ("2", false), ("null", true)] {
+    for (format, expected) in [
+        ("0", true),
+        ("1", true),
+        ("2", true),
+        ("3", false),
+        ("null", true),
+    ] {
         let meta = format!(r#"{{"format":{format}}}"#);
         let result = LockTable::parse(Some("{}"), Some(&meta));
         assert_eq!(result.is_ok(), expected, "{format}");
     }
     let unknown = LockTable::parse(Some("{}"), Some(r#"{"other":1}"#));
     assert!(unknown.is_err());
-    let newer = LockTable::parse(Some("{}"), Some(r#"{"format":2,"other":1}"#));
+    let newer = LockTable::parse(Some("{}"), Some(r#"{"format":3,"other":1}"#));
     let error = newer.expect_err("a newer format").to_string();
     assert!(
-        error.contains("format 2") && error.contains("update"),
+        error.contains("format 3") && error.contains("update"),
         "{error}"
     );
 }

@@ -189,7 +189,8 @@ fn waiting_requests_are_listed_with_what_blocks_them() {
         s.answer_all(&[0]);
     }
     let log = s.log();
-    let text = "is answered: Waiters([Waiter { names: [\"app_task_1\"], task_id: \"p2a\"";
+    let text =
+        "is answered: Waiters([Waiter { names: [\"app_task_1\"], shared: [], task_id: \"p2a\"";
     let (_, answer) = log.split_once(text).unwrap_or_else(|| panic!("{log}"));
     let blocker = "blocked_by: [Holder(Holder { name: \"app_task_1\", task_id: \"p1a\"";
     assert!(answer.contains(blocker), "{answer}");

@@ -80,7 +80,7 @@ fn eviction_is_logged_unless_the_session_was_lost_before() {
         s.end();
     });
     assert_eq!(count(&events, "a session was lost"), 1, "{events:#?}");
-    let lost = "a lock was lost lock=\"app_task_1\" task=p1a";
+    let lost = "a lock was lost lock=app_task_1 task=p1a";
     assert_eq!(count(&events, lost), 1, "{events:#?}");
     assert_eq!(count(&events, "evicted a session"), 0, "{events:#?}");
 }
