@@ -1,6 +1,6 @@
 //! The manager, which acquires locks.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     builder::Builder,
@@ -13,7 +13,7 @@ use crate::{
     report::{Holder, Waiter},
     scope::ScopePath,
     store::{IntoConnectOptions, Target, sealed::Connect},
-    wait::{Acquire, AnswerSender, Request, RequestLimits, Wait},
+    wait::{Acquire, AnswerSender, Request, Wait},
 };
 
 /// A handle to the locks of one namespace, which acts for one task.
@@ -159,7 +159,7 @@ impl LockManager {
     pub fn acquire(&self, names: impl IntoLockNames) -> Acquire {
         let this = self.clone();
         let names = name::collect(&names);
-        Acquire::new(move |limits| this.ask(names, WaitPolicy::NoWait, limits))
+        Acquire::new(move |limits| this.request(names, WaitPolicy::NoWait, limits.max_hold))
     }
 
     /// Waits for all of these locks in order of arrival and acquires them together. This is
@@ -192,17 +192,17 @@ impl LockManager {
         let names = name::collect(&names);
         Wait::new(move |limits| {
             let timeout = limits.timeout;
-            this.ask(names, WaitPolicy::Wait { timeout }, limits)
+            this.request(names, WaitPolicy::Wait { timeout }, limits.max_hold)
         })
     }
 
-    fn ask(
+    /// A request for locks.
+    pub(crate) fn request(
         &self,
         names: Result<Names>,
         policy: WaitPolicy,
-        limits: RequestLimits,
+        max_hold: Option<Duration>,
     ) -> Request<LockGuard> {
-        let max_hold = limits.max_hold;
         let names = match names {
             Ok(_) if max_hold.is_some_and(|limit| limit.is_zero()) => {
                 return Request::failed(LockError::config("max_hold", "it is zero"));

@@ -6,6 +6,16 @@ async fn back_up(__locks_arg0: App, state: &State) -> Result<Outcome, TaskError>
         __locks_private::Known::Prefix("app_task_"),
         "\"app_task_<id>\" matches no pattern of `crate::MATRIX`: correct its spelling, or add a rule for it",
     );
+    const _: () = __locks_private::assert_in_matrix(
+        &__LOCKS_MATRIX,
+        __locks_private::Known::Name("platform"),
+        "\"platform\" matches no pattern of `crate::MATRIX`: correct its spelling, or add a rule for it",
+    );
+    const _: () = __locks_private::assert_in_matrix(
+        &__LOCKS_MATRIX,
+        __locks_private::Known::Prefix("host_"),
+        "\"host_<state.host>\" matches no pattern of `crate::MATRIX`: correct its spelling, or add a rule for it",
+    );
     let __locks_errors = __locks_private::result_type::<Result<Outcome, TaskError>, _>()
         .map_err(TaskError::Lock);
     let __locks_call = {
@@ -20,7 +30,17 @@ async fn back_up(__locks_arg0: App, state: &State) -> Result<Outcome, TaskError>
             ),
         ]);
         let __locks_call = __locks_call
+            .shared([
+                __locks_private::name(&[__locks_private::text("platform")]),
+                __locks_private::name(
+                    &[
+                        __locks_private::text("host_"),
+                        __locks_private::value("<state.host>", &state.host),
+                    ],
+                ),
+            ])
             .timeout(90u64, 0u32)
+            .max_hold(600u64, 0u32)
             .continue_when_lost()
             .matrix(&__LOCKS_MATRIX)
             .manager(&state.locks);

@@ -1,6 +1,8 @@
 #[with_lock(
     "app_task_<id>",
+    shared("platform", "host_<state.host>"),
     wait = "1m 30s",
+    max_hold = "10m",
     busy = Ok(Skipped { id, reason: "busy" }),
     locks = state.locks,
     guard = lock,

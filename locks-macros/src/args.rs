@@ -6,15 +6,19 @@ use proc_macro2::{Ident, Span, TokenStream};
 use syn::{
     Expr, ExprPath, Lit, LitStr, Path, Token,
     ext::IdentExt,
+    parenthesized,
     parse::{Parse, ParseStream, Parser},
+    token,
 };
 
 use crate::{mistakes::Mistakes, template::Template};
 
 /// Every option and its syntax.
-const OPTIONS: [(&str, &str); 9] = [
+const OPTIONS: [(&str, &str); 11] = [
+    ("shared", "`shared(\"platform\")`"),
     ("wait", "`wait` or `wait = \"30s\"`"),
     ("acquire", "`acquire`"),
+    ("max_hold", "`max_hold = \"10m\"`"),
     ("busy", "`busy = EXPR`"),
     ("locks", "`locks = EXPR`"),
     ("guard", "`guard = NAME`"),
@@ -35,6 +39,7 @@ pub(crate) struct Args {
     /// Whether an argument is a template or may have been meant as one.
     pub(crate) names_a_lock: bool,
     pub(crate) wait_policy: Option<Given<WaitPolicy>>,
+    pub(crate) max_hold: Option<Given<Duration>>,
     pub(crate) busy: Option<Given<Expr>>,
     pub(crate) locks: Option<Given<Expr>>,
     pub(crate) guard: Option<Given<Ident>>,
@@ -100,7 +105,7 @@ impl Args {
     fn argument(&mut self, input: ParseStream<'_>, mistakes: &mut Mistakes) -> syn::Result<()> {
         if input.peek(Lit) {
             self.names_a_lock = true;
-            return self.template(input, mistakes);
+            return self.template(input, false, mistakes);
         }
         let at = input.span();
         let Ok(name) = input.call(Ident::parse_any) else {
@@ -109,10 +114,52 @@ impl Args {
                 format!("expected a template in quotes or an option: {}", options()),
             ));
         };
+        if name == "shared" {
+            self.names_a_lock = true;
+            return self.shared(&name, input, mistakes);
+        }
         self.option(&name, input)
     }
 
-    fn template(&mut self, input: ParseStream<'_>, mistakes: &mut Mistakes) -> syn::Result<()> {
+    /// Parses the templates of shared locks. They may occur repeatedly.
+    fn shared(
+        &mut self,
+        name: &Ident,
+        input: ParseStream<'_>,
+        mistakes: &mut Mistakes,
+    ) -> syn::Result<()> {
+        let misused = |at| syn::Error::new(at, "write `shared(\"platform\")`");
+        if !input.peek(token::Paren) {
+            return Err(misused(name.span()));
+        }
+        let templates;
+        let parens = parenthesized!(templates in input);
+        if templates.is_empty() {
+            return Err(misused(parens.span.join()));
+        }
+        while !templates.is_empty() {
+            let parsed = if templates.peek(Lit) {
+                self.template(&templates, true, mistakes)
+            } else {
+                Err(misused(templates.span()))
+            };
+            if let Err(mistake) = parsed {
+                mistakes.push(mistake);
+                skip_to_comma(&templates)?;
+            }
+            if !templates.is_empty() {
+                templates.parse::<Token![,]>()?;
+            }
+        }
+        at_end(input, input.span(), "expected `,` after `shared(…)`")
+    }
+
+    fn template(
+        &mut self,
+        input: ParseStream<'_>,
+        shared: bool,
+        mistakes: &mut Mistakes,
+    ) -> syn::Result<()> {
         let literal: Lit = input.parse()?;
         let Lit::Str(literal) = literal else {
             return Err(syn::Error::new(
@@ -121,7 +168,8 @@ impl Args {
             ));
         };
         at_end(input, input.span(), "expected `,` after the template")?;
-        self.templates.extend(Template::parse(literal, mistakes));
+        self.templates
+            .extend(Template::parse(literal, shared, mistakes));
         Ok(())
     }
 
@@ -151,6 +199,10 @@ impl Args {
                     ));
                 }
                 self.wait_policy = Some(option.given(policy));
+            }
+            "max_hold" => {
+                let zero = "the duration is zero: the lock would be lost at once";
+                self.max_hold = Some(option.given(option.duration(input, zero)?));
             }
             "busy" => self.busy = Some(option.given(option.value(input)?)),
             "locks" => self.locks = Some(option.given(option.value(input)?)),
@@ -215,6 +267,13 @@ impl OptionSyntax<'_> {
                  write `wait = \"30s\"` to wait for at most 30 seconds",
             ));
         }
+        let zero = "the duration is zero: write `acquire` to fail at once";
+        let timeout = Some(self.duration(input, zero)?);
+        Ok(WaitPolicy::Wait { timeout })
+    }
+
+    /// Parses a duration. `zero` is the message of the mistake that it is zero.
+    fn duration(&self, input: ParseStream<'_>, zero: &str) -> syn::Result<Duration> {
         let limit: LitStr = self.value(input)?;
         let text = limit.value();
         let invalid = |reason: &str| {
@@ -227,13 +286,8 @@ impl OptionSyntax<'_> {
             )
         };
         match humantime::parse_duration(&text) {
-            Ok(Duration::ZERO) => Err(syn::Error::new(
-                limit.span(),
-                "the duration is zero: write `acquire` to fail at once",
-            )),
-            Ok(limit) => Ok(WaitPolicy::Wait {
-                timeout: Some(limit),
-            }),
+            Ok(Duration::ZERO) => Err(syn::Error::new(limit.span(), zero)),
+            Ok(limit) => Ok(limit),
             Err(humantime::DurationError::Empty) => Err(invalid("")),
             Err(error) => Err(invalid(&format!(" ({error})"))),
         }

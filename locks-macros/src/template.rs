@@ -13,6 +13,8 @@ const MAX_LEN: usize = 255;
 pub(crate) struct Template {
     pub(crate) literal: LitStr,
     pub(crate) parts: Vec<Part>,
+    /// Whether the lock is shared.
+    pub(crate) shared: bool,
 }
 
 /// A part of a template.
@@ -35,7 +37,7 @@ pub(crate) struct Placeholder {
 
 impl Template {
     /// Splits `literal` into its parts. An invalid template is added to `mistakes`.
-    pub(crate) fn parse(literal: LitStr, mistakes: &mut Mistakes) -> Option<Self> {
+    pub(crate) fn parse(literal: LitStr, shared: bool, mistakes: &mut Mistakes) -> Option<Self> {
         let text = literal.value();
         let parts = match parts(&text) {
             Ok(parts) => parts,
@@ -51,7 +53,11 @@ impl Template {
             );
             return None;
         }
-        Some(Self { literal, parts })
+        Some(Self {
+            literal,
+            parts,
+            shared,
+        })
     }
 
     pub(crate) fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {

@@ -7,6 +7,8 @@ mod conformance;
 mod driver_panic;
 mod dropped_guards;
 mod fence;
+mod max_hold;
 mod shared_fence;
+mod sharing;
 mod sqlite_files;
 mod supervisor;

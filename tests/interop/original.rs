@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use locks_core::{Blocker, ConflictMatrix, Expiry, Holder, LockError, LockManager};
+use locks_core::{Blocker, ConflictMatrix, Expiry, Holder, LockError, LockManager, Shared};
 use locks_tests::{
     conflict_table::{NAMES, refused_while},
     engine::{Database, Engine, run_async},
@@ -97,6 +97,59 @@ fn every_ordered_pair_in_both_directions() {
             }
         }
         wait_until_empty(&db, "platform", SOON).await;
+    });
+}
+
+/// Whoever shares a lock, the original sees that it is held: by the first of them.
+#[test]
+fn a_shared_lock_is_held_as_the_original_sees_it() {
+    run_async(Engine::MySql, async |db| {
+        let mut theirs = original(&db, "foreign").await;
+        let (a, b) = (ours(&db, "a").await, ours(&db, "b").await);
+        let first = a.acquire(Shared("app_task_1")).await.expect("it is free");
+        let second = b.acquire(Shared("app_task_1")).await.expect("it is shared");
+        for by in ["a", "b"] {
+            for name in ["app_task_1", "box_update"] {
+                let refused = theirs.acquire(name).await;
+                let Err(OriginalError::Refused { by: holder, .. }) = refused else {
+                    panic!("{refused:?}");
+                };
+                assert_eq!(holder, by);
+            }
+            if by == "a" {
+                a.release_task("a").await.expect("it can");
+            }
+        }
+        assert!(first.release().await.expect_err("it was taken").is_lost());
+        second.release().await.expect("it is held");
+        theirs.acquire("app_task_1").await.expect("it is free");
+        let refused = a.acquire(Shared("app_task_1")).await;
+        assert_refused_by(&refused.expect_err("it is held"), "app_task_1", "foreign");
+    });
+}
+
+#[test]
+fn a_release_by_the_original_takes_a_shared_lock_from_all_holders() {
+    run_async(Engine::MySql, async |db| {
+        let mut theirs = original(&db, "foreign").await;
+        let (a, b) = (ours(&db, "a").await, ours(&db, "b").await);
+        let first = a.acquire(Shared("app_task_1")).await.expect("it is free");
+        let second = b.acquire(Shared("app_task_1")).await.expect("it is shared");
+        let third = b.acquire("mail_restart").await.expect("it is free");
+        let taken = theirs.release_by_task_id("a").await.expect("a row");
+        assert_eq!(taken, ["app_task_1"]);
+        for guard in [&first, &second] {
+            let lost = tokio::time::timeout(SOON, guard.lost()).await;
+            let lost = lost.expect("its process is told");
+            assert_eq!(lost.names[0], "app_task_1");
+        }
+        // The session of a stolen lock ends, so its other locks are lost as well.
+        drop((first, second, third));
+        let _again = a
+            .wait("app_task_1")
+            .timeout(SOON)
+            .await
+            .expect("nothing holds it");
     });
 }
 

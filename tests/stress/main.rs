@@ -11,6 +11,7 @@ mod random_faults;
 mod random_programs;
 mod remote_database;
 mod session_counts;
+mod sharing;
 mod sorted_requests;
 mod starvation;
 mod turns;

@@ -29,6 +29,7 @@ pub mod relay;
 pub mod row;
 pub mod server;
 pub mod sessions;
+pub mod sharing_oracle;
 pub mod standby;
 pub mod wait;
 pub mod waiter;

@@ -6,6 +6,7 @@ mod attribute_cost;
 mod default_manager;
 mod finished_tasks;
 mod killed_holders;
+mod max_hold;
 mod polling;
 mod time_outs;
 mod wake_up;

@@ -6,27 +6,19 @@ use crate::{
     error::{LockError, Result},
     manager::LockManager,
     matrix::ConflictMatrix,
-    name::LockName,
+    name::{LockName, Mode, Names},
+    protocol::WaitPolicy,
 };
 
 /// The locks that a call needs, and the options of the attribute.
 #[must_use]
 pub struct Call {
-    names: Result<Vec<LockName>>,
+    names: Result<Vec<(LockName, Mode)>>,
     matrix: Option<ConflictMatrix>,
     manager: Option<LockManager>,
     pub(super) wait_policy: WaitPolicy,
+    pub(super) max_hold: Option<Duration>,
     pub(super) on_lost: OnLost,
-}
-
-/// How long a call waits for its locks.
-#[derive(Clone, Copy)]
-pub(super) enum WaitPolicy {
-    NoWait,
-    /// Waits without end where there is no timeout.
-    Wait {
-        timeout: Option<Duration>,
-    },
 }
 
 /// What a call does when its lock is lost while the body runs.
@@ -41,13 +33,32 @@ pub(super) enum OnLost {
 impl Call {
     /// A call that waits for all of `names` without end.
     pub fn new<const N: usize>(names: [Result<LockName>; N]) -> Self {
+        let names = names.into_iter();
         Self {
-            names: names.into_iter().collect(),
+            names: names.map(|name| Ok((name?, Mode::Exclusive))).collect(),
             matrix: None,
             manager: None,
             wait_policy: WaitPolicy::Wait { timeout: None },
+            max_hold: None,
             on_lost: OnLost::Cancel,
         }
+    }
+
+    /// Asks for `names` as well, shared.
+    pub fn shared<const N: usize>(mut self, names: [Result<LockName>; N]) -> Self {
+        let names = names.into_iter();
+        let shared = names.map(|name| Ok((name?, Mode::Shared)));
+        self.names = self.names.and_then(|mut names| {
+            names.extend(shared.collect::<Result<Vec<_>>>()?);
+            Ok(names)
+        });
+        self
+    }
+
+    /// Loses the locks when they are held for `secs` seconds and `nanos` nanoseconds.
+    pub fn max_hold(mut self, secs: u64, nanos: u32) -> Self {
+        self.max_hold = Some(Duration::new(secs, nanos));
+        self
     }
 
     /// Fails at once if a lock is not available.
@@ -83,7 +94,7 @@ impl Call {
     }
 
     /// The manager to ask and the names to ask for.
-    pub(super) fn into_parts(self) -> Result<(LockManager, Vec<LockName>)> {
+    pub(super) fn into_parts(self) -> Result<(LockManager, Names)> {
         let manager = match self.manager {
             Some(manager) => manager,
             None => LockManager::current()?,
@@ -96,6 +107,6 @@ impl Call {
                 "`#[with_lock]` and the manager use different matrices; give both the same one",
             ));
         }
-        Ok((manager, self.names?))
+        Ok((manager, self.names?.into_iter().collect()))
     }
 }

@@ -9,14 +9,14 @@ use std::{
 use tracing::{debug, warn};
 
 use super::{
-    call::{Call, OnLost, WaitPolicy},
+    call::{Call, OnLost},
     error_conversion::ErrorConversion,
 };
 use crate::{
     error::{LockError, Result},
     guard::LockGuard,
     scope::ScopePath,
-    wait::assert_may_block,
+    wait::{Request, assert_may_block},
 };
 
 /// A call whose locks were granted. Dropping it releases them without waiting.
@@ -28,18 +28,9 @@ pub struct LockedCall {
 
 /// Acquires the locks of `call`.
 pub async fn lock(call: Call) -> Result<LockedCall> {
-    let (wait_policy, on_lost) = (call.wait_policy, call.on_lost);
-    let (manager, names) = call.into_parts()?;
+    let on_lost = call.on_lost;
     let scope = ScopePath::current().child();
-    let grant = async {
-        match wait_policy {
-            WaitPolicy::NoWait => manager.acquire(names).await,
-            WaitPolicy::Wait { timeout: None } => manager.wait(names).await,
-            WaitPolicy::Wait {
-                timeout: Some(limit),
-            } => manager.wait(names).timeout(limit).await,
-        }
-    };
+    let grant = async { request(call)?.await };
     let guard = scope.clone().run(grant).await?;
     Ok(LockedCall {
         guard,
@@ -53,21 +44,21 @@ pub async fn lock(call: Call) -> Result<LockedCall> {
 pub fn lock_blocking(call: Call) -> Result<LockedCall> {
     // Here, because the closure below does not know its caller.
     assert_may_block();
-    let (wait_policy, on_lost) = (call.wait_policy, call.on_lost);
-    let (manager, names) = call.into_parts()?;
+    let on_lost = call.on_lost;
     let scope = ScopePath::current().child();
-    let guard = scope.clone().run_blocking(|| match wait_policy {
-        WaitPolicy::NoWait => manager.acquire(names).blocking(),
-        WaitPolicy::Wait { timeout: None } => manager.wait(names).blocking(),
-        WaitPolicy::Wait {
-            timeout: Some(limit),
-        } => manager.wait(names).timeout(limit).blocking(),
-    })?;
+    let guard = scope.clone().run_blocking(|| request(call)?.blocking())?;
     Ok(LockedCall {
         guard,
         scope,
         on_lost,
     })
+}
+
+/// Makes the request of a call.
+fn request(call: Call) -> Result<Request<LockGuard>> {
+    let (wait_policy, max_hold) = (call.wait_policy, call.max_hold);
+    let (manager, names) = call.into_parts()?;
+    Ok(manager.request(Ok(names), wait_policy, max_hold))
 }
 
 /// Whether the function returns the value of `busy = …` instead of `error`.

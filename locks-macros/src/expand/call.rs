@@ -71,7 +71,8 @@ impl Expansion<'_> {
             .args
             .templates
             .iter()
-            .map(|template| self.name(template));
+            .filter(|template| !template.shared);
+        let names = names.map(|template| self.name(template));
         let options = self.options();
         let options = (!options.is_empty())
             .then(|| quote_spanned!(ours=> let __locks_call = __locks_call #options;));
@@ -116,7 +117,14 @@ impl Expansion<'_> {
             let expr = reference_to(&locks.value);
             quote_spanned!(locks.value.span().resolved_at(ours)=> .manager(#expr))
         });
-        quote!(#wait_policy #on_lost #matrix #manager)
+        let max_hold = args.max_hold.as_ref().map(|limit| {
+            let (secs, nanos) = (limit.value.as_secs(), limit.value.subsec_nanos());
+            quote_spanned!(ours=> .max_hold(#secs, #nanos))
+        });
+        let shared = args.templates.iter().filter(|template| template.shared);
+        let shared: Vec<_> = shared.map(|template| self.name(template)).collect();
+        let shared = (!shared.is_empty()).then(|| quote_spanned!(ours=> .shared([#(#shared),*])));
+        quote!(#shared #wait_policy #max_hold #on_lost #matrix #manager)
     }
 
     /// The expression that computes one name.

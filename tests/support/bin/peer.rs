@@ -7,6 +7,7 @@ mod fenced_writer;
 mod programs;
 mod request_dropper;
 mod settings;
+mod sharer;
 mod stream;
 mod waiter;
 mod worker;
@@ -36,6 +37,8 @@ enum Peer {
     },
     /// Acquires and releases random locks, checked by the oracle.
     Contend(contender::Contender),
+    /// Reads, writes and backs up, checked by the sharing oracle.
+    Share(sharer::Sharer),
     /// Drops a guard in one of several ways.
     DroppedGuard(dropped_guard::DroppedGuard),
     /// Drops requests at random moments.
@@ -87,6 +90,7 @@ fn main() {
             judge(&directory, Duration::from_millis(milliseconds), unlocked);
         }
         Peer::Contend(contender) => runtime().block_on(contender.run()),
+        Peer::Share(sharer) => runtime().block_on(sharer.run()),
         Peer::DroppedGuard(dropped_guard) => dropped_guard.run(),
         Peer::RequestDropper(request_dropper) => runtime().block_on(request_dropper.run()),
         Peer::Connector => connector::connect_each(),

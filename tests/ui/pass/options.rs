@@ -35,6 +35,21 @@ async fn waits_with_timeout() -> Result<(), LockError> {
     Ok(())
 }
 
+#[with_lock("app", max_hold = "10m")]
+async fn holds_briefly() -> Result<(), LockError> {
+    Ok(())
+}
+
+#[with_lock(shared("host"), "app_<id>", shared("platform", "group_<id>",))]
+async fn shares(id: u32) -> Result<u32, LockError> {
+    Ok(id)
+}
+
+#[with_lock(shared("app_task_<id>"), matrix = matrices::APPS, max_hold = "1s")]
+fn only_shares(id: u32) -> Result<u32, LockError> {
+    Ok(id)
+}
+
 #[with_lock("app", acquire)]
 async fn acquires() -> Result<(), LockError> {
     Ok(())
@@ -135,6 +150,7 @@ fn compiles() {
         sync_checked::<u8>,
     );
     let _ = (mapped_by_variant(), all);
+    let _ = (holds_briefly(), shares(1), only_shares);
     if false {
         let _ = mapped_by_function();
     }
