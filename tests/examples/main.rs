@@ -390,3 +390,31 @@ fn the_workers_do_all_jobs_and_wait_where_they_must(db: Database) {
         })
     });
 }
+
+#[test]
+fn readers_run_beside_each_other_and_the_writer_alone() {
+    let lines = output("readers", []);
+    let place = |text: &str| lines.iter().position(|line| line == text).expect("a line");
+    let alone = place("the writer begins");
+    assert_eq!(place("the writer ends"), alone + 1, "{lines:#?}");
+    for early in 1..=3 {
+        let begin = place(&format!("reader {early} begins"));
+        assert!(begin < 3, "beside each other: {lines:#?}");
+        assert!(place(&format!("reader {early} ends")) < alone, "{lines:#?}");
+    }
+    for late in 4..=5 {
+        assert!(
+            place(&format!("reader {late} begins")) > alone,
+            "{lines:#?}"
+        );
+    }
+}
+
+#[test]
+fn three_backups_run_at_one_time() {
+    let lines = output("three_backups", []);
+    let running = lines.iter().filter_map(|line| line.split_once("running: "));
+    let running: Vec<u32> = running.map(|(_, n)| n.parse().expect("a number")).collect();
+    assert_eq!(running.len(), 10, "{lines:#?}");
+    assert_eq!(running.iter().max(), Some(&3), "{lines:#?}");
+}
