@@ -41,6 +41,21 @@
 //!   was paused for too long to be notified, the fence refuses its commit ([`LockGuard::commit`]).
 //! - **Order.** Waiting requests that conflict are granted in order of arrival, across processes.
 //!
+//! # Shared locks and limits
+//!
+//! The same as in a process can be had between processes:
+//!
+//! | `tokio::sync` | here |
+//! |---|---|
+//! | `Mutex::lock` | `locks.wait("name")` |
+//! | `Mutex::try_lock` | `locks.acquire("name")` |
+//! | `RwLock::read` | `locks.wait(Shared("name"))` |
+//! | `RwLock::write` | `locks.wait("name")`; as with tokio, later readers do not overtake it |
+//! | `Semaphore` with three permits | a name for each job and [`ConflictMatrix::limits`]`(&[("job_*", 3)])`; as with tokio, a request for several does not starve |
+//!
+//! Unlike theirs, these locks can be lost: see [`LockGuard::lost`]. [`Wait::max_hold`] limits how long a
+//! lock is held.
+//!
 //! # Cargo features
 //!
 //! | feature | default | what it adds |

@@ -10,6 +10,7 @@ mod failures;
 mod fences;
 mod power;
 mod sessions;
+mod sharing;
 mod turns;
 mod writes;
 
