@@ -407,9 +407,7 @@ impl LockTable {
 
     fn has_shared_names(&self) -> bool {
         let mut stolen = self.stolen.values().flatten();
-        self.held
-            .values()
-            .any(|holders| holders.mode() == Mode::Shared)
+        self.shared > 0
             || self
                 .queue
                 .iter()

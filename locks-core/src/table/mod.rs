@@ -98,6 +98,8 @@ pub(crate) struct LockTable {
     sessions: BTreeMap<SessionId, SessionUse>,
     /// The number of holders without a grant.
     foreign: usize,
+    /// The number of holders that share a name.
+    shared: usize,
     /// Locks whose entry in `dataJson` a program without fences removed or replaced.
     /// Nothing is granted before their sessions are dead: until then a transaction that
     /// was fenced under such a lock can still commit.
@@ -358,6 +360,7 @@ impl LockTable {
             self.remove(&name, |_| true);
         }
         self.text_cache.invalidate(&name);
+        self.shared += usize::from(entry.mode() == Mode::Shared);
         match &entry.grant {
             None => self.foreign += 1,
             Some(grant) => {
@@ -390,6 +393,7 @@ impl LockTable {
             self.held.insert(name, left);
         }
         for entry in &removed {
+            self.shared -= usize::from(entry.mode() == Mode::Shared);
             match &entry.grant {
                 None => self.foreign -= 1,
                 Some(grant) => {
