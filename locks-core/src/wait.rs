@@ -309,6 +309,10 @@ impl Wait {
     /// Later fences fail. The limit of a guard applies to its locks also after
     /// [`detach`](LockGuard::detach). [`LockGuard::remaining`] tells how much time is left.
     ///
+    /// This process keeps the limit, and the database does not know it. If the process dies, its
+    /// locks are recovered as all others are; with [`Expiry::Never`](crate::Expiry::Never) they
+    /// stay until they are released.
+    ///
     /// A limit of zero is [`InvalidConfig`](crate::LockError::InvalidConfig). A second call
     /// replaces the limit of the first. After the first poll a call has no effect.
     ///

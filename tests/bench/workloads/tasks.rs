@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use locks_core::LockManager;
+use locks_core::{LockManager, Shared};
 use tokio::task::JoinSet;
 
 use super::{Run, alone::each};
@@ -51,6 +51,66 @@ pub(super) async fn distinct(run: &mut Run<'_>, database: &Database) -> Result<(
     for (_, locks) in &contenders {
         locks.close().await?;
     }
+    sharing(run, database).await
+}
+
+/// Pairs per second of one name that all tasks share, compared with distinct names.
+async fn sharing(run: &mut Run<'_>, database: &Database) -> Result<()> {
+    let locks = run.setup(database).connect().await?;
+    let locks = locks.with_namespace("sharing")?;
+    let (mut shared, mut distinct) = (Rounds::default(), Rounds::default());
+    for _ in run.rounds(ROUNDS, format_args!("{TASKS} tasks, one shared name")) {
+        for (rates, shares) in [(&mut shared, true), (&mut distinct, false)] {
+            pairs(rates, &locks, shares, run.time(TURN)).await?;
+        }
+    }
+    let figure = run
+        .figure(
+            format!("{TASKS} tasks, one shared name"),
+            "pairs/s",
+            shared.median(),
+        )
+        .more_is_better()
+        .with_cpu(median(&shared.cpu));
+    let ratio = shared.ratio(&distinct);
+    let figure = figure.compared_with("distinct names", distinct.median(), ratio);
+    run.report(figure.with_target(Target::RatioAtLeast(0.95)));
+    locks.close().await?;
+    Ok(())
+}
+
+/// Adds a round: pairs per second of tasks that share a name, or have a name each.
+async fn pairs(
+    rounds: &mut Rounds,
+    locks: &LockManager,
+    shares: bool,
+    time: Duration,
+) -> Result<()> {
+    let stopwatch = Stopwatch::start();
+    let end = Instant::now() + time;
+    let mut all = JoinSet::new();
+    for task in 0..TASKS {
+        let locks = locks.clone();
+        all.spawn(async move {
+            let name = format!("app_task_{task}");
+            let mut pairs = 0;
+            while Instant::now() < end {
+                let guard = if shares {
+                    locks.acquire(Shared("platform")).await?
+                } else {
+                    locks.acquire(&name).await?
+                };
+                guard.release().await?;
+                pairs += 1;
+            }
+            Result::<usize>::Ok(pairs)
+        });
+    }
+    let mut pairs = 0;
+    while let Some(done) = all.join_next().await {
+        pairs += done??;
+    }
+    rounds.push(stopwatch.rate(pairs), stopwatch.cpu_per(pairs));
     Ok(())
 }
 
