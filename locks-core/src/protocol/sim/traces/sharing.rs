@@ -117,6 +117,29 @@ fn a_request_for_two_is_granted_under_a_stream_of_requests_for_one() {
     s.end();
 }
 
+/// A request that waits for a lock of a scope does not use up a limit for that scope.
+#[test]
+fn a_scope_passes_the_request_that_waits_for_it_although_the_limit_counts_both() {
+    let mut s = Scene::with(2, "PostgreSQL", |setup| setup.limited = true);
+    s.step(&Step::Ask(Ask {
+        names: vec!["mail_restart", "app_backup_1"],
+        scope: Scope::Outermost,
+        ..wait(0, 1, "")
+    }));
+    s.until_granted(&[0], 1);
+    s.step(&Step::Ask(Ask {
+        names: vec!["mail_restart", "app_task_2"],
+        ..wait(1, 2, "")
+    }));
+    s.answer_for(&[0, 1], Duration::from_millis(200));
+    s.step(&Step::Ask(Ask {
+        scope: Scope::Inside(1),
+        ..wait(0, 3, "app_task_1")
+    }));
+    s.until_granted(&[0, 1], 3);
+    s.end();
+}
+
 /// A grant for half a second.
 fn granted_for_a_while(s: &mut Scene, number: RequestNumber) {
     s.step(&Step::Ask(Ask {
