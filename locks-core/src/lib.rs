@@ -64,6 +64,7 @@
 //! | `sqlite` | yes | SQLite, bundled |
 //! | `mysql` | no | MySQL and MariaDB |
 //! | `postgres` | no | PostgreSQL |
+//! | `metrics` | no | [metrics](_documentation::operations#metrics) through the facade of that name |
 //! | `tls-rustls` | no | TLS to the servers |
 
 // The programs of the README are compiled.
