@@ -41,6 +41,11 @@
 //!   was paused for too long to be notified, the fence refuses its commit ([`LockGuard::commit`]).
 //! - **Order.** Waiting requests that conflict are granted in order of arrival, across processes.
 //!
+//! [`_documentation`] says [what holds in which failure](_documentation::guarantees),
+//! [what each engine needs](_documentation::engines),
+//! [what operators have to know](_documentation::operations), and
+//! [when to use something else](_documentation::comparison).
+//!
 //! # Shared locks and limits
 //!
 //! The same as in a process can be had between processes:
@@ -74,6 +79,9 @@ struct Readme;
 
 #[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres")))]
 compile_error!("locks-core needs an engine: turn on `sqlite`, `mysql` or `postgres`");
+
+#[cfg(any(doc, doctest))]
+pub mod _documentation;
 
 mod builder;
 mod driver;
