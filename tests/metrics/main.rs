@@ -232,6 +232,14 @@ async fn late_renewals_and_reconnects_are_counted(db: Database) {
         ("locks_renewals_failed_total", 0.0),
         ("locks_reconnects_total", 0.0),
     ]);
+    // The connection of the renewals is open once one of them has come.
+    let beat = async || {
+        let mut connection = db.connect().await;
+        let rows = connection.rows("SELECT beat FROM lock_sessions").await;
+        format!("{rows:?}")
+    };
+    let first = beat().await;
+    wait::until(SOON, "a renewal", async || beat().await != first).await;
     relay.stall();
     recorded.until_some("locks_renewals_failed_total").await;
     relay.heal();

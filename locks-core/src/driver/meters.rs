@@ -186,7 +186,11 @@ mod on {
 
         #[allow(clippy::unused_self, reason = "as the other events")]
         pub(in crate::driver) fn on_renewed(&self, renewed: &Renewed) {
-            if matches!(renewed, Renewed::Sessions { result: Err(_), .. }) {
+            let failed = matches!(
+                renewed,
+                Renewed::Opened(Err(_)) | Renewed::Sessions { result: Err(_), .. }
+            );
+            if failed {
                 counter!(RENEWALS_FAILED).increment(1);
             }
         }
