@@ -30,6 +30,28 @@
 //! # }
 //! ```
 //!
+//! # The interface
+//!
+//! | call | what it does |
+//! |---|---|
+//! | [`LockManager::connect`], [`builder`](LockManager::builder) | opens two connections and starts a background thread, the driver |
+//! | [`acquire(names)`](LockManager::acquire) | takes all locks now, or none and returns [`Busy`](LockError::Busy) with what blocks them |
+//! | [`wait(names)`](LockManager::wait), [`.timeout(d)`](Wait::timeout) | waits in order of arrival per conflict, across processes |
+//! | [`Shared(name)`](Shared), [`.max_hold(d)`](Wait::max_hold) | holds a lock together with others that share it; for a limited time |
+//! | [`with_lock`](macro@with_lock) | runs a function while it holds its locks |
+//! | [`token`](LockGuard::token) | a fencing token, larger than that of every earlier grant that conflicts with it |
+//! | [`lost`](LockGuard::lost), [`is_lost`](LockGuard::is_lost) | notifies of the loss of the lock |
+//! | [`commit(tx)`](LockGuard::commit), [`fence`](LockGuard::fence) | makes your transaction fail if the lock is no longer held |
+//! | [`release`](LockGuard::release), a drop | returns when the lock is released; releases it some milliseconds later |
+//! | [`detach`](LockGuard::detach), [`release(name)`](LockManager::release) | keeps the lock without a guard; releases it by name |
+//! | [`is_held`](LockManager::is_held), [`assert_held`](LockManager::assert_held) | what this process holds, without a look at the database |
+//! | [`held`](LockManager::held), [`waiting`](LockManager::waiting) | the holders; the waiters, with what blocks each |
+//! | [`release_holder`](LockManager::release_holder), [`release_task`](LockManager::release_task), [`release_all`](LockManager::release_all) | takes locks away from their holders |
+//! | [`close`](LockManager::close) | releases everything and ends the driver |
+//!
+//! Every request is a lazy future; [`.blocking()`](Request::blocking) waits for it without a
+//! runtime.
+//!
 //! # Guarantees
 //!
 //! - **Exclusion.** No two locks that the matrix forbids are held at one time, by tasks, threads,

@@ -81,6 +81,34 @@ fn the_properties_that_the_documentation_names_are_checked_by_the_simulator() {
     assert!(found > 5, "{found}");
 }
 
+#[test]
+fn links_between_the_papers_lead_to_files() {
+    let (mut wrong, mut found) = (Vec::new(), 0);
+    let papers = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "locks-core/BENCHMARKS.md",
+    ];
+    for paper in papers {
+        let text = read(paper);
+        let beside = Path::new(paper).parent().expect("a directory");
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().expect("its end");
+            let file = link.split('#').next().expect("a path");
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            found += 1;
+            if !ROOT.join(beside).join(file).exists() {
+                wrong.push(format!("{paper}: {link}"));
+            }
+        }
+    }
+    assert_none(&wrong, "links that lead nowhere");
+    assert!(found > 15, "{found}");
+}
+
 /// The messages of events at INFO and above in the code of the library.
 fn messages() -> BTreeSet<String> {
     let mut messages = BTreeSet::new();

@@ -20,7 +20,7 @@ mod on {
 
     use crate::{
         error::LockError,
-        matrix::ConflictMatrix,
+        matrix::{ConflictMatrix, Pattern},
         name::LockName,
         protocol::{Completion, Config, Granted, Renewed, Time, WaitPolicy},
         table::{Nonce, SessionId},
@@ -250,15 +250,11 @@ mod on {
     fn label(matrix: &ConflictMatrix, name: &str) -> &'static str {
         let rules = matrix.rules().iter();
         let patterns = rules.flat_map(|(asked, held)| held.iter().chain([asked]));
-        let fitting = patterns.copied().filter(|pattern| fits(pattern, name));
+        let patterns = patterns.chain(matrix.limit_rules().iter().map(|(pattern, _)| pattern));
+        let fitting = patterns
+            .copied()
+            .filter(|pattern| Pattern::of(pattern).fits(name));
         fitting.max_by_key(|pattern| pattern.len()).unwrap_or(OTHER)
-    }
-
-    fn fits(pattern: &str, name: &str) -> bool {
-        match pattern.strip_suffix('*') {
-            Some(prefix) => name.starts_with(prefix),
-            None => pattern == name,
-        }
     }
 
     fn reason(error: &LockError) -> &'static str {
@@ -307,12 +303,14 @@ mod on {
         #[test]
         fn a_name_is_labelled_by_the_longest_pattern_that_it_fits() {
             const MATRIX: ConflictMatrix =
-                ConflictMatrix::new(&[("backup", &["app_*", "app_task_*"]), ("app_task_1", &[])]);
+                ConflictMatrix::new(&[("backup", &["app_*", "app_task_*"]), ("app_task_1", &[])])
+                    .limits(&[("upload_*", 3)]);
             for (name, expected) in [
                 ("backup", "backup"),
                 ("app_wiki", "app_*"),
                 ("app_task_2", "app_task_*"),
                 ("app_task_1", "app_task_1"),
+                ("upload_1", "upload_*"),
                 ("mail", OTHER),
             ] {
                 assert_eq!(label(&MATRIX, name), expected, "{name}");

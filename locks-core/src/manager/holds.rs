@@ -3,8 +3,8 @@
 use super::LockManager;
 
 impl LockManager {
-    /// Whether a guard of this handle's task holds this lock, in this handle's namespace and as far
-    /// as this process knows.
+    /// Whether a guard of this handle's task holds this lock, alone or
+    /// [shared](crate::Shared), in this handle's namespace and as far as this process knows.
     ///
     /// It is a look at memory: it does not wait, needs no runtime, and asks no database. Guards
     /// count from their grant until they are released, dropped or detached, also the guard of a
