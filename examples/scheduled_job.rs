@@ -10,8 +10,11 @@
 
 use std::time::Duration;
 
-use locks_core::{LockManager, with_lock};
-use sqlx::SqlitePool;
+use locks_core::{
+    LockManager,
+    sqlx::{self, SqlitePool},
+    with_lock,
+};
 use tokio::time;
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
