@@ -50,6 +50,10 @@ async fn main() -> Result<()> {
 /// Does one job after the other until a signal comes.
 async fn work(signals: &mut mpsc::Receiver<()>) -> Result<()> {
     for number in 1.. {
+        if signals.try_recv().is_ok() {
+            println!("a signal: no other job begins");
+            break;
+        }
         let mut job = Box::pin(job(number));
         tokio::select! {
             result = &mut job => result?,

@@ -63,7 +63,8 @@ pub enum Durability {
 #[non_exhaustive]
 pub enum Evidence {
     /// The process table: if a process has ended on this machine, its session is evicted
-    /// at once.
+    /// at once. Only Linux has one that is read. On other systems this is as
+    /// [`Time`](Self::Time).
     #[default]
     Process,
     /// Time alone: a session is evicted only when it expires.

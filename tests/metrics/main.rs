@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use locks_core::{ConflictMatrix, Expiry, LockManager};
+use locks_core::{ConflictMatrix, Expiry, LockError, LockManager, with_lock};
 use locks_tests::{engine::Database, on_every_engine, relay::Relay, wait};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
@@ -18,6 +18,8 @@ const MATRIX: ConflictMatrix =
 
 on_every_engine!(
     async_alone requests_grants_and_losses_are_counted,
+    async_alone deadlocks_are_counted,
+    async_alone the_end_of_a_limited_grant_is_a_loss,
     async_alone writes_and_their_conflicts_are_counted,
     async_alone guards_and_requests_of_a_closed_driver_do_not_count_any_more,
 );
@@ -182,6 +184,42 @@ async fn requests_grants_and_losses_are_counted(db: Database) {
     let names: Vec<_> = recorded.sums.keys().cloned().collect();
     let by_name = |name: &&String| name.contains("job_1") || name.contains("another");
     assert_eq!(names.iter().find(by_name), None, "no label is a lock name");
+}
+
+#[with_lock("job_1", locks = locks)]
+async fn waits_for_its_own_lock(locks: &LockManager) -> Result<(), LockError> {
+    locks.wait("job_1").await.map(drop)
+}
+
+async fn deadlocks_are_counted(db: Database) {
+    let mut recorded = Recorded::start();
+    let locks = connect(db.url(), "a").await;
+    let error = waits_for_its_own_lock(&locks).await.unwrap_err();
+    assert!(error.is_deadlock(), "{error}");
+    recorded.expect(&[
+        ("locks_refused_total job_* deadlock", 1.0),
+        ("locks_granted_total job_*", 1.0),
+        ("locks_time_held_seconds job_*", 1.0),
+        ("locks_waiting job_*", 0.0),
+        ("locks_held job_*", 0.0),
+    ]);
+    locks.close().await.unwrap();
+}
+
+async fn the_end_of_a_limited_grant_is_a_loss(db: Database) {
+    let mut recorded = Recorded::start();
+    let locks = connect(db.url(), "a").await;
+    let limit = Duration::from_millis(100);
+    let guard = locks.acquire("upgrade").max_hold(limit).await.unwrap();
+    guard.lost().await;
+    recorded.until("locks_lost_total upgrade", 1.0).await;
+    drop(guard);
+    locks.close().await.unwrap();
+    recorded.expect(&[
+        ("locks_lost_total upgrade", 1.0),
+        ("locks_time_held_seconds upgrade", 1.0),
+        ("locks_held upgrade", 0.0),
+    ]);
 }
 
 async fn writes_and_their_conflicts_are_counted(db: Database) {
