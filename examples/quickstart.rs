@@ -29,7 +29,7 @@ fn main() {
             .map_err(Into::into)
             .and_then(|directory| {
                 let path = directory.path().join("locks.db");
-                run(&format!("sqlite://{}", path.display()))
+                run(&format!("sqlite:{}", path.display()))
             }),
         [url] => run(url),
         [namespace, lock] => work(namespace, lock).inspect_err(|_| println!("{lock} fails")),

@@ -6,8 +6,10 @@
 
 use std::{process, thread, time::Duration};
 
-use locks_core::{Blocker, LockError, LockManager};
-use sqlx::SqlitePool;
+use locks_core::{
+    Blocker, LockError, LockManager,
+    sqlx::{self, SqlitePool},
+};
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 

@@ -26,7 +26,7 @@ fn main() {
             .map_err(Into::into)
             .and_then(|directory| {
                 let path = directory.path().join("locks.db");
-                run(&format!("sqlite://{}", path.display()))
+                run(&format!("sqlite:{}", path.display()))
             }),
         [url] => run(url),
         [namespace, task, names @ ..] => work(namespace, task, names),

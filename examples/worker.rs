@@ -95,7 +95,7 @@ fn main() {
             .map_err(Into::into)
             .and_then(|directory| {
                 let path = directory.path().join("locks.db");
-                runtime.block_on(run(&format!("sqlite://{}", path.display())))
+                runtime.block_on(run(&format!("sqlite:{}", path.display())))
             }),
         [url] => runtime.block_on(run(url)),
         [namespace, worker, job] => runtime.block_on(work(namespace, worker, job)),

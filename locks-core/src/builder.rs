@@ -225,14 +225,21 @@ impl fmt::Debug for Builder {
 
 /// `<host>-<pid>-<random>`.
 fn default_task_id() -> Arc<str> {
-    let name = rustix::system::uname();
-    let host: String = name
-        .nodename()
-        .to_string_lossy()
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c))
-        .take(64)
-        .collect();
+    let host = host_name();
+    let allowed = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);
+    let host: String = host.chars().filter(allowed).take(64).collect();
     let random = unique() >> 32;
     format!("{host}-{}-{random:08x}", std::process::id()).into()
+}
+
+#[cfg(unix)]
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
+/// Windows sets this variable for every process.
+#[cfg(not(unix))]
+fn host_name() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "host".into())
 }

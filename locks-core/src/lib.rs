@@ -30,6 +30,28 @@
 //! # }
 //! ```
 //!
+//! # The interface
+//!
+//! | call | what it does |
+//! |---|---|
+//! | [`LockManager::connect`], [`builder`](LockManager::builder) | opens two connections and starts a background thread, the driver |
+//! | [`acquire(names)`](LockManager::acquire) | takes all locks now, or none and returns [`Busy`](LockError::Busy) with what blocks them |
+//! | [`wait(names)`](LockManager::wait), [`.timeout(d)`](Wait::timeout) | waits in order of arrival per conflict, across processes |
+//! | [`Shared(name)`](Shared), [`.max_hold(d)`](Wait::max_hold) | holds a lock together with others that share it; for a limited time |
+//! | [`with_lock`](macro@with_lock) | runs a function while it holds its locks |
+//! | [`token`](LockGuard::token) | a fencing token, larger than that of every earlier grant that conflicts with it |
+//! | [`lost`](LockGuard::lost), [`is_lost`](LockGuard::is_lost) | notifies of the loss of the lock |
+//! | [`commit(tx)`](LockGuard::commit), [`fence`](LockGuard::fence) | makes your transaction fail if the lock is no longer held |
+//! | [`release`](LockGuard::release), a drop | returns when the lock is released; releases it some milliseconds later |
+//! | [`detach`](LockGuard::detach), [`release(name)`](LockManager::release) | keeps the lock without a guard; releases it by name |
+//! | [`is_held`](LockManager::is_held), [`assert_held`](LockManager::assert_held) | what this process holds, without a look at the database |
+//! | [`held`](LockManager::held), [`waiting`](LockManager::waiting) | the holders; the waiters, with what blocks each |
+//! | [`release_holder`](LockManager::release_holder), [`release_task`](LockManager::release_task), [`release_all`](LockManager::release_all) | takes locks away from their holders |
+//! | [`close`](LockManager::close) | releases everything and ends the driver |
+//!
+//! Every request is a lazy future; [`.blocking()`](Request::blocking) waits for it without a
+//! runtime.
+//!
 //! # Guarantees
 //!
 //! - **Exclusion.** No two locks that the matrix forbids are held at one time, by tasks, threads,
@@ -40,6 +62,11 @@
 //! - **Notice of loss.** A holder that has lost its lock is notified ([`LockGuard::lost`]). If it
 //!   was paused for too long to be notified, the fence refuses its commit ([`LockGuard::commit`]).
 //! - **Order.** Waiting requests that conflict are granted in order of arrival, across processes.
+//!
+//! [`_documentation`] says [what holds in which failure](_documentation::guarantees),
+//! [what each engine needs](_documentation::engines),
+//! [what operators have to know](_documentation::operations), and
+//! [when to use something else](_documentation::comparison).
 //!
 //! # Shared locks and limits
 //!
@@ -64,6 +91,7 @@
 //! | `sqlite` | yes | SQLite, bundled |
 //! | `mysql` | no | MySQL and MariaDB |
 //! | `postgres` | no | PostgreSQL |
+//! | `metrics` | no | [metrics](_documentation::operations#metrics) through the facade of that name |
 //! | `tls-rustls` | no | TLS to the servers |
 
 // The programs of the README are compiled.
@@ -73,6 +101,9 @@ struct Readme;
 
 #[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres")))]
 compile_error!("locks-core needs an engine: turn on `sqlite`, `mysql` or `postgres`");
+
+#[cfg(any(doc, doctest))]
+pub mod _documentation;
 
 mod builder;
 mod driver;

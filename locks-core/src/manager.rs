@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     builder::Builder,
-    driver::{Command, Driver, Owner, Reply},
+    driver::{Command, Driver, Grant, Owner, Reply},
     error::{LockError, Result},
     guard::LockGuard,
     matrix::ConflictMatrix,
@@ -15,6 +15,8 @@ use crate::{
     store::{IntoConnectOptions, Target, sealed::Connect},
     wait::{Acquire, AnswerSender, Request, Wait},
 };
+
+mod holds;
 
 /// A handle to the locks of one namespace, which acts for one task.
 ///
@@ -213,10 +215,11 @@ impl LockManager {
         let Self { driver, owner } = self.clone();
         Request::undoable(move |answer| {
             let nonce = driver.nonce();
-            let namespace = owner.namespace.clone();
-            let reply = Reply::new(move |grant: Result<_>| {
+            let (namespace, task) = (owner.namespace.clone(), owner.task.clone());
+            let reply = Reply::new(move |grant: Result<Grant>| {
                 // If the caller is gone, the guard is dropped and releases its locks.
-                drop(answer.send(grant.map(LockGuard::new)));
+                let guard = grant.map(|grant| LockGuard::new(grant.held_by(task)));
+                drop(answer.send(guard));
             });
             driver.send(Command::Acquire {
                 owner,

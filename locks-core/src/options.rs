@@ -35,8 +35,9 @@ pub enum Fairness {
 
 /// What a write of the locks survives, on SQLite.
 ///
-/// A server decides this by its own settings: `innodb_flush_log_at_trx_commit` on MySQL and
-/// MariaDB, `synchronous_commit` on PostgreSQL.
+/// On servers a write is durable as they are configured: by `innodb_flush_log_at_trx_commit` on
+/// MySQL and MariaDB, and by `fsync` on PostgreSQL, where the connections set
+/// `synchronous_commit`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
@@ -62,7 +63,8 @@ pub enum Durability {
 #[non_exhaustive]
 pub enum Evidence {
     /// The process table: if a process has ended on this machine, its session is evicted
-    /// at once.
+    /// at once. Only Linux has one that is read. On other systems this is as
+    /// [`Time`](Self::Time).
     #[default]
     Process,
     /// Time alone: a session is evicted only when it expires.

@@ -7,6 +7,7 @@ mod conformance;
 mod driver_panic;
 mod dropped_guards;
 mod fence;
+mod held_locks;
 mod max_hold;
 mod shared_fence;
 mod sharing;

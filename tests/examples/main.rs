@@ -1,5 +1,7 @@
 //! The examples, run as their readers run them.
 
+mod recipes;
+
 use std::{
     path::{Path, PathBuf},
     process::Command,

@@ -1,5 +1,6 @@
 //! The tables: their creation, names, settings and format, and the check at connect.
 
+mod documentation;
 mod format;
 mod migrations;
 mod schema_check;

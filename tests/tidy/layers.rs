@@ -10,7 +10,7 @@ use super::{assert_none, files_on_disk, read, short};
 /// The modules of `locks-core`, from the top down. A module uses only modules of its own
 /// layer and of layers below.
 const LAYERS: [&[&str]; 8] = [
-    &["lib"],
+    &["lib", "_documentation"],
     &["with_lock"],
     &["manager"],
     &["builder", "guard", "wait"],

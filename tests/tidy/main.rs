@@ -1,5 +1,6 @@
 //! The files of the workspace agree with each other.
 
+mod documentation;
 mod layers;
 
 use std::{

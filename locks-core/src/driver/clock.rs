@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use crate::protocol::{Now, Time};
 
 /// The start of the monotonic clock, from which the protocol's times are counted.
@@ -38,15 +36,27 @@ impl Clock {
 
 /// The time since boot, on a clock that goes on while the machine sleeps, unlike
 /// [`Instant`] on Linux.
+#[cfg(unix)]
 pub(super) fn boot_time() -> Time {
+    use rustix::time::{ClockId, clock_gettime};
+
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = ClockId::Boottime;
+    // On macOS this clock goes on during sleep.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let clock = ClockId::Monotonic;
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
     Time::new(Duration::new(seconds, nanos))
+}
+
+/// The time since the first call, on a clock that goes on while the machine sleeps: on Windows,
+/// [`Instant`] is `QueryPerformanceCounter`, which does.
+#[cfg(not(unix))]
+pub(super) fn boot_time() -> Time {
+    static FIRST: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    Time::new(FIRST.get_or_init(Instant::now).elapsed())
 }
 
 /// Microseconds since 1970.

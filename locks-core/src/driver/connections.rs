@@ -49,6 +49,15 @@ enum Returned {
     None,
 }
 
+impl Returned {
+    fn take_reconnects(&mut self) -> u64 {
+        match self {
+            Self::Row(link) | Self::Renewals(link) | Self::Side(link) => link.take_reconnects(),
+            Self::None => 0,
+        }
+    }
+}
+
 /// What runs on a side connection.
 enum Job {
     Task(Name, Task),
@@ -68,6 +77,8 @@ pub(super) struct Connections {
     jobs_running: usize,
     /// Jobs for which no connection is free.
     jobs_waiting: VecDeque<Job>,
+    /// How many connections were opened again after a failure, and are not reported yet.
+    reconnects: u64,
     running: FuturesUnordered<LocalBoxFuture<'static, (Returned, Event)>>,
 }
 
@@ -81,6 +92,7 @@ impl Connections {
             side: Vec::new(),
             jobs_running: 0,
             jobs_waiting: VecDeque::new(),
+            reconnects: 0,
             running: FuturesUnordered::new(),
         }
     }
@@ -173,9 +185,10 @@ impl Connections {
 
     /// Waits until something ends. If nothing runs, it never returns. Cancel safe.
     pub(super) async fn next(&mut self) -> Event {
-        let Some((returned, event)) = self.running.next().await else {
+        let Some((mut returned, event)) = self.running.next().await else {
             return std::future::pending().await;
         };
+        self.reconnects += returned.take_reconnects();
         match returned {
             Returned::Row(link) => self.row = Some(link),
             Returned::Renewals(link) => self.renewals = Some(link),
@@ -187,6 +200,11 @@ impl Connections {
             Returned::None => {}
         }
         event
+    }
+
+    /// How many connections were opened again after a failure since the last call.
+    pub(super) fn take_reconnects(&mut self) -> u64 {
+        std::mem::take(&mut self.reconnects)
     }
 
     /// Closes the connections. What runs is waited for briefly, and then dropped with its

@@ -16,6 +16,7 @@ use super::{
     grant::Grant,
     handle::{Driver, Flushed},
     listener::{News, Notifications},
+    meters::Meters,
     replies::{Caller, Replies},
     spin::Spin,
 };
@@ -86,6 +87,7 @@ struct EventLoop {
     watch: FileWatch,
     change_source: ChangeSource,
     replies: Replies,
+    meters: Meters,
     spin: Spin,
     driver: Weak<Driver>,
     flushed: Arc<Flushed>,
@@ -120,6 +122,7 @@ impl EventLoop {
             notifications: Notifications::new(&rows),
             watch: FileWatch::new(rows.log_file(), pause),
             replies: Replies::new(rows.fence_statement()),
+            meters: Meters::new(&config),
             connections: Connections::new(rows, pause.min(ROW_LIMIT)),
             spin,
             protocol: Namespaces::new(config, rng),
@@ -266,6 +269,7 @@ impl EventLoop {
             }
             Output::Granted(granted) => {
                 let nonce = granted.nonce;
+                self.meters.on_granted(&granted);
                 let (state, reply) = self.replies.on_granted(&namespace, granted);
                 match (self.driver.upgrade(), reply) {
                     (Some(driver), Some(reply)) => {
@@ -275,27 +279,41 @@ impl EventLoop {
                     _ => self.release(namespace, nonce, false, None),
                 }
             }
-            Output::Failed(nonce, error) => self.replies.fail_request(nonce, error),
+            Output::Failed(nonce, error) => {
+                self.meters.on_failed(nonce, &error);
+                self.replies.fail_request(nonce, error);
+            }
             Output::Answer(call, answer) => self.replies.answer(call, answer),
-            Output::Lost(nonce, loss) => drop(self.replies.on_lost(nonce, loss)),
+            Output::Lost(nonce, loss) => {
+                self.meters.on_lost(nonce);
+                drop(self.replies.on_lost(nonce, loss));
+            }
             Output::HeldTooLong(nonce, loss) => {
+                self.meters.on_lost(nonce);
                 // No transaction is fenced with the guard any more once it is lost.
                 let state = self.replies.on_lost(nonce, loss);
                 let fenced = state.is_some_and(|state| state.is_fenced());
                 self.release(namespace, nonce, fenced, None);
             }
             Output::LeaseExtended(session, deadline) => {
+                self.meters.on_lease_extended(&session, deadline);
                 if !self.replies.extend_lease(&session, deadline) {
                     self.to(namespace, Input::LeaseExpired(session));
                 }
             }
-            Output::LeaseEnded(session) => self.replies.end_lease(&session),
+            Output::LeaseEnded(session) => {
+                self.meters.on_lease_ended(&session);
+                self.replies.end_lease(&session);
+            }
         }
     }
 
     fn on_event(&mut self, event: Event) {
+        self.meters
+            .on_reconnects(self.connections.take_reconnects());
         match event {
             Event::Completed(namespace, completion) => {
+                self.meters.on_completed(&completion);
                 let wrote = match &completion {
                     Completion::CompareAndSet(_, result) => Some(matches!(result, Ok(true))),
                     _ => None,
@@ -314,7 +332,10 @@ impl EventLoop {
             }
             Event::TaskDone(namespace, result) => self.to(namespace, Input::TaskDone(result)),
             Event::NoConnection(namespace, task) => self.to(namespace, Input::NoConnection(task)),
-            Event::Renewed(renewed) => self.handle(DriverInput::Renewed(renewed)),
+            Event::Renewed(renewed) => {
+                self.meters.on_renewed(&renewed);
+                self.handle(DriverInput::Renewed(renewed));
+            }
             Event::Heard(heard) => {
                 let news = self.notifications.on_heard(heard, Instant::now());
                 self.set_change_source(self.notifications.change_source());
@@ -360,6 +381,7 @@ impl EventLoop {
                 reply,
             } => {
                 self.replies.add_request(nonce, reply);
+                self.meters.on_request(nonce, &names, policy);
                 let namespace = owner.namespace.clone();
                 let task = owner.task.clone();
                 self.note_owner(&owner);
@@ -375,6 +397,7 @@ impl EventLoop {
             }
             Command::Cancel { namespace, nonce } => {
                 self.replies.cancel_request(nonce);
+                self.meters.on_cancelled(nonce);
                 self.to(namespace, Input::Cancel(nonce));
             }
             Command::Release {
@@ -393,6 +416,7 @@ impl EventLoop {
                 state,
             } => {
                 self.replies.on_guard_gone(nonce);
+                self.meters.on_guard_gone(nonce);
                 let fenced = state.is_fenced();
                 self.to(namespace, Input::Detach { nonce, fenced });
             }
@@ -444,6 +468,7 @@ impl EventLoop {
         caller: Option<Caller>,
     ) {
         self.replies.on_guard_gone(nonce);
+        self.meters.on_guard_gone(nonce);
         let call = caller.map(|caller| self.replies.add_call(caller));
         let input = Input::Release {
             nonce,

@@ -218,8 +218,6 @@ mod sys {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn ms(ms: u64) -> Duration {
@@ -248,6 +246,8 @@ mod tests {
     #[cfg(all(target_os = "linux", feature = "sqlite"))]
     #[tokio::test]
     async fn a_write_to_the_log_is_reported_until_the_file_is_deleted() {
+        use std::fs;
+
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         fs::write(&path, "a").unwrap();

@@ -39,6 +39,20 @@ impl Grant {
         }
     }
 
+    /// From now on until its end, the grant counts as held by this task.
+    #[must_use]
+    pub(crate) fn held_by(self, task: Arc<str>) -> Self {
+        let (namespace, state) = (self.namespace.clone(), self.state.clone());
+        self.driver.held().add(self.nonce, namespace, task, state);
+        self
+    }
+
+    /// The grant ends, or goes on without a guard.
+    fn end(&mut self) {
+        self.done = true;
+        self.driver.held().remove(self.nonce);
+    }
+
     pub(crate) fn state(&self) -> &Arc<GrantState> {
         &self.state
     }
@@ -56,7 +70,7 @@ impl Grant {
 
     /// Releases the locks and answers when that is done.
     pub(crate) fn release(mut self, reply: Reply<()>) {
-        self.done = true;
+        self.end();
         self.driver.send(Command::Release {
             namespace: self.namespace.clone(),
             nonce: self.nonce,
@@ -67,7 +81,7 @@ impl Grant {
 
     /// Keeps the locks without a guard.
     pub(crate) fn detach(mut self) {
-        self.done = true;
+        self.end();
         self.driver.send(Command::Detach {
             namespace: self.namespace.clone(),
             nonce: self.nonce,
@@ -79,6 +93,7 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         if !self.done {
+            self.end();
             self.driver.send(Command::Release {
                 namespace: self.namespace.clone(),
                 nonce: self.nonce,

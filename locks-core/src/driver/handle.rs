@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::{
     command::{Command, Reply},
     event_loop,
+    held::HeldGrants,
 };
 use crate::{
     error::LockError,
@@ -37,6 +38,7 @@ pub(crate) struct Driver {
     matrix: ConflictMatrix,
     thread: ThreadId,
     flushed: Arc<Flushed>,
+    held: HeldGrants,
 }
 
 /// Reports that nothing is pending any more.
@@ -79,6 +81,7 @@ impl Driver {
                     matrix,
                     thread: thread::current().id(),
                     flushed,
+                    held: HeldGrants::default(),
                 };
                 event_loop::run(config, namespace, target, driver, inbox, reply);
             });
@@ -95,6 +98,15 @@ impl Driver {
 
     pub(crate) fn matrix(&self) -> ConflictMatrix {
         self.matrix
+    }
+
+    pub(super) fn held(&self) -> &HeldGrants {
+        &self.held
+    }
+
+    /// The names of the locks that guards of this task hold, as far as this process knows.
+    pub(crate) fn names_held(&self, namespace: &str, task: &str) -> Vec<Arc<str>> {
+        self.held.names(namespace, task)
     }
 
     pub(super) fn flushed(&self) -> Arc<Flushed> {

@@ -44,7 +44,7 @@ pub(crate) struct Config {
 
 impl Config {
     /// The ttl of sessions that expire.
-    pub(super) fn session_ttl(&self) -> Duration {
+    pub(crate) fn session_ttl(&self) -> Duration {
         self.ttl.unwrap_or(WAITERS_TTL)
     }
 

@@ -14,11 +14,9 @@
 //! connection holds a [`SideFiles`]. The next one takes it over while any of them is open, and
 //! otherwise looks anew.
 
-#[cfg(any(unix, feature = "sqlite"))]
-use std::path::Path;
 use std::{
     ffi::OsString,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
@@ -28,7 +26,11 @@ use super::failure::Failure;
 pub(super) const OPEN_FILES: &str = "SELECT file FROM pragma_database_list";
 
 /// The device and the inode of a file.
+#[cfg(unix)]
 type Id = (u64, u64);
+/// The volume of a file, and its id there.
+#[cfg(windows)]
+type Id = file_id::FileId;
 
 /// The files of a database, if it has any. All connections of a driver share them.
 #[derive(Clone, Debug, Default)]
@@ -177,15 +179,17 @@ fn identity(path: &Path) -> Option<Id> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-#[cfg(not(unix))]
-fn identity(_: &std::path::Path) -> Option<Id> {
-    None
+/// Windows does not delete or rename a file that SQLite has open. The id is needed to tell one
+/// database from another.
+#[cfg(windows)]
+fn identity(path: &Path) -> Option<Id> {
+    file_id::get_file_id(path).ok()
 }
 
 /// The network file systems on which a database is refused: the locks of SQLite do not exclude
 /// other machines there, or are slow to. The numbers are those of `f_type` in statfs(2), from
 /// `linux/magic.h`.
-#[cfg(all(feature = "sqlite", any(test, target_os = "linux")))]
+#[cfg(all(feature = "sqlite", any(all(test, unix), target_os = "linux")))]
 const NETWORK: [(u32, &str); 8] = [
     (0x6969, "NFS"),
     (0x517b, "SMB"),
@@ -197,7 +201,7 @@ const NETWORK: [(u32, &str); 8] = [
     (0x5346_414f, "AFS"),
 ];
 
-#[cfg(all(feature = "sqlite", any(test, target_os = "linux")))]
+#[cfg(all(feature = "sqlite", any(all(test, unix), target_os = "linux")))]
 fn network_name(f_type: i128) -> Option<&'static str> {
     // The field is signed on some machines.
     let f_type = f_type & 0xffff_ffff;
@@ -214,12 +218,28 @@ pub(super) fn network_file_system(path: &Path) -> Option<&'static str> {
     network_name(i128::from(found.ok()?.f_type))
 }
 
-#[cfg(all(feature = "sqlite", not(target_os = "linux")))]
+/// The same on Windows: a share, or a drive that is mapped to one.
+#[cfg(all(feature = "sqlite", windows))]
+pub(super) fn network_file_system(path: &Path) -> Option<&'static str> {
+    use std::path::{Component, Prefix};
+
+    let directory = path.parent()?;
+    let found = path.canonicalize().or_else(|_| directory.canonicalize());
+    let found = found.ok()?;
+    let Component::Prefix(prefix) = found.components().next()? else {
+        return None;
+    };
+    let is_share = matches!(prefix.kind(), Prefix::UNC(..) | Prefix::VerbatimUNC(..));
+    is_share.then_some("a share")
+}
+
+/// Network file systems are not recognised on other systems.
+#[cfg(all(feature = "sqlite", not(any(target_os = "linux", windows))))]
 pub(super) fn network_file_system(_: &Path) -> Option<&'static str> {
     None
 }
 
-#[cfg(all(feature = "sqlite", unix))]
+#[cfg(feature = "sqlite")]
 #[cfg(test)]
 mod tests {
     #![allow(clippy::disallowed_methods, reason = "files are made and moved")]
@@ -229,6 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(unix)]
     fn network_file_systems_are_known_by_their_numbers() {
         assert_eq!(network_name(0x6969), Some("NFS"));
         let cifs = i128::from(0xff53_4d42_u32.cast_signed());
@@ -243,6 +264,15 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn file_that_does_not_exist_is_judged_by_its_directory() {
         assert_eq!(network_file_system("/proc/no_such_file".as_ref()), None);
+    }
+
+    #[test]
+    #[cfg(windows)]
+    fn drive_of_this_machine_is_no_share() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(network_file_system(&directory.path().join("db")), None);
+        fs::write(directory.path().join("db"), "").unwrap();
+        assert_eq!(network_file_system(&directory.path().join("db")), None);
     }
 
     /// A connection to the files of this directory.

@@ -31,6 +31,10 @@ pub(crate) struct Reconnecting {
     /// When the connection was opened.
     opened: Option<Instant>,
     has_turns: bool,
+    /// Whether the last connection was dropped after a failure.
+    failed: bool,
+    /// How often a connection was opened again after a failure, and is not reported yet.
+    reconnects: u64,
 }
 
 /// How old a connection is before it is replaced because its server cannot write: a new one may
@@ -47,6 +51,8 @@ impl Reconnecting {
             connection: None,
             opened: None,
             has_turns: false,
+            failed: false,
+            reconnects: 0,
         }
     }
 
@@ -185,6 +191,7 @@ impl Reconnecting {
             tracing::debug!(role = self.role, target = ?self.target, "connected");
             self.connection = Some(opened);
             self.opened = Some(now());
+            self.reconnects += u64::from(std::mem::take(&mut self.failed));
         }
         let connection = self.connection.as_mut().expect("BUG: just connected");
         let result = work(connection).await;
@@ -195,8 +202,14 @@ impl Reconnecting {
         {
             tracing::debug!(role = self.role, %failure, "connection dropped");
             self.connection = None;
+            self.failed = true;
         }
         result
+    }
+
+    /// How often a connection was opened again after a failure since the last call.
+    pub(crate) fn take_reconnects(&mut self) -> u64 {
+        std::mem::take(&mut self.reconnects)
     }
 
     /// Closes the connection, if it is open.
