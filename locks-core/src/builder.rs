@@ -8,7 +8,7 @@ use crate::{
     matrix::ConflictMatrix,
     name,
     options::{Durability, Evidence, Expiry, Fairness},
-    process::Identity,
+    process::{Identity, host_name},
     protocol::{Config, Mechanisms},
     random::unique,
     store::TableChoice,
@@ -225,14 +225,7 @@ impl fmt::Debug for Builder {
 
 /// `<host>-<pid>-<random>`.
 fn default_task_id() -> Arc<str> {
-    let name = rustix::system::uname();
-    let host: String = name
-        .nodename()
-        .to_string_lossy()
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c))
-        .take(64)
-        .collect();
+    let host = host_name();
     let random = unique() >> 32;
     format!("{host}-{}-{random:08x}", std::process::id()).into()
 }

@@ -21,6 +21,8 @@ pub(crate) struct Identity {
     pub(crate) host: Arc<str>,
     /// The process id and the start time.
     pub(crate) process: Arc<str>,
+    /// The name of the machine, for display only. It is empty if it is unknown.
+    pub(crate) host_name: Arc<str>,
 }
 
 impl Identity {
@@ -33,7 +35,33 @@ impl Identity {
         Self {
             host: host().unwrap_or_default().into(),
             process: format!("{}:{started}", std::process::id()).into(),
+            host_name: host_name().into(),
         }
+    }
+
+    /// The identity whose texts are in the columns of a session.
+    pub(crate) fn from_columns(host: &str, process: &str) -> Self {
+        let (host, host_name) = host.split_once(' ').unwrap_or((host, ""));
+        Self {
+            host: host.into(),
+            process: process.into(),
+            host_name: host_name.into(),
+        }
+    }
+
+    /// The text of the column `host`: the host, a space and the host's name. Sessions of version
+    /// 0.1 have no name.
+    pub(crate) fn host_column(&self) -> String {
+        match &*self.host_name {
+            "" => self.host.to_string(),
+            name => format!("{} {name}", self.host),
+        }
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> Option<u32> {
+        let (id, _) = self.process.split_once(':')?;
+        id.parse().ok()
     }
 
     /// The boot of the machine, in 16 characters.
@@ -75,6 +103,14 @@ impl Identity {
             Status::Unreadable => false,
         }
     }
+}
+
+/// The name of this machine: at most 64 ASCII letters, digits, dots, hyphens and underscores.
+pub(crate) fn host_name() -> String {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    let allowed = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);
+    name.chars().filter(allowed).take(64).collect()
 }
 
 enum Status {
@@ -170,6 +206,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn columns_have_the_name_of_the_host() {
+        let here = Identity::current();
+        let column = here.host_column();
+        assert!(column.len() < 255, "{column}");
+        let read = Identity::from_columns(&column, &here.process);
+        assert_eq!(read, here);
+        assert_eq!(read.id(), Some(std::process::id()));
+        let earlier = Identity::from_columns(&here.host, "7:1");
+        assert_eq!((&*earlier.host_name, earlier.id()), ("", Some(7)));
+        assert!(earlier.is_neighbour_of(&here));
+        let unknown = Identity::from_columns(" name", "");
+        assert_eq!((&*unknown.host, unknown.id()), ("", None));
+    }
+
+    #[test]
     fn ended_process_is_gone_before_and_after_it_is_reaped() {
         let here = Identity::current();
         assert!(!here.is_gone(&here));
@@ -186,16 +237,19 @@ mod tests {
         let other = Identity {
             host: here.host.clone(),
             process: format!("{id}:{start}").into(),
+            host_name: "".into(),
         };
         assert!(!other.is_gone(&here));
         let earlier = Identity {
             host: here.host.clone(),
             process: format!("{id}:1").into(),
+            ..other.clone()
         };
         assert!(earlier.is_gone(&here), "the id belongs to a later process");
         let unreadable = Identity {
             host: here.host.clone(),
             process: format!("{id}:").into(),
+            ..other.clone()
         };
         assert!(!unreadable.is_gone(&here), "the start time is unknown");
 

@@ -18,6 +18,7 @@ use super::{
     listener::{News, Notifications},
     replies::{Caller, Replies},
     spin::Spin,
+    watches::Watches,
 };
 use crate::{
     error::LockError,
@@ -86,6 +87,7 @@ struct EventLoop {
     watch: FileWatch,
     change_source: ChangeSource,
     replies: Replies,
+    watches: Watches,
     spin: Spin,
     driver: Weak<Driver>,
     flushed: Arc<Flushed>,
@@ -120,6 +122,7 @@ impl EventLoop {
             notifications: Notifications::new(&rows),
             watch: FileWatch::new(rows.log_file(), pause),
             replies: Replies::new(rows.fence_statement()),
+            watches: Watches::default(),
             connections: Connections::new(rows, pause.min(ROW_LIMIT)),
             spin,
             protocol: Namespaces::new(config, rng),
@@ -208,6 +211,10 @@ impl EventLoop {
         if self.watch.take_due(now) {
             self.handle(DriverInput::MayHaveChanged);
         }
+        for watch in self.watches.take_due(now) {
+            let (namespace, seen) = (watch.namespace.clone(), watch.seen.clone());
+            self.inspect(namespace, Inspection::Snapshot(seen), Caller::Watch(watch));
+        }
         if self.owners_due <= now {
             self.owners_due = now + self.owners_pause;
             let gone = self
@@ -229,7 +236,7 @@ impl EventLoop {
         let times = [protocol, self.connections.idle_due(), owners];
         let times = times.into_iter().flatten();
         let far = Instant::now() + Duration::from_mins(1);
-        let times = times.chain(self.watch.due());
+        let times = times.chain(self.watch.due()).chain(self.watches.due());
         times.chain(self.notifications.due()).min().unwrap_or(far)
     }
 
@@ -276,7 +283,11 @@ impl EventLoop {
                 }
             }
             Output::Failed(nonce, error) => self.replies.fail_request(nonce, error),
-            Output::Answer(call, answer) => self.replies.answer(call, answer),
+            Output::Answer(call, answer) => {
+                if let Some(unchanged) = self.replies.answer(call, answer) {
+                    self.watches.add(unchanged, Instant::now());
+                }
+            }
             Output::Lost(nonce, loss) => drop(self.replies.on_lost(nonce, loss)),
             Output::HeldTooLong(nonce, loss) => {
                 // No transaction is fenced with the guard any more once it is lost.
@@ -289,6 +300,7 @@ impl EventLoop {
                     self.to(namespace, Input::LeaseExpired(session));
                 }
             }
+            Output::LeaseEndangered(session) => self.replies.endanger_lease(&session),
             Output::LeaseEnded(session) => self.replies.end_lease(&session),
         }
     }
@@ -424,6 +436,7 @@ impl EventLoop {
             Command::Waiting { namespace, reply } => {
                 self.inspect(namespace, Inspection::Waiting, Caller::Waiters(reply));
             }
+            Command::Watch(watch) => self.watches.add(watch, Instant::now()),
             Command::Close(reply) => {
                 let call = Some(self.replies.add_call(Caller::Done(reply)));
                 let fenced = self.replies.fenced();
