@@ -11,7 +11,7 @@ use crate::{
     process::{Identity, host_name},
     protocol::{Config, Mechanisms},
     random::unique,
-    store::TableChoice,
+    store::{TableChoice, Target},
 };
 
 /// The shortest ttl of a session. With a shorter one, a slow write would look like a crash.
@@ -169,6 +169,31 @@ impl Builder {
                 None => default_task_id(),
             },
         })
+    }
+
+    /// The SQL text that creates the tables in the database of this URL, with the prefix and the
+    /// schema of the builder, for a tool that applies migrations. Nothing is connected. The rights
+    /// that an account needs follow as comments.
+    ///
+    /// [`connect`](Self::connect) creates missing tables by itself, if the account may.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidConfig`]: the URL, the prefix or the schema is invalid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> locks_core::Result<()> {
+    /// let builder = locks_core::LockManager::builder().table_prefix("app_");
+    /// let sql = builder.migration_sql("sqlite://locks.db")?;
+    /// assert!(sql.contains("CREATE TABLE IF NOT EXISTS app_locks ("));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn migration_sql(&self, url: &str) -> Result<String> {
+        let target = Target::parse(url)?.with_tables(self.tables()?)?;
+        Ok(target.migration_sql())
     }
 
     /// The tables that the builder names.

@@ -147,10 +147,10 @@ impl LockGuard {
     pub fn endangered(&self) -> impl Future<Output = Endangered> + Send + 'static + use<> {
         let state = self.state().clone();
         async move {
-            let remaining = state.endangered().await;
+            let expires_in = state.endangered().await;
             Endangered {
                 names: state.shared_names(),
-                remaining,
+                expires_in,
             }
         }
     }

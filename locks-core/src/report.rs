@@ -133,21 +133,20 @@ pub struct Endangered {
     /// The names of the guard's locks.
     pub names: Arc<[LockName]>,
     /// How long the locks are held if their session is not renewed. It is zero if they are lost.
-    pub remaining: Duration,
+    pub expires_in: Duration,
 }
 
 impl fmt::Display for Endangered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { names, remaining } = self;
+        let Self { names, expires_in } = self;
         let names = Locks(names);
-        if remaining.is_zero() {
+        if expires_in.is_zero() {
             return write!(f, "{names} is lost");
         }
-        let millis =
-            Duration::from_millis(u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX));
+        let left = Duration::from_millis(u64::try_from(expires_in.as_millis()).unwrap_or(u64::MAX));
         write!(
             f,
-            "{names} will be lost in {millis:?}: its session was not renewed in time"
+            "{names} will be lost in {left:?}: its session was not renewed in time"
         )
     }
 }

@@ -111,8 +111,8 @@ impl Changes {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing.
-    pub fn next(&mut self) -> impl Future<Output = Option<Result<Snapshot>>> + Send {
-        StreamExt::next(self)
+    pub async fn next(&mut self) -> Option<Result<Snapshot>> {
+        StreamExt::next(self).await
     }
 }
 

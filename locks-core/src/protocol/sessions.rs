@@ -253,7 +253,7 @@ impl OwnSessions {
                 session.warned = true;
                 endangered.push(session.id.clone());
             } else {
-                let left = deadline - now.boot - ttl / ENDANGERED;
+                let left = (deadline - now.boot).saturating_sub(ttl / ENDANGERED);
                 let at = now.boot + left;
                 let earliest = self.earliest_warning.into_iter().chain([at]).min();
                 self.earliest_warning = earliest;
