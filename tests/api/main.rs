@@ -8,6 +8,7 @@ mod driver_panic;
 mod dropped_guards;
 mod fence;
 mod max_hold;
+mod reports;
 mod shared_fence;
 mod sharing;
 mod sqlite_files;

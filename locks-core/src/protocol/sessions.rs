@@ -544,6 +544,24 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_endangered_once_when_half_of_its_ttl_is_left() {
+        let mut sessions = one();
+        let (key, s) = (key("a"), id("s"));
+        assert_eq!(sessions.next_deadline(), Some(at(6).boot));
+        assert!(sessions.endangered(TTL, at(5)).is_empty());
+        assert!(!sessions.is_endangered(&s));
+        assert_eq!(sessions.endangered(TTL, at(6)), std::slice::from_ref(&s));
+        assert!(sessions.is_endangered(&s));
+        assert!(sessions.endangered(TTL, at(7)).is_empty());
+        assert_eq!(sessions.next_deadline(), Some(at(12).boot));
+        sessions.renew(&key, &s, TTL, at(7), at(8));
+        assert!(!sessions.is_endangered(&s));
+        sessions.renew(&key, &s, TTL, at(9), at(10));
+        assert!(sessions.endangered(TTL, at(13)).is_empty(), "renewed again");
+        assert_eq!(sessions.endangered(TTL, at(15)), [s]);
+    }
+
+    #[test]
     fn guards_use_different_fence_rows_while_there_are_some() {
         let mut sessions = one();
         let s = id("s");

@@ -76,6 +76,7 @@ impl World {
         };
         let left = *deadline - process.now(self.now).boot;
         let ttl = self.setup.ttl.unwrap_or_default();
+        self.note(|| format!("  session {} is endangered, {left:?} left", session.0));
         if left > ttl / 2 {
             let text = format!("process {p} was warned with {left:?} left of {ttl:?}");
             self.fail("warnings-have-a-cause", text);
