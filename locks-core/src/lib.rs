@@ -64,6 +64,7 @@
 //! | `sqlite` | yes | SQLite, bundled |
 //! | `mysql` | no | MySQL and MariaDB |
 //! | `postgres` | no | PostgreSQL |
+//! | `cli` | no | the command `locks`, which runs commands under locks, and shows and breaks locks |
 //! | `tls-rustls` | no | TLS to the servers |
 
 // The programs of the README are compiled.

@@ -249,11 +249,17 @@ fn program_that_is_killed_at_any_moment_leaves_no_command_behind() {
         let mut lines = processes.filter_map(|one| fs::read(one.path().join("cmdline")).ok());
         lines.any(|line| String::from_utf8_lossy(&line).contains(&mark))
     };
-    for millis in (0..60).step_by(3) {
-        let mut command = locks(&db, ["run", "--expiry", "1s", "x", "--", "sleep"]);
-        command.arg(format!("{mark}{millis}"));
+    // How long the command takes to start, about.
+    let start = Instant::now();
+    assert!(output(&db, &["run", "x", "--", "true"]).status.success());
+    let usual = start.elapsed();
+    for number in 0..40 {
+        let name = format!("lock-{number}");
+        let mut command = locks(&db, ["run", &name, "--", "sleep"]);
+        command.arg(format!("{mark}{number}"));
         let mut run = Peer::start(command);
-        std::thread::sleep(Duration::from_millis(millis));
+        // The moments lie around the start. No moment makes the test fail by itself.
+        std::thread::sleep(usual * (20 + 2 * number) / 100);
         run.kill();
         wait::until_blocking(SOON, "no command is left", || !running());
     }
