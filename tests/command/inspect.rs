@@ -1,6 +1,6 @@
 //! `locks list`, `waiting`, `watch`, `release` and `release-task`, while workers run.
 
-use locks_core::LockGuard;
+use locks_core::{LockGuard, Shared};
 use locks_tests::{engine::Database, on_every_engine, process::Peer, wait, worker};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -13,6 +13,7 @@ on_every_engine!(
     async waiters_are_listed_with_what_blocks_them,
     async changes_are_watched,
     async lock_is_broken_by_its_token_only,
+    async holder_of_a_shared_lock_is_chosen_by_its_session,
     async locks_of_a_task_are_released,
 );
 
@@ -174,6 +175,35 @@ async fn lock_is_broken_by_its_token_only(db: Database) {
     assert!(loss.starts_with("loss: lost x: "), "{loss}");
     let again = output(&db, &["release", "x", "--token", &token]);
     assert_eq!(again.status.code(), Some(1), "it is free");
+}
+
+async fn holder_of_a_shared_lock_is_chosen_by_its_session(db: Database) {
+    let (a, b) = (connect(&db, "a").await, connect(&db, "b").await);
+    let kept = a.acquire(Shared("x")).await.expect("it is free");
+    let broken = b.acquire(Shared("x")).await.expect("it is shared");
+    let listed = json(&db, &["list", "--json"]);
+    assert!(
+        listed.iter().all(|lock| lock["mode"] == "shared"),
+        "{listed:?}"
+    );
+    let session = |task: &str| {
+        let lock = listed.iter().find(|lock| lock["task_id"] == task);
+        lock.expect("it is listed")["session"]
+            .as_str()
+            .expect("a text")
+            .to_owned()
+    };
+    let token = broken.token().to_string();
+    let args = ["release", "x", "--token", &token, "--session"];
+    let other = output(&db, &[&args[..], &[&session("a")]].concat());
+    assert_eq!(other.status.code(), Some(1), "{}", errors(&other));
+    let released = printed(&db, &[&args[..], &[&session("b")]].concat());
+    assert_eq!(
+        released.trim(),
+        format!("released x of task b, token {token}")
+    );
+    assert!(!kept.is_lost());
+    kept.release().await.expect("it is held");
 }
 
 async fn locks_of_a_task_are_released(db: Database) {

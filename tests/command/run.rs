@@ -265,6 +265,23 @@ fn program_that_is_killed_at_any_moment_leaves_no_command_behind() {
     }
 }
 
+/// The parent has died before the child has asked for the signal: the child has another parent.
+#[test]
+fn child_of_a_dead_parent_does_not_become_the_command() {
+    let db = on_a_file();
+    let directory = tempfile::tempdir().expect("a directory");
+    let made = directory.path().join("made");
+    let parent = std::process::id();
+    for (parent, code, becomes) in [(parent + 1, 126, false), (parent, 0, true)] {
+        let mut child = locks(
+            &db,
+            ["__locks-become-command", &parent.to_string(), "touch"],
+        );
+        let status = child.arg(&made).status().expect("it starts");
+        assert_eq!((status.code(), made.exists()), (Some(code), becomes));
+    }
+}
+
 #[test]
 fn commands_that_cannot_be_run_have_their_exit_codes() {
     let db = on_a_file();

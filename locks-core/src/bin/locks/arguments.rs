@@ -148,6 +148,10 @@ pub(crate) struct Release {
     /// The token of the grant, as `locks list` prints it.
     #[arg(long)]
     pub(crate) token: i64,
+    /// The session of the grant, as `locks list --json` prints it. It is needed only if several tasks
+    /// share the lock with one token.
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
 }
 
 impl Database {

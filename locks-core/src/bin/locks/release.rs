@@ -11,21 +11,29 @@ use crate::{
 pub(crate) async fn release(database: &Database, release: &Release) -> Outcome {
     let locks = database.connect().await?;
     let held = locks.held().await?;
-    let Release { name, token } = release;
-    let Some(holder) = held.iter().find(|holder| holder.name.as_str() == name) else {
-        eprintln!("locks: {name} is not held");
-        return Ok(NOT_HELD);
-    };
-    if holder.token != Some(*token) {
-        match holder.token {
-            Some(other) => eprintln!("locks: {holder} with token {other}, not {token}"),
-            None => eprintln!(
-                "locks: {holder}, which is of the original platform; release it with \
-                 `locks release-task`"
-            ),
+    let Release { name, token, .. } = release;
+    let (matching, others): (Vec<_>, Vec<_>) = held
+        .iter()
+        .filter(|holder| holder.name.as_str() == name)
+        .partition(|holder| release.is_for(holder));
+    let holder = match matching[..] {
+        [holder] => holder,
+        [] if others.is_empty() => {
+            eprintln!("locks: {name} is not held");
+            return Ok(NOT_HELD);
         }
-        return Ok(NOT_HELD);
-    }
+        [] => {
+            for other in others {
+                report_other(other);
+            }
+            return Ok(NOT_HELD);
+        }
+        _ => {
+            let text = "several tasks share it with this token: pass --session, which `locks list \
+                        --json` prints";
+            return Err(format!("{name}: {text}").into());
+        }
+    };
     match locks.release_holder(holder).await {
         Ok(()) => {}
         Err(LockError::NotHeld { .. }) => {
@@ -47,6 +55,26 @@ pub(crate) async fn release_task(database: &Database, id: &str) -> Outcome {
         print_released(released)?;
     }
     Ok(0)
+}
+
+/// Tells which grant holds the lock instead.
+fn report_other(holder: &Holder) {
+    match holder.token {
+        Some(token) => eprintln!("locks: {holder}, with token {token}"),
+        None => eprintln!(
+            "locks: {holder}, which is of the original platform; release it with `locks \
+             release-task`"
+        ),
+    }
+}
+
+impl Release {
+    /// Whether this is the grant to release.
+    fn is_for(&self, holder: &Holder) -> bool {
+        let session = self.session.as_deref();
+        holder.token == Some(self.token)
+            && session.is_none_or(|session| holder.session.as_deref() == Some(session))
+    }
 }
 
 fn print_released(holder: &Holder) -> std::io::Result<()> {

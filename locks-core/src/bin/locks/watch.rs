@@ -84,8 +84,7 @@ fn missing<'a, T>(
 }
 
 fn is_same_grant(a: &Holder, b: &Holder) -> bool {
-    let identity = |holder: &Holder| (holder.name.clone(), holder.token, holder.task_id.clone());
-    identity(a) == identity(b)
+    (&a.name, &a.session, a.token, &a.task_id) == (&b.name, &b.session, b.token, &b.task_id)
 }
 
 fn is_same_request(a: &Waiter, b: &Waiter) -> bool {
