@@ -8,10 +8,10 @@ use crate::{
     matrix::ConflictMatrix,
     name,
     options::{Durability, Evidence, Expiry, Fairness},
-    process::Identity,
+    process::{Identity, host_name},
     protocol::{Config, Mechanisms},
     random::unique,
-    store::TableChoice,
+    store::{TableChoice, Target},
 };
 
 /// The shortest ttl of a session. With a shorter one, a slow write would look like a crash.
@@ -171,6 +171,31 @@ impl Builder {
         })
     }
 
+    /// The SQL text that creates the tables in the database of this URL, with the prefix and the
+    /// schema of the builder, for a tool that applies migrations. Nothing is connected. The rights
+    /// that an account needs follow as comments.
+    ///
+    /// [`connect`](Self::connect) creates missing tables by itself, if the account may.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidConfig`]: the URL, the prefix or the schema is invalid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> locks_core::Result<()> {
+    /// let builder = locks_core::LockManager::builder().table_prefix("app_");
+    /// let sql = builder.migration_sql("sqlite://locks.db")?;
+    /// assert!(sql.contains("CREATE TABLE IF NOT EXISTS app_locks ("));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn migration_sql(&self, url: &str) -> Result<String> {
+        let target = Target::parse(url)?.with_tables(self.tables()?)?;
+        Ok(target.migration_sql())
+    }
+
     /// The tables that the builder names.
     pub(crate) fn tables(&self) -> Result<TableChoice> {
         TableChoice::new(self.table_prefix.clone(), self.schema.clone())
@@ -226,20 +251,6 @@ impl fmt::Debug for Builder {
 /// `<host>-<pid>-<random>`.
 fn default_task_id() -> Arc<str> {
     let host = host_name();
-    let allowed = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);
-    let host: String = host.chars().filter(allowed).take(64).collect();
     let random = unique() >> 32;
     format!("{host}-{}-{random:08x}", std::process::id()).into()
-}
-
-#[cfg(unix)]
-fn host_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().into_owned()
-}
-
-/// Windows sets this variable for every process.
-#[cfg(not(unix))]
-fn host_name() -> String {
-    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "host".into())
 }

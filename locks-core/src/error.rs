@@ -59,7 +59,7 @@ pub enum LockError {
     },
     /// The lock was held and is not held any more.
     Lost(Lost),
-    /// A lock cannot be released because it is not held.
+    /// A lock cannot be released because it is not held, or was granted again since.
     #[non_exhaustive]
     NotHeld {
         /// The name of the lock.
@@ -153,8 +153,8 @@ impl fmt::Display for LockError {
             Self::Lost(lost) => lost.fmt(f),
             Self::NotHeld { name } => write!(
                 f,
-                "lock {name} cannot be released, because it is not held; `held` lists the held \
-                 locks"
+                "lock {name} cannot be released, because it is not held, or not by that grant any \
+                 more; `held` lists the held locks"
             ),
             Self::HeldByOther { holder } => write!(
                 f,

@@ -10,7 +10,7 @@ use crate::{
     error::{LockError, Result},
     name::LockName,
     protocol::Check,
-    report::{Lost, NOT_RENEWED_AND_EVICTED, TAKEN},
+    report::{Endangered, Lost, NOT_RENEWED_AND_EVICTED, TAKEN},
     store::fence::{
         FenceConnection,
         sealed::{Commit, Touch, Touched, Unfenced, other_database},
@@ -109,6 +109,56 @@ impl LockGuard {
             let told = told.and_then(|lost| lost.clone());
             told.unwrap_or_else(|| state.lose("the driver has ended", None))
         }
+    }
+
+    /// Resolves when the locks may be lost soon, because the renewals of their session are late: at
+    /// most half of the [expiry](crate::Expiry::After) is left, 7.5 s by default. It resolves when
+    /// the locks are lost, too. The future does not borrow the guard.
+    ///
+    /// The driver renews a session when two thirds of the expiry are left. So it warns when an answer
+    /// of the database is late by a sixth of the expiry, or when the process was stopped for that
+    /// long. A release by a supervisor comes without a warning. Locks that
+    /// [never expire](crate::Expiry::Never) are endangered only when they are lost.
+    ///
+    /// A later renewal ends the danger. Then a new future resolves at the next warning.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// A worker begins nothing new while its lock is endangered:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> locks_core::Result<()> {
+    /// # let locks = locks_core::LockManager::connect("sqlite::memory:").await?;
+    /// # async fn step() -> bool { false }
+    /// let guard = locks.acquire("app_backup_1").await?;
+    /// while step().await {
+    ///     if guard.is_endangered() {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn endangered(&self) -> impl Future<Output = Endangered> + Send + 'static + use<> {
+        let state = self.state().clone();
+        async move {
+            let expires_in = state.endangered().await;
+            Endangered {
+                names: state.shared_names(),
+                expires_in,
+            }
+        }
+    }
+
+    /// Whether the locks may be lost soon, or are lost: see [`endangered`](Self::endangered).
+    #[must_use]
+    pub fn is_endangered(&self) -> bool {
+        self.state().is_endangered()
     }
 
     /// Makes the transaction of `conn` fail unless the locks are still held, and keeps them

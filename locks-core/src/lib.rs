@@ -92,6 +92,7 @@
 //! | `mysql` | no | MySQL and MariaDB |
 //! | `postgres` | no | PostgreSQL |
 //! | `metrics` | no | [metrics](_documentation::operations#metrics) through the facade of that name |
+//! | `cli` | no | the command `locks`, which runs commands under locks, and shows and breaks locks |
 //! | `tls-rustls` | no | TLS to the servers |
 
 // The programs of the README are compiled.
@@ -126,11 +127,11 @@ mod with_lock;
 pub use builder::Builder;
 pub use error::{LockError, Result};
 pub use guard::LockGuard;
-pub use manager::LockManager;
+pub use manager::{Changes, LockManager};
 pub use matrix::ConflictMatrix;
 pub use name::{IntoLockNames, LockName, Mode, Shared};
 pub use options::{Durability, Evidence, Expiry, Fairness};
-pub use report::{Blocker, Holder, Lost, Waiter};
+pub use report::{Blocker, Endangered, Holder, Lost, Snapshot, Waiter};
 pub use store::{FenceConnection, IntoConnectOptions};
 pub use wait::{Acquire, Request, Wait};
 pub use with_lock::default_manager::Installed;

@@ -1,5 +1,7 @@
 //! The manager, which acquires locks.
 
+mod changes;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
@@ -17,6 +19,8 @@ use crate::{
 };
 
 mod holds;
+
+pub use self::changes::Changes;
 
 /// A handle to the locks of one namespace, which acts for one task.
 ///
@@ -336,6 +340,8 @@ impl LockManager {
     }
 
     /// Reads the locks that are held in the namespace, by any task.
+    ///
+    /// If locks are held, a second query reads where their processes run.
     ///
     /// # Errors
     ///

@@ -36,6 +36,8 @@ pub(crate) struct Identity {
     pub(crate) host: Arc<str>,
     /// The process id and the start time.
     pub(crate) process: Arc<str>,
+    /// The name of the machine, for display only. It is empty if it is unknown.
+    pub(crate) host_name: Arc<str>,
 }
 
 impl Identity {
@@ -45,7 +47,33 @@ impl Identity {
         Self {
             host: table::host().unwrap_or_default().into(),
             process: format!("{}:{started}", std::process::id()).into(),
+            host_name: host_name().into(),
         }
+    }
+
+    /// The identity whose texts are in the columns of a session.
+    pub(crate) fn from_columns(host: &str, process: &str) -> Self {
+        let (host, host_name) = host.split_once(' ').unwrap_or((host, ""));
+        Self {
+            host: host.into(),
+            process: process.into(),
+            host_name: host_name.into(),
+        }
+    }
+
+    /// The text of the column `host`: the host, a space and the host's name. Sessions of version
+    /// 0.1 have no name.
+    pub(crate) fn host_column(&self) -> String {
+        match &*self.host_name {
+            "" => self.host.to_string(),
+            name => format!("{} {name}", self.host),
+        }
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> Option<u32> {
+        let (id, _) = self.process.split_once(':')?;
+        id.parse().ok()
     }
 
     /// The boot of the machine, in 16 characters.
@@ -72,6 +100,25 @@ impl Identity {
     }
 }
 
+/// The name of this machine: at most 64 ASCII letters, digits, dots, hyphens and underscores.
+pub(crate) fn host_name() -> String {
+    let name = full_host_name();
+    let allowed = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);
+    name.chars().filter(allowed).take(64).collect()
+}
+
+#[cfg(unix)]
+fn full_host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
+/// Windows sets this variable for every process.
+#[cfg(not(unix))]
+fn full_host_name() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "host".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,10 +129,26 @@ mod tests {
             host: "".into(),
             // Above the largest id that Linux gives.
             process: "1999999999:1".into(),
+            host_name: "".into(),
         };
         let here = Identity::current();
         assert!(!gone.is_gone(&gone));
         assert!(!gone.is_gone(&here) && !here.is_gone(&gone));
+    }
+
+    #[test]
+    fn columns_have_the_name_of_the_host() {
+        let here = Identity::current();
+        let column = here.host_column();
+        assert!(column.len() < 255, "{column}");
+        let read = Identity::from_columns(&column, &here.process);
+        assert_eq!(read, here);
+        assert_eq!(read.id(), Some(std::process::id()));
+        let earlier = Identity::from_columns(&here.host, "7:1");
+        assert_eq!((&*earlier.host_name, earlier.id()), ("", Some(7)));
+        assert!(earlier.is_neighbour_of(&here));
+        let unknown = Identity::from_columns(" name", "");
+        assert_eq!((&*unknown.host, unknown.id()), ("", None));
     }
 
     #[test]
@@ -96,6 +159,7 @@ mod tests {
         let named = Identity {
             host: "a host/of/this/version".into(),
             process: "1999999999:1".into(),
+            host_name: "".into(),
         };
         assert!(!named.is_gone(&named) && !named.is_gone(&here));
     }

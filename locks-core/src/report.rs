@@ -28,6 +28,13 @@ pub struct Holder {
     pub session: Option<Arc<str>>,
     /// How the lock is held.
     pub mode: Mode,
+    /// The name of the machine of the holder's process. [`held`](crate::LockManager::held),
+    /// [`waiting`](crate::LockManager::waiting) and [`changes`](crate::LockManager::changes) report
+    /// it. `None` in errors, for a lock of the original platform, and for a process of version 0.1.
+    pub host: Option<Arc<str>>,
+    /// The id of the holder's process on its machine, or in its container. It is reported where
+    /// [`host`](Self::host) is.
+    pub process: Option<u32>,
 }
 
 /// A request in the queue.
@@ -45,6 +52,22 @@ pub struct Waiter {
     /// What blocks the request: at most the first twenty waiters, and every holder. It is
     /// empty if this waiter is itself part of a list of blockers.
     pub blocked_by: Vec<Blocker>,
+    /// The id of the session that waits.
+    pub session: Arc<str>,
+    /// The name of the machine of the waiter's process, as in [`Holder::host`].
+    pub host: Option<Arc<str>>,
+    /// The id of the waiter's process, as in [`Holder::process`].
+    pub process: Option<u32>,
+}
+
+/// What is held and what waits in a namespace at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The locks that are held.
+    pub held: Vec<Holder>,
+    /// The requests that wait, in the order of the queue.
+    pub waiting: Vec<Waiter>,
 }
 
 /// What blocks a request.
@@ -101,6 +124,31 @@ pub struct Lost {
     pub by: Option<Arc<str>>,
     /// The cause of the loss.
     pub reason: &'static str,
+}
+
+/// A warning that locks may be lost soon.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Endangered {
+    /// The names of the guard's locks.
+    pub names: Arc<[LockName]>,
+    /// How long the locks are held if their session is not renewed. It is zero if they are lost.
+    pub expires_in: Duration,
+}
+
+impl fmt::Display for Endangered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { names, expires_in } = self;
+        let names = Locks(names);
+        if expires_in.is_zero() {
+            return write!(f, "{names} is lost");
+        }
+        let left = Duration::from_millis(u64::try_from(expires_in.as_millis()).unwrap_or(u64::MAX));
+        write!(
+            f,
+            "{names} will be lost in {left:?}: its session was not renewed in time"
+        )
+    }
 }
 
 impl fmt::Display for Holder {

@@ -9,6 +9,7 @@ mod dropped_guards;
 mod fence;
 mod held_locks;
 mod max_hold;
+mod reports;
 mod shared_fence;
 mod sharing;
 mod sqlite_files;

@@ -4,6 +4,7 @@ mod blocked_evictions;
 mod blocked_statements;
 mod dead_sessions;
 mod dead_waiters;
+mod endangered;
 mod killed_holders;
 mod process_identity;
 mod released_sessions;

@@ -9,7 +9,8 @@ use super::{assert_none, files_on_disk, read, short};
 
 /// The modules of `locks-core`, from the top down. A module uses only modules of its own
 /// layer and of layers below.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
+    &["bin"],
     &["lib", "_documentation"],
     &["with_lock"],
     &["manager"],

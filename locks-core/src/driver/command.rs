@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{grant::Grant, lease::GrantState};
+use super::{grant::Grant, lease::GrantState, watches::Watch};
 use crate::{
     error::{LockError, Result},
     name::{LockName, Names},
@@ -95,6 +95,8 @@ pub(crate) enum Command {
         namespace: Arc<str>,
         reply: Reply<Vec<Waiter>>,
     },
+    /// Answer when what is held or waits has changed.
+    Watch(Watch),
     Close(Reply<()>),
     /// No handle is left.
     HandlesGone,
@@ -113,6 +115,7 @@ impl Command {
             | Self::Close(reply) => reply.send(Err(error)),
             Self::Remove { reply, .. } | Self::Held { reply, .. } => reply.send(Err(error)),
             Self::Waiting { reply, .. } => reply.send(Err(error)),
+            Self::Watch(watch) => watch.reply.send(Err(error)),
             Self::Release { reply: None, .. }
             | Self::Cancel { .. }
             | Self::Detach { .. }

@@ -19,6 +19,7 @@ use super::{
     meters::Meters,
     replies::{Caller, Replies},
     spin::Spin,
+    watches::Watches,
 };
 use crate::{
     error::LockError,
@@ -88,6 +89,7 @@ struct EventLoop {
     change_source: ChangeSource,
     replies: Replies,
     meters: Meters,
+    watches: Watches,
     spin: Spin,
     driver: Weak<Driver>,
     flushed: Arc<Flushed>,
@@ -123,6 +125,7 @@ impl EventLoop {
             watch: FileWatch::new(rows.log_file(), pause),
             replies: Replies::new(rows.fence_statement()),
             meters: Meters::new(&config),
+            watches: Watches::default(),
             connections: Connections::new(rows, pause.min(ROW_LIMIT)),
             spin,
             protocol: Namespaces::new(config, rng),
@@ -211,6 +214,10 @@ impl EventLoop {
         if self.watch.take_due(now) {
             self.handle(DriverInput::MayHaveChanged);
         }
+        for watch in self.watches.take_due(now) {
+            let (namespace, seen) = (watch.namespace.clone(), watch.seen.clone());
+            self.inspect(namespace, Inspection::Snapshot(seen), Caller::Watch(watch));
+        }
         if self.owners_due <= now {
             self.owners_due = now + self.owners_pause;
             let gone = self
@@ -232,7 +239,7 @@ impl EventLoop {
         let times = [protocol, self.connections.idle_due(), owners];
         let times = times.into_iter().flatten();
         let far = Instant::now() + Duration::from_mins(1);
-        let times = times.chain(self.watch.due());
+        let times = times.chain(self.watch.due()).chain(self.watches.due());
         times.chain(self.notifications.due()).min().unwrap_or(far)
     }
 
@@ -283,7 +290,11 @@ impl EventLoop {
                 self.meters.on_failed(nonce, &error);
                 self.replies.fail_request(nonce, error);
             }
-            Output::Answer(call, answer) => self.replies.answer(call, answer),
+            Output::Answer(call, answer) => {
+                if let Some(unchanged) = self.replies.answer(call, answer) {
+                    self.watches.add(unchanged, Instant::now());
+                }
+            }
             Output::Lost(nonce, loss) => {
                 self.meters.on_lost(nonce);
                 drop(self.replies.on_lost(nonce, loss));
@@ -301,6 +312,7 @@ impl EventLoop {
                     self.to(namespace, Input::LeaseExpired(session));
                 }
             }
+            Output::LeaseEndangered(session) => self.replies.endanger_lease(&session),
             Output::LeaseEnded(session) => {
                 self.meters.on_lease_ended(&session);
                 self.replies.end_lease(&session);
@@ -448,6 +460,7 @@ impl EventLoop {
             Command::Waiting { namespace, reply } => {
                 self.inspect(namespace, Inspection::Waiting, Caller::Waiters(reply));
             }
+            Command::Watch(watch) => self.watches.add(watch, Instant::now()),
             Command::Close(reply) => {
                 let call = Some(self.replies.add_call(Caller::Done(reply)));
                 let fenced = self.replies.fenced();

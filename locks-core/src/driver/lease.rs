@@ -26,6 +26,8 @@ use crate::{
 pub(super) struct Lease {
     /// Nanoseconds on the boot clock.
     deadline: AtomicU64,
+    /// Whether renewals are late, or the lease has ended.
+    endangered: watch::Sender<bool>,
 }
 
 /// Further than any clock goes.
@@ -40,6 +42,7 @@ impl Lease {
     pub(super) fn until(deadline: Option<Time>) -> Self {
         Self {
             deadline: AtomicU64::new(deadline.map_or(NEVER, nanos)),
+            endangered: watch::Sender::new(false),
         }
     }
 
@@ -49,13 +52,26 @@ impl Lease {
         let extends = !self.is_over();
         if extends {
             self.deadline.store(nanos(deadline), Ordering::Release);
+            self.endangered.send_replace(false);
         }
         extends
+    }
+
+    /// Renewals are late.
+    pub(super) fn endanger(&self) {
+        self.endangered.send_replace(true);
     }
 
     /// Ends the lease now.
     pub(super) fn end(&self) {
         self.deadline.store(0, Ordering::Release);
+        self.endanger();
+    }
+
+    /// How long the lease lasts if it is not renewed.
+    fn left(&self) -> Duration {
+        let deadline = self.deadline.load(Ordering::Acquire);
+        Duration::from_nanos(deadline.saturating_sub(nanos(boot_time())))
     }
 
     fn is_over(&self) -> bool {
@@ -65,9 +81,9 @@ impl Lease {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let deadline = self.deadline.load(Ordering::Acquire);
-        let left = Duration::from_nanos(deadline.saturating_sub(nanos(boot_time())));
-        f.debug_struct("Lease").field("left", &left).finish()
+        f.debug_struct("Lease")
+            .field("left", &self.left())
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,6 +125,10 @@ impl GrantState {
         &self.names
     }
 
+    pub(crate) fn shared_names(&self) -> Arc<[LockName]> {
+        self.names.clone()
+    }
+
     pub(crate) fn token(&self) -> i64 {
         self.token
     }
@@ -148,6 +168,24 @@ impl GrantState {
             _ if self.is_held_too_long() => false,
             Some(lost) => lost.reason == NOT_RENEWED,
             None => self.lease.is_over(),
+        }
+    }
+
+    /// Whether renewals are late or the locks are lost.
+    pub(crate) fn is_endangered(&self) -> bool {
+        *self.lease.endangered.borrow() || self.is_lost()
+    }
+
+    /// Waits until renewals are late or the locks are lost. Returns how long they are held if their
+    /// session is not renewed.
+    pub(crate) async fn endangered(&self) -> Duration {
+        let (mut lost, mut late) = (self.lost.subscribe(), self.lease.endangered.subscribe());
+        // Neither sender can be gone before this future.
+        tokio::select! {
+            _ = lost.wait_for(Option::is_some) => Duration::ZERO,
+            _ = late.wait_for(|late| *late) => {
+                if self.is_lost() { Duration::ZERO } else { self.lease.left() }
+            }
         }
     }
 

@@ -32,10 +32,12 @@ mod queries;
 mod replies;
 mod spin;
 mod tasks;
+mod watches;
 
 pub(crate) use self::{
     command::{Command, Owner, Reply},
     grant::Grant,
     handle::Driver,
     lease::GrantState,
+    watches::Watch,
 };

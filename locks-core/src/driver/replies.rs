@@ -9,6 +9,7 @@ use super::{
     command::Reply,
     grant::Grant,
     lease::{GrantState, Lease},
+    watches::Watch,
 };
 use crate::{
     error::LockError,
@@ -26,6 +27,7 @@ pub(super) enum Caller {
     About(Arc<GrantState>, Reply<()>),
     Holders(Reply<Vec<Holder>>),
     Waiters(Reply<Vec<Waiter>>),
+    Watch(Watch),
 }
 
 impl Caller {
@@ -34,6 +36,9 @@ impl Caller {
             (Self::Done(reply) | Self::About(_, reply), Answer::Done) => reply.send(Ok(())),
             (Self::Holders(reply), Answer::Holders(holders)) => reply.send(Ok(holders)),
             (Self::Waiters(reply), Answer::Waiters(waiters)) => reply.send(Ok(waiters)),
+            (Self::Watch(watch), Answer::Snapshot(snapshot, version)) => {
+                watch.reply.send(Ok((snapshot, version)));
+            }
             (Self::About(state, reply), Answer::Lost(loss)) => {
                 reply.send(Err(LockError::Lost(state.on_loss(loss))));
             }
@@ -48,6 +53,7 @@ impl Caller {
             Self::Done(reply) | Self::About(_, reply) => reply.send(Err(error)),
             Self::Holders(reply) => reply.send(Err(error)),
             Self::Waiters(reply) => reply.send(Err(error)),
+            Self::Watch(watch) => watch.reply.send(Err(error)),
         }
     }
 }
@@ -91,10 +97,13 @@ impl Replies {
         id
     }
 
-    pub(super) fn answer(&mut self, call: CallId, answer: Answer) {
-        if let Some(caller) = self.callers.remove(&call) {
-            caller.answer(answer);
+    /// Answers a call. Returns it if there is no answer yet, because nothing has changed.
+    pub(super) fn answer(&mut self, call: CallId, answer: Answer) -> Option<Watch> {
+        match (self.callers.remove(&call)?, answer) {
+            (Caller::Watch(watch), Answer::Unchanged) => return Some(watch),
+            (caller, answer) => caller.answer(answer),
         }
+        None
     }
 
     pub(super) fn fail_request(&mut self, nonce: Nonce, error: LockError) {
@@ -146,6 +155,13 @@ impl Replies {
     pub(super) fn extend_lease(&mut self, session: &SessionId, deadline: Time) -> bool {
         let lease = self.leases.get(session);
         lease.is_none_or(|lease| lease.extend(deadline))
+    }
+
+    /// Renewals of a session are late.
+    pub(super) fn endanger_lease(&self, session: &SessionId) {
+        if let Some(lease) = self.leases.get(session) {
+            lease.endanger();
+        }
     }
 
     pub(super) fn end_lease(&mut self, session: &SessionId) {

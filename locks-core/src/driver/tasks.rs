@@ -24,8 +24,16 @@ pub(super) async fn run(task: Task, link: &mut Reconnecting, namespace: &str) ->
     match task {
         Task::Prepare => TaskResult::Prepared(link.with(async |_| Ok(())).await),
         Task::ReadRow(call) => {
-            let result = link.with(async |c| c.read(namespace).await).await;
+            let read = async |c: &mut Connection| {
+                let row = c.read(namespace).await?;
+                Ok((row, c.sessions_in(namespace).await?))
+            };
+            let result = link.with(read).await;
             TaskResult::RowRead { call, result }
+        }
+        Task::ReadSessions(call) => {
+            let result = link.with(async |c| c.sessions_in(namespace).await).await;
+            TaskResult::SessionsRead { call, result }
         }
         Task::Evict {
             session,

@@ -149,16 +149,19 @@ mod tests {
         let other = Identity {
             host: here.host.clone(),
             process: format!("{id}:{start}").into(),
+            host_name: "".into(),
         };
         assert!(!other.is_gone(&here));
         let earlier = Identity {
             host: here.host.clone(),
             process: format!("{id}:1").into(),
+            ..other.clone()
         };
         assert!(earlier.is_gone(&here), "the id belongs to a later process");
         let unreadable = Identity {
             host: here.host.clone(),
             process: format!("{id}:").into(),
+            ..other.clone()
         };
         assert!(!unreadable.is_gone(&here), "the start time is unknown");
 

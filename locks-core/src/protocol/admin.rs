@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    call::{CallId, Check, Inspection, Removal},
+    call::{Answer, CallId, Check, Inspection, Removal},
     requests::PATIENCE,
     task::{Evicted, Task},
     time::Time,
@@ -34,12 +34,19 @@ struct PendingInspection {
     session: Option<SessionId>,
     /// Whether the row is read for it on a side connection.
     aside: bool,
+    /// What the row says, if only the rows of sessions are missing.
+    report: Option<Answer>,
 }
 
 impl PendingInspection {
     /// Whether any connection can answer it.
     fn may_go_aside(&self) -> bool {
-        !self.aside && matches!(self.what, Inspection::Held | Inspection::Waiting)
+        !self.aside && self.what.is_report()
+    }
+
+    /// Whether it waits for the row.
+    fn needs_row(&self) -> bool {
+        self.session.is_none() && self.report.is_none()
     }
 }
 
@@ -127,8 +134,26 @@ impl Admin {
             since,
             session,
             aside: false,
+            report: None,
         };
         self.inspections.insert(call, pending);
+    }
+
+    /// The row answers an inspection, except for what the rows of sessions say.
+    pub(super) fn on_report(&mut self, call: CallId, report: Answer) {
+        if let Some(pending) = self.inspections.get_mut(&call) {
+            pending.report = Some(report);
+        }
+    }
+
+    /// The rows of sessions were read for this inspection. Returns what the row said.
+    pub(super) fn take_report(&mut self, call: CallId) -> Option<Answer> {
+        self.inspections.remove(&call)?.report
+    }
+
+    /// What an inspection asks for, unless it is answered.
+    pub(super) fn inspection(&self, call: CallId) -> Option<&Inspection> {
+        Some(&self.inspections.get(&call)?.what)
     }
 
     pub(super) fn remove(&mut self, call: CallId, what: Removal, since: Time) {
@@ -143,14 +168,14 @@ impl Admin {
 
     /// Whether the row is needed for a call.
     pub(super) fn needs_row(&self) -> bool {
-        self.inspections.values().any(|p| p.session.is_none())
+        self.inspections.values().any(PendingInspection::needs_row)
             || self.ready_removals().next().is_some()
     }
 
     /// The inspections that a row of that moment answers; and whether others need a later
     /// one.
     pub(super) fn answerable(&self, proven: Time) -> (Vec<CallId>, bool) {
-        let ready = self.inspections.iter().filter(|(_, p)| p.session.is_none());
+        let ready = self.inspections.iter().filter(|(_, p)| p.needs_row());
         let (fresh, stale): (Vec<_>, Vec<_>) = ready
             .map(|(call, pending)| (*call, pending.since))
             .partition(|(_, since)| proven >= *since);
@@ -346,6 +371,8 @@ mod tests {
             since: None,
             session: Some("s".into()),
             mode: Mode::Exclusive,
+            host: None,
+            process: None,
         }
     }
 

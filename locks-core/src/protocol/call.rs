@@ -6,8 +6,9 @@ use super::time::Time;
 use crate::{
     error::LockError,
     name::{LockName, Names},
-    report::{Holder, Waiter},
+    report::{Holder, Snapshot, Waiter},
     scope::ScopePath,
+    store::RowVersion,
     table::{Grant, LockTable, Nonce, SessionId},
 };
 
@@ -43,11 +44,20 @@ pub(crate) enum Inspection {
     Held,
     /// What waits.
     Waiting,
+    /// What is held and what waits, if the row is not of this version.
+    Snapshot(Option<RowVersion>),
     /// Whether a grant is still there.
     Confirm(Nonce, Check),
     /// Whether a detached lock is there. If so, its release begins, and the call is
     /// answered when the release is done.
     ReleaseName(Arc<str>, LockName),
+}
+
+impl Inspection {
+    /// Whether it is answered with what the row says, and changes nothing.
+    pub(super) fn is_report(&self) -> bool {
+        matches!(self, Self::Held | Self::Waiting | Self::Snapshot(_))
+    }
 }
 
 /// Where a grant is looked for.
@@ -134,6 +144,10 @@ pub(crate) enum Answer {
     Done,
     Holders(Vec<Holder>),
     Waiters(Vec<Waiter>),
+    /// What is held and what waits, and the version of the row; `None`: there is no row.
+    Snapshot(Snapshot, Option<RowVersion>),
+    /// The row is still of the version that the call names.
+    Unchanged,
     /// The grant that the call is about is lost.
     Lost(Loss),
     Failed(LockError),

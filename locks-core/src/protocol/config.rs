@@ -140,6 +140,7 @@ pub(super) mod tests {
             process: Identity {
                 host: "host".into(),
                 process: "1:1".into(),
+                host_name: "".into(),
             },
             evidence: Evidence::Process,
             mechanisms: Mechanisms::default(),

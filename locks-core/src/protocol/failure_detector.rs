@@ -235,6 +235,7 @@ mod tests {
             process: Identity {
                 host: "".into(),
                 process: "".into(),
+                host_name: "".into(),
             },
             ttl,
             heartbeat,
@@ -386,6 +387,7 @@ mod tests {
         let process = |host: &str| Identity {
             host: host.into(),
             process: "1:1".into(),
+            host_name: "".into(),
         };
         let states = [
             ("a", "here", true),

@@ -14,6 +14,7 @@
 
 mod calls;
 mod completion;
+mod inspections;
 mod liveness;
 mod queries;
 mod writes;
@@ -415,6 +416,7 @@ impl Namespace {
         for key in self.sessions.expired(now) {
             self.lose_session(&key, NOT_RENEWED, now);
         }
+        self.warn_of_late_renewals(now);
         if self.timers.take_due(Timer::Request, time) {
             self.fail_overdue_requests(time);
         }
@@ -463,7 +465,7 @@ impl Namespace {
         let calls = calls.chain(self.grants.oldest_call()).min();
         timers.set_or_stop(Timer::Call, calls.filter(|_| fails).map(|at| at + PATIENCE));
         timers.set_or_stop(Timer::Aside, self.admin.next_aside());
-        let lease = self.sessions.earliest_deadline();
+        let lease = self.sessions.next_deadline();
         let lease = lease.map(|at| now.monotonic + (at - now.boot));
         timers.set_or_stop(Timer::Lease, lease);
         self.next_end = self.grants.next_end();

@@ -37,6 +37,8 @@ pub(crate) enum Output {
     HeldTooLong(Nonce, Loss),
     /// The lease of a session ends at this point of the boot clock.
     LeaseExtended(SessionId, Time),
+    /// Renewals of a session are late: at most half of its ttl is left of its lease.
+    LeaseEndangered(SessionId),
     /// A session is no longer used.
     LeaseEnded(SessionId),
 }

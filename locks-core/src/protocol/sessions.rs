@@ -23,6 +23,10 @@ const IDLE: Duration = Duration::from_mins(1);
 /// Nothing new is held under a session that has less than this part of its ttl left.
 const SHORT: u32 = 4;
 
+/// The holders of a session are warned when it has this part of its ttl left. It is renewed when it
+/// has two thirds left.
+const ENDANGERED: u32 = 2;
+
 /// Whether a session ends when it is not renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -49,6 +53,8 @@ struct Session {
     id: SessionId,
     /// When its lease ends, on the boot clock; `None`: never.
     deadline: Option<Time>,
+    /// Whether its holders were warned since the last renewal.
+    warned: bool,
     /// Whether a handle acts for its task.
     owned: bool,
     /// Since when it was seen to hold and wait for nothing.
@@ -77,6 +83,8 @@ pub(super) struct OwnSessions {
     /// No lease ends before this point of the boot clock. Leases are only extended, so it
     /// may be too early.
     earliest_deadline: Option<Time>,
+    /// Nothing is to be warned of before this point of the boot clock. It may be too early, too.
+    earliest_warning: Option<Time>,
     /// Whether the last thing done was to open sessions.
     opened_last: bool,
 }
@@ -188,13 +196,19 @@ impl OwnSessions {
         let session = Session {
             id: new.id,
             deadline,
+            warned: false,
             owned: true,
             idle_since: None,
             next_fence: 0,
         };
         self.sessions.insert(key, session);
         self.note_deadline(deadline);
+        self.note_warning(new.ttl.map(|ttl| sent.boot + ttl / ENDANGERED));
         replaced
+    }
+
+    fn note_warning(&mut self, at: Option<Time>) {
+        self.earliest_warning = self.earliest_warning.into_iter().chain(at).min();
     }
 
     fn note_deadline(&mut self, deadline: Option<Time>) {
@@ -218,10 +232,50 @@ impl OwnSessions {
         }
         let deadline = session.deadline?.max(sent.boot + ttl);
         session.deadline = Some(deadline);
+        if std::mem::take(&mut session.warned) {
+            self.note_warning(Some(sent.boot + ttl / ENDANGERED));
+        }
         Some(deadline)
     }
 
+    /// The sessions that were not renewed in time, each once until it is renewed.
+    pub(super) fn endangered(&mut self, ttl: Duration, now: Now) -> Vec<SessionId> {
+        let mut endangered = Vec::new();
+        if self.earliest_warning.is_none_or(|at| at > now.boot) {
+            return endangered;
+        }
+        self.earliest_warning = None;
+        for session in self.sessions.values_mut().filter(|s| !s.warned) {
+            let Some(deadline) = session.deadline else {
+                continue;
+            };
+            if session.ends_within(ttl / ENDANGERED, now) {
+                session.warned = true;
+                endangered.push(session.id.clone());
+            } else {
+                let left = (deadline - now.boot).saturating_sub(ttl / ENDANGERED);
+                let at = now.boot + left;
+                let earliest = self.earliest_warning.into_iter().chain([at]).min();
+                self.earliest_warning = earliest;
+            }
+        }
+        endangered
+    }
+
+    /// Whether the holders of a session were warned since its last renewal.
+    pub(super) fn is_endangered(&self, id: &SessionId) -> bool {
+        let session = self.keys.get(id).and_then(|key| self.sessions.get(key));
+        session.is_some_and(|session| session.warned)
+    }
+
+    /// When a lease may end next, or a warning is due, on the boot clock.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let times = [self.earliest_deadline, self.earliest_warning];
+        times.into_iter().flatten().min()
+    }
+
     /// When a lease may end next, on the boot clock.
+    #[cfg(test)]
     pub(super) fn earliest_deadline(&self) -> Option<Time> {
         self.earliest_deadline
     }
@@ -487,6 +541,24 @@ mod tests {
         let removed = sessions.remove_idle(&none, &requesting, at(160).monotonic);
         assert_eq!(removed, [id("s")]);
         assert!(sessions.is_empty() && !sessions.contains(&id("s")));
+    }
+
+    #[test]
+    fn a_session_is_endangered_once_when_half_of_its_ttl_is_left() {
+        let mut sessions = one();
+        let (key, s) = (key("a"), id("s"));
+        assert_eq!(sessions.next_deadline(), Some(at(6).boot));
+        assert!(sessions.endangered(TTL, at(5)).is_empty());
+        assert!(!sessions.is_endangered(&s));
+        assert_eq!(sessions.endangered(TTL, at(6)), std::slice::from_ref(&s));
+        assert!(sessions.is_endangered(&s));
+        assert!(sessions.endangered(TTL, at(7)).is_empty());
+        assert_eq!(sessions.next_deadline(), Some(at(12).boot));
+        sessions.renew(&key, &s, TTL, at(7), at(8));
+        assert!(!sessions.is_endangered(&s));
+        sessions.renew(&key, &s, TTL, at(9), at(10));
+        assert!(sessions.endangered(TTL, at(13)).is_empty(), "renewed again");
+        assert_eq!(sessions.endangered(TTL, at(15)), [s]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::call::{CallId, Removal};
 use crate::{
     report::Holder,
-    store::{Failure, LocksRow},
+    store::{Failure, LocksRow, SessionRow},
     table::SessionId,
 };
 
@@ -46,8 +46,11 @@ impl ReleaseId {
 pub(crate) enum Task {
     /// Open the connection, because an eviction may follow soon.
     Prepare,
-    /// Read the row, to answer a call that the connection of the rows does not answer in time.
+    /// Read the row and the sessions of the namespace, to answer a call that the connection of the
+    /// rows does not answer in time.
     ReadRow(CallId),
+    /// Read the sessions of the namespace, to answer a call.
+    ReadSessions(CallId),
     /// Delete the rows of a session, the heartbeat row first.
     Evict {
         session: SessionId,
@@ -75,7 +78,11 @@ pub(crate) enum TaskResult {
     Prepared(Result<(), Failure>),
     RowRead {
         call: CallId,
-        result: Result<Option<LocksRow>, Failure>,
+        result: Result<(Option<LocksRow>, Vec<SessionRow>), Failure>,
+    },
+    SessionsRead {
+        call: CallId,
+        result: Result<Vec<SessionRow>, Failure>,
     },
     /// Whether the session is dead now. If it is not, it is alive.
     Evicted {

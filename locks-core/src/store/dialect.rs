@@ -17,6 +17,9 @@ pub(super) struct Dialect {
     pub(super) quote: char,
     /// In their order. A statement may find that it was run before.
     pub(super) migrations: &'static [Migration],
+    /// Those of tables without which everything works, more slowly. They are applied where turns
+    /// are taken.
+    pub(super) optional: &'static [Migration],
     /// How the engine reports changes.
     pub(super) change_source: ChangeSource,
     /// Run first on the first connection, so that no setting truncates the answers.

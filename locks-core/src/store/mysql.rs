@@ -32,6 +32,10 @@ const DIALECT: Dialect = Dialect {
         path: "migrations/mysql/0001_locks.sql",
         sql: include_str!("../../migrations/mysql/0001_locks.sql"),
     }],
+    optional: &[Migration {
+        path: "migrations/mysql/0002_lock_requests.sql",
+        sql: include_str!("../../migrations/mysql/0002_lock_requests.sql"),
+    }],
     quote: '`',
     change_source: ChangeSource::None,
     unlimited: Some("SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1"),
@@ -279,7 +283,6 @@ fn turns(names: &TableNames, facts: &Facts) -> TurnStatements {
             names,
             "driver, namespace, number, claimed, claimer, served, seenAt, body",
         ),
-        migration: include_str!("../../migrations/mysql/0002_lock_requests.sql"),
     }
 }
 

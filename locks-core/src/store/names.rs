@@ -127,6 +127,21 @@ impl TableNames {
             .collect()
     }
 
+    /// The comments of a migration about the rights of accounts, with these names in the
+    /// statements.
+    pub(super) fn rights(&self, text: &str) -> Vec<String> {
+        let schema = self.schema().map(|schema| self.quote(schema));
+        let schema = schema.as_deref().unwrap_or("<schema>");
+        let rights = text.lines().filter_map(|line| {
+            if line.starts_with("--   GRANT ") {
+                Some(self.rename(line).replace("<schema>", schema))
+            } else {
+                line.starts_with("-- The rights ").then(|| line.to_owned())
+            }
+        });
+        rights.collect()
+    }
+
     /// Replaces the names of tables and indexes. An index has a name that begins with
     /// `lock_`, and gets the prefix only: PostgreSQL creates it in the schema of its table.
     fn rename(&self, statement: &str) -> String {
@@ -180,6 +195,25 @@ mod tests {
         assert_eq!(
             names("1e", None).migration(text)[1],
             "CREATE INDEX \"1elock_sessions_namespace\" ON \"1elock_sessions\" (namespace)",
+        );
+    }
+
+    #[test]
+    fn rights_of_a_migration_have_the_prefix_and_the_schema() {
+        let text = "-- The rights of locks:\n--   GRANT USAGE ON SCHEMA <schema> TO <account>;\n\
+                    --   GRANT SELECT ON locks, lock_fences TO <account>;\n-- locks\nSELECT 1;\n";
+        assert_eq!(
+            names("a_", Some("s")).rights(text),
+            [
+                "-- The rights of locks:",
+                "--   GRANT USAGE ON SCHEMA \"s\" TO <account>;",
+                "--   GRANT SELECT ON \"s\".a_locks, \"s\".a_lock_fences TO <account>;",
+            ]
+        );
+        let unnamed = names("", None).rights(text);
+        assert_eq!(
+            unnamed[1],
+            "--   GRANT USAGE ON SCHEMA <schema> TO <account>;"
         );
     }
 

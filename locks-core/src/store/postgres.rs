@@ -35,6 +35,10 @@ const DIALECT: Dialect = Dialect {
         path: "migrations/postgres/0001_locks.sql",
         sql: include_str!("../../migrations/postgres/0001_locks.sql"),
     }],
+    optional: &[Migration {
+        path: "migrations/postgres/0002_lock_requests.sql",
+        sql: include_str!("../../migrations/postgres/0002_lock_requests.sql"),
+    }],
     quote: '"',
     change_source: ChangeSource::Notifications,
     unlimited: None,
@@ -310,7 +314,6 @@ fn turns(names: &TableNames) -> TurnStatements {
             names,
             "driver, namespace, number, claimed, served, seenAt, body",
         ),
-        migration: include_str!("../../migrations/postgres/0002_lock_requests.sql"),
     }
 }
 

@@ -26,14 +26,15 @@ impl Connection {
                     .map(|ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
             })
             .collect();
+        let hosts: Vec<_> = new.iter().map(|new| new.process.host_column()).collect();
         let (mut args, mut rows) = (Vec::new(), Vec::new());
-        for (new, ttl) in new.iter().zip(&ttls) {
+        for ((new, ttl), host) in new.iter().zip(&ttls).zip(&hosts) {
             let first = args.len() + 1;
             args.extend([
                 Argument::Text(&new.id.0),
                 Argument::Text(&new.namespace),
                 Argument::Text(&new.task),
-                Argument::Text(&new.process.host),
+                Argument::Text(host),
                 Argument::Text(&new.process.process),
                 Argument::OptionalInt(*ttl),
             ]);
@@ -283,10 +284,7 @@ fn session_row(values: Vec<Value>) -> Option<SessionRow> {
     Some(SessionRow {
         id: SessionId(id.text()?.into()),
         task: task.text()?,
-        process: Identity {
-            host: host.text()?.into(),
-            process: process.text()?.into(),
-        },
+        process: Identity::from_columns(&host.text()?, &process.text()?),
         ttl: ttl.map(Duration::from_millis),
         heartbeat: heartbeat.int()?,
     })
@@ -317,6 +315,7 @@ mod tests {
             process: Identity {
                 host: "".into(),
                 process: "".into(),
+                host_name: "".into(),
             },
             ttl: Some(Duration::from_secs(1)),
         });

@@ -35,6 +35,7 @@ const DIALECT: Dialect = Dialect {
         path: "migrations/sqlite/0001_locks.sql",
         sql: include_str!("../../migrations/sqlite/0001_locks.sql"),
     }],
+    optional: &[],
     quote: '"',
     change_source: ChangeSource::DataVersion,
     unlimited: None,

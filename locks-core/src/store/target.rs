@@ -146,6 +146,25 @@ impl Target {
         Ok(self)
     }
 
+    /// The statements that create the tables, and in comments the rights that an account needs.
+    pub(crate) fn migration_sql(&self) -> String {
+        let Some(dialect) = self.dialect() else {
+            return String::new();
+        };
+        let names = self.tables.names(self.tables.schema(), dialect.quote);
+        let files = || dialect.migrations.iter().chain(dialect.optional);
+        let mut text = String::new();
+        for statement in files().flat_map(|file| names.migration(file.sql)) {
+            text.push_str(&statement);
+            text.push_str(";\n\n");
+        }
+        for line in files().flat_map(|file| names.rights(file.sql)) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    }
+
     /// Sets what the writes of a new connection survive, where that can be chosen.
     pub(crate) fn with_durability(mut self, durability: Durability) -> Self {
         self.durability = durability;

@@ -88,8 +88,6 @@ pub(super) struct TurnStatements {
     pub(super) clean: String,
     /// Statements that change nothing. They fail if the table or a right is missing.
     pub(super) check: Vec<String>,
-    /// The file that creates the table.
-    pub(super) migration: &'static str,
 }
 
 /// Statements with words in the place of values, such as `$driver`.
@@ -246,7 +244,8 @@ impl Connection {
             if failure.kind != Kind::Missing || attempt > 0 {
                 break;
             }
-            for statement in server.names.migration(turns.migration) {
+            let optional = server.dialect.optional.iter();
+            for statement in optional.flat_map(|one| server.names.migration(one.sql)) {
                 match self.run_raw(&statement).await {
                     Err(failure) if !failure.keeps_connection() => return Err(failure),
                     _ => {}

@@ -505,6 +505,8 @@ pub(crate) fn holder(name: &LockName, entry: &Entry) -> Holder {
         since: entry.grant.as_ref().and_then(|grant| time(grant.since)),
         session: entry.grant.as_ref().map(|grant| grant.session.0.clone()),
         mode: entry.mode(),
+        host: None,
+        process: None,
     }
 }
 
@@ -516,6 +518,9 @@ impl QueuedRequest {
             task_id: self.task.clone(),
             since: time(self.since),
             blocked_by: Vec::new(),
+            session: self.session.0.clone(),
+            host: None,
+            process: None,
         }
     }
 }

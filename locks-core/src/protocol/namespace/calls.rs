@@ -14,8 +14,7 @@ use crate::{
         time::{Now, Time},
     },
     report::Blocker,
-    store::{Failure, LocksRow},
-    table::{LockTable, Nonce, Order, Request},
+    table::{Nonce, Order, Request},
 };
 
 impl Namespace {
@@ -70,45 +69,6 @@ impl Namespace {
         self.admin.inspect(call, what, session, now.monotonic);
         self.replan = true;
         self.look_aside(now);
-    }
-
-    /// Reads the row on a side connection for calls that a write must not delay.
-    pub(super) fn look_aside(&mut self, now: Now) {
-        let fails = self.failure_logged.is_some();
-        for call in self.admin.go_aside(fails, now.monotonic) {
-            self.task(Task::ReadRow(call));
-        }
-    }
-
-    /// The row was read on a side connection.
-    pub(super) fn on_row_read_aside(
-        &mut self,
-        call: CallId,
-        result: Result<Option<LocksRow>, Failure>,
-        now: Now,
-    ) {
-        let row = match result {
-            Ok(row) => row,
-            Err(failure) => {
-                self.retry(Task::ReadRow(call), &failure, now);
-                self.last_error.get_or_insert(failure.into());
-                return;
-            }
-        };
-        // Without a row nothing is held.
-        let table = row.map_or_else(
-            || Ok(LockTable::default()),
-            |row| LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref()),
-        );
-        match table {
-            Ok(table) => self.answer_inspections(vec![call], &table, now),
-            Err(unreadable) => {
-                if self.admin.take_inspection(call).is_some() {
-                    let error = LockError::schema(unreadable.to_string());
-                    self.answer(call, Answer::Failed(error));
-                }
-            }
-        }
     }
 
     pub(super) fn close(&mut self, fenced: &BTreeSet<Nonce>, now: Now) {

@@ -232,6 +232,13 @@ impl Namespace {
         self.timers.set(Timer::Orphans, next);
     }
 
+    /// Warns the holders of sessions that were not renewed in time.
+    pub(super) fn warn_of_late_renewals(&mut self, now: Now) {
+        let endangered = self.sessions.endangered(self.config.session_ttl(), now);
+        let warnings = endangered.into_iter().map(Output::LeaseEndangered);
+        self.outputs.extend(warnings);
+    }
+
     // Tasks.
 
     pub(super) fn on_task_done(&mut self, result: TaskResult, now: Now) {
@@ -243,6 +250,7 @@ impl Namespace {
                 result,
             } => self.on_evicted(session, reason, result, now),
             TaskResult::RowRead { call, result } => self.on_row_read_aside(call, result, now),
+            TaskResult::SessionsRead { call, result } => self.on_sessions_read(call, result, now),
             TaskResult::AllEvicted(result) => self.on_all_evicted(result, now),
             TaskResult::HoldersEvicted { call, result } => {
                 self.on_holders_evicted(call, result, now);

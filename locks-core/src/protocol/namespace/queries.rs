@@ -56,6 +56,10 @@ impl Namespace {
         {
             return Some(query);
         }
+        // An inspection that was just answered.
+        if let Some(task) = self.over_rows.pop_front() {
+            return Some(Query::Task(task));
+        }
         self.look(now)
     }
 

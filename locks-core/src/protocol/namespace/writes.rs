@@ -7,8 +7,7 @@ use crate::{
     error::LockError,
     name::LockName,
     protocol::{
-        call::{Answer, CallId, Granted, Inspection, Loss},
-        config::Config,
+        call::{Answer, CallId, Granted, Loss},
         grants::{ActiveGrant, Ownership},
         output::Output,
         plan::Plan,
@@ -18,7 +17,7 @@ use crate::{
         time::{Now, Time},
         write_schedule::Written,
     },
-    report::{Blocker, Waiter},
+    report::Blocker,
     store::{Class, Failure, Kind, NewSession},
     table::{LockTable, Nonce},
 };
@@ -160,7 +159,7 @@ impl Namespace {
     pub(super) fn apply(&mut self, plan: Plan, cached: CachedRow, now: Now) {
         let version = cached.version.version;
         self.refuse(plan.refused);
-        self.answer_inspections(plan.inspected, &cached.table, now);
+        self.answer_inspections(plan.inspected, &cached.table, Some(&cached.version), now);
         self.row.put_back(cached);
         // Either the plan was written, or nothing had to be. That a row can be read says
         // nothing to a request that needs a write.
@@ -218,24 +217,6 @@ impl Namespace {
             if !pending.is_cancelled() {
                 self.outputs.push_back(Output::Failed(nonce, error));
             }
-        }
-    }
-
-    pub(super) fn answer_inspections(&mut self, calls: Vec<CallId>, table: &LockTable, now: Now) {
-        for call in calls {
-            let answer = match self.admin.take_inspection(call) {
-                None => continue,
-                Some(Inspection::Held) => Answer::Holders(table.holders()),
-                Some(Inspection::Waiting) => Answer::Waiters(waiters(table, &self.config)),
-                Some(Inspection::Confirm(..)) => Answer::Done,
-                Some(Inspection::ReleaseName(task, name)) => {
-                    match self.release_name(table, &task, &name, call, now) {
-                        Some(error) => Answer::Failed(error),
-                        None => continue,
-                    }
-                }
-            };
-            self.answer(call, answer);
         }
     }
 
@@ -353,6 +334,10 @@ impl Namespace {
             return;
         }
         self.answered += 1;
+        let endangered = self
+            .sessions
+            .is_endangered(&session)
+            .then(|| session.clone());
         self.outputs.push_back(Output::Granted(Granted {
             nonce,
             names: request.names.all().clone(),
@@ -362,6 +347,8 @@ impl Namespace {
             ends,
             fence_row,
         }));
+        let warning = endangered.map(Output::LeaseEndangered);
+        self.outputs.extend(warning);
     }
 
     // Failures.
@@ -425,16 +412,4 @@ impl Namespace {
 pub(super) enum Writes {
     Yes,
     No,
-}
-
-/// The queue, with what blocks each request.
-fn waiters(table: &LockTable, config: &Config) -> Vec<Waiter> {
-    let queue = table.queue().iter().enumerate();
-    queue
-        .map(|(position, queued)| {
-            let mut waiter = queued.report();
-            waiter.blocked_by = table.blockers_of(position, &config.matrix);
-            waiter
-        })
-        .collect()
 }

@@ -293,6 +293,8 @@ fn a_removal_that_finds_nothing_needs_a_row_that_was_read_after_its_eviction() {
         since: None,
         session: Some(session.0.clone()),
         mode: Mode::Exclusive,
+        host: None,
+        process: None,
     };
     let evicted = Evicted {
         dead: vec![session],

@@ -466,6 +466,7 @@ impl World {
                     self.to(p, namespace, Input::LeaseExpired(session));
                 }
             }
+            Output::LeaseEndangered(session) => self.check_warning(p, &session),
             Output::LeaseEnded(session) => {
                 self.processes[p].leases.insert(session, Time::default());
             }

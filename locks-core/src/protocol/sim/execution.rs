@@ -339,8 +339,15 @@ pub(super) async fn run_task(c: Connection, namespace: Name, task: Task) -> Inpu
     Input::TaskDone(match task {
         Task::Prepare => TaskResult::Prepared(Ok(())),
         Task::ReadRow(call) => {
-            let result = c.read(namespace).await;
+            let result = match c.read(namespace).await {
+                Ok(row) => c.sessions_in(namespace).await.map(|all| (row, all)),
+                Err(failure) => Err(failure),
+            };
             TaskResult::RowRead { call, result }
+        }
+        Task::ReadSessions(call) => {
+            let result = c.sessions_in(namespace).await;
+            TaskResult::SessionsRead { call, result }
         }
         Task::Evict {
             session,

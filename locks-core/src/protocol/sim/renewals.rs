@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{
     execution::Connection,
+    schedule::ProcessId,
     statement::{Reply, Statement},
+    world::World,
 };
 use crate::{
     protocol::{Renewal, Renewed},
@@ -63,4 +65,21 @@ async fn renew(c: &Connection, ids: &[SessionId]) -> Result<BTreeSet<SessionId>,
     }
     let text = "the renewed sessions and those that were found differ in number";
     Err(Failure::inconsistent(Class::NotApplied, text))
+}
+
+impl World {
+    /// A warning comes when at most half of the ttl is left.
+    pub(super) fn check_warning(&mut self, p: ProcessId, session: &SessionId) {
+        let process = &self.processes[p];
+        let Some(deadline) = process.leases.get(session) else {
+            return;
+        };
+        let left = *deadline - process.now(self.now).boot;
+        let ttl = self.setup.ttl.unwrap_or_default();
+        self.note(|| format!("  session {} is endangered, {left:?} left", session.0));
+        if left > ttl / 2 {
+            let text = format!("process {p} was warned with {left:?} left of {ttl:?}");
+            self.fail("warnings-have-a-cause", text);
+        }
+    }
 }

@@ -101,6 +101,7 @@ impl World {
         let identity = Identity {
             host: host.clone().into(),
             process: format!("{}:{incarnation}", number + 100).into(),
+            host_name: "".into(),
         };
         let config = Config {
             matrix: setup.matrix_of(number),

@@ -84,6 +84,8 @@ fn inspection_is_answered_while_a_write_takes_long() {
     assert!(passed < Duration::from_millis(1_010), "{passed:?}");
     assert_eq!(pending(&s, 0), Some("compare-and-set"));
     let side = reads_aside(&s).expect("it was found");
+    // The row, and the sessions.
+    s.step(&Step::Answer(0, side));
     s.step(&Step::Answer(0, side));
     assert!(s.0.calls.is_empty(), "{:?}", s.0.calls);
     assert!(s.log().contains("is answered: Holders"), "{}", s.log());
@@ -225,5 +227,43 @@ fn inspection_while_the_row_is_missing_finds_nothing() {
     s.answer_for(&[1], Duration::from_secs(2));
     let log = s.log();
     assert!(log.contains("Inspect is answered: Holders([])"), "{log}");
+    s.end();
+}
+
+#[test]
+fn removal_of_a_grant_leaves_the_next_grant_of_its_task_alone() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted(0, 1);
+    s.step(&Step::RemoveGrant(1, 0, "app_task_1"));
+    s.step(&Step::Release(1));
+    while s.holder().is_some() {
+        s.answer_all(&[0]);
+    }
+    s.granted(0, 2);
+    s.answer_for(&[0, 1], TTL);
+    assert!(s.0.calls.is_empty());
+    let log = s.log();
+    assert!(log.contains("Remove is answered: Holders([])"), "{log}");
+    assert_eq!(*s.told(2), Told::Granted);
+    assert!(s.holder().is_some());
+    s.end();
+}
+
+#[test]
+fn holder_whose_renewals_are_late_is_warned_once_before_its_loss() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted(0, 1);
+    s.answer_for(&[0], TTL);
+    assert!(!s.log().contains("is endangered"), "{}", s.log());
+    s.step(&Step::CutOff(0));
+    let start = s.0.now;
+    while *s.told(1) != Told::Lost {
+        assert!(s.since(start) < 2 * TTL, "{}", s.log());
+        s.step(&Step::NextTimer);
+    }
+    let log = s.log();
+    assert_eq!(log.matches("is endangered").count(), 1, "{log}");
+    let (_, left) = log.split_once("is endangered, ").expect("it was found");
+    assert!(left.starts_with("1s left"), "half of the ttl: {log}");
     s.end();
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::protocol::sim::{
     callers::Told,
     process::LaneKind::{self, Side},
-    scene::Scene,
+    scene::{Scene, TTL},
     schedule::{Patience, ProcessId, Step},
 };
 
@@ -77,5 +77,39 @@ fn request_that_does_not_wait_is_decided_when_the_session_of_a_stolen_lock_is_de
     s.step(&Step::ArriveCommit(1));
     s.until_told(&[0, 1], 2);
     assert_eq!(*s.told(2), Told::Granted);
+    s.end();
+}
+
+#[test]
+fn lock_that_a_supervisor_takes_from_its_holder_waits_for_the_fenced_transaction() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted_with_commit_under_way(0, 1);
+    s.step(&Step::RemoveGrant(1, 0, "app_task_1"));
+    s.ask(1, 2, Patience::Forever);
+    s.answer_for(&[0, 1], Duration::from_millis(800));
+    assert_eq!(*s.told(2), Told::Waiting);
+    assert_eq!(s.0.calls.len(), 1, "the removal waits");
+    s.step(&Step::ArriveCommit(1));
+    s.until_told(&[0, 1], 2);
+    assert_eq!(*s.told(2), Told::Granted);
+    s.answer_for(&[0, 1], TTL);
+    assert!(s.0.calls.is_empty());
+    assert_eq!(*s.told(1), Told::Lost);
+    s.end();
+}
+
+#[test]
+fn fence_that_comes_after_a_supervisor_took_the_lock_is_refused() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    s.granted(0, 1);
+    s.step(&Step::RemoveGrant(1, 0, "app_task_1"));
+    s.answer_for(&[1], Duration::from_millis(800));
+    assert!(s.0.calls.is_empty() && s.holder().is_none());
+    // Its driver does not know yet, but the row of its session is gone.
+    assert_eq!(*s.told(1), Told::Granted);
+    s.step(&Step::Fence(1));
+    s.until_told(&[0], 1);
+    assert_eq!(*s.told(1), Told::Lost);
+    assert!(!s.0.step(&Step::Commit(1)), "it is not fenced");
     s.end();
 }
