@@ -41,11 +41,12 @@
 //! | [`with_lock`](macro@with_lock) | runs a function while it holds its locks |
 //! | [`token`](LockGuard::token) | a fencing token, larger than that of every earlier grant that conflicts with it |
 //! | [`lost`](LockGuard::lost), [`is_lost`](LockGuard::is_lost) | notifies of the loss of the lock |
+//! | [`endangered`](LockGuard::endangered), [`is_endangered`](LockGuard::is_endangered) | warns when renewals are late, before the lock is lost |
 //! | [`commit(tx)`](LockGuard::commit), [`fence`](LockGuard::fence) | makes your transaction fail if the lock is no longer held |
 //! | [`release`](LockGuard::release), a drop | returns when the lock is released; releases it some milliseconds later |
 //! | [`detach`](LockGuard::detach), [`release(name)`](LockManager::release) | keeps the lock without a guard; releases it by name |
 //! | [`is_held`](LockManager::is_held), [`assert_held`](LockManager::assert_held) | what this process holds, without a look at the database |
-//! | [`held`](LockManager::held), [`waiting`](LockManager::waiting) | the holders; the waiters, with what blocks each |
+//! | [`held`](LockManager::held), [`waiting`](LockManager::waiting), [`changes`](LockManager::changes) | the holders; the waiters, with what blocks each; both, whenever they have changed |
 //! | [`release_holder`](LockManager::release_holder), [`release_task`](LockManager::release_task), [`release_all`](LockManager::release_all) | takes locks away from their holders |
 //! | [`close`](LockManager::close) | releases everything and ends the driver |
 //!

@@ -1,6 +1,6 @@
 //! The recipes: examples of one purpose each.
 
-use std::{collections::BTreeSet, process::Command};
+use std::process::Command;
 
 use locks_tests::{
     engine::{Database, Engine},
@@ -130,9 +130,9 @@ fn each_candidate_leads_alone_and_as_often_as_the_others() {
             }
         }
     }
-    assert_eq!(terms.len(), 6, "{terms:?}");
-    let first: BTreeSet<_> = terms[..3].iter().collect();
-    assert_eq!(first.len(), 3, "in order of arrival: {terms:?}");
+    // A candidate that starts late on a busy machine leads later than the others.
+    terms.sort_unstable();
+    assert_eq!(terms, ["anna", "anna", "ben", "ben", "cleo", "cleo"]);
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
