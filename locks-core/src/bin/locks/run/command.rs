@@ -14,7 +14,7 @@ use locks_core::{LockGuard, LockName};
 use tokio::process::{self, Command};
 
 use super::signals::Received;
-use crate::exit::{CANNOT_RUN, NOT_FOUND, SIGNALLED};
+use crate::exit::{CANNOT_RUN, NOT_FOUND};
 
 /// The first argument of this program when it becomes the command. The id of the parent and the
 /// command follow.
@@ -69,6 +69,7 @@ impl Child {
 
     /// The console has sent the interrupt to the command, too.
     #[cfg(not(unix))]
+    #[allow(clippy::unused_self, reason = "as on Unix")]
     pub(super) fn pass_on(&mut self, _: Received) {}
 
     /// Sends a signal, unless it has ended.
@@ -104,6 +105,9 @@ fn prepare(command: &[OsString]) -> Command {
 #[cfg(unix)]
 fn code(status: ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
+
+    use crate::exit::SIGNALLED;
+
     let signal = status.signal().map(|signal| i32::from(SIGNALLED) + signal);
     let code = status.code().or(signal).unwrap_or_default();
     u8::try_from(code).unwrap_or(u8::MAX)

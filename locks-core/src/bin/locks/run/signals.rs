@@ -84,6 +84,7 @@ impl Received {
 }
 
 #[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps, reason = "as on Unix")]
 impl Signals {
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {})
@@ -99,6 +100,7 @@ impl Signals {
 }
 
 #[cfg(not(unix))]
+#[allow(clippy::unused_self, reason = "as on Unix")]
 impl Received {
     /// The number of SIGINT elsewhere.
     pub(crate) fn number(self) -> u8 {
