@@ -50,11 +50,15 @@ pub enum Durability {
     /// [`Full`](Self::Full), and everything is if the system does not tell its boot id (only
     /// Linux does).
     ///
-    /// Processes of version 0.1 do not know of the restart. Use [`Full`](Self::Full) while they
-    /// use the same file.
+    /// A session that cannot be renewed, because an application keeps the file busy, is renewed
+    /// beside the file, in the directory `<file>-beats`.
+    ///
+    /// Processes of version 0.1 know neither of the restart nor of this directory. Use
+    /// [`Full`](Self::Full) while they use the same file.
     #[default]
     Normal,
-    /// A write is on the disk before it is answered: `synchronous = FULL`.
+    /// A write is on the disk before it is answered: `synchronous = FULL`. Sessions are renewed in
+    /// the file alone.
     Full,
 }
 

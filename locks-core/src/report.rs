@@ -97,6 +97,16 @@ pub enum Blocker {
     },
 }
 
+impl Blocker {
+    /// The session that holds the lock.
+    pub(crate) fn session(&self) -> Option<&str> {
+        match self {
+            Self::Holder(holder) => holder.session.as_deref(),
+            Self::Waiter(_) | Self::Matrix { .. } | Self::Limit { .. } => None,
+        }
+    }
+}
+
 /// The reason of a loss by the clock alone: nothing shows that the lock was taken.
 pub(crate) const NOT_RENEWED: &str = "its session was not renewed in time";
 

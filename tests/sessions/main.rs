@@ -2,6 +2,7 @@
 
 mod blocked_evictions;
 mod blocked_statements;
+mod busy_files;
 mod dead_sessions;
 mod dead_waiters;
 mod endangered;

@@ -10,6 +10,7 @@
     clippy::must_use_candidate
 )]
 
+pub mod application;
 pub mod clock;
 pub mod cluster;
 pub mod conflict_table;

@@ -5,6 +5,7 @@
 mod attribute_cost;
 mod default_manager;
 mod finished_tasks;
+mod herd;
 mod killed_holders;
 mod max_hold;
 mod polling;

@@ -370,7 +370,8 @@ impl EventLoop {
     /// The file of the database was written, or the watch on it has ended.
     fn on_file_report(&mut self, reported: bool) {
         if reported {
-            self.watch.on_report(Instant::now());
+            let ahead = self.protocol.requests_ahead();
+            self.watch.on_report(ahead, Instant::now());
         }
     }
 

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time;
+
 use super::linger::Linger;
 use crate::store::ChangeSource;
 
@@ -22,6 +24,10 @@ const AGAIN: [Duration; 3] = [
 ];
 /// The shortest pause between two looks, for a file that is written all the time.
 const LEAST: Duration = Duration::from_millis(1);
+/// The least time in which a lock passes from one process to the next. A process looks later for
+/// each request that comes before its own: otherwise each write would wake all that wait.
+const HAND_OVER: Duration = Duration::from_micros(500);
+const FARTHEST: Duration = Duration::from_millis(20);
 /// The pause before a watch that could not be made is tried again.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long a report counts as proof that reports come, at least.
@@ -38,6 +44,8 @@ pub(super) struct FileWatch {
     retry: Option<Instant>,
     last_report: Option<Instant>,
     proved_for: Duration,
+    /// Until when reports stay in the queue of the kernel, because none concerns this process.
+    ignored_until: Option<Instant>,
     looks: Looks,
 }
 
@@ -50,8 +58,13 @@ struct Looks {
 }
 
 impl Looks {
-    /// A write was reported.
-    fn on_report(&mut self, now: Instant) {
+    /// A write was reported, which concerns this process after `delay`.
+    fn on_report(&mut self, now: Instant, delay: Duration) {
+        if !delay.is_zero() {
+            // One look serves all writes until then.
+            self.due = vec![now + delay, now + delay + AGAIN[AGAIN.len() - 1]];
+            return;
+        }
         let first = self.last.map_or(now, |last| now.max(last + LEAST));
         self.due.clear();
         self.due.push(first);
@@ -80,6 +93,7 @@ impl FileWatch {
             retry: None,
             last_report: None,
             proved_for: PROVED_FOR.max(3 * renewals),
+            ignored_until: None,
             looks: Looks::default(),
         }
     }
@@ -105,6 +119,7 @@ impl FileWatch {
     fn stop(&mut self) {
         self.watch = None;
         self.last_report = None;
+        self.ignored_until = None;
         self.looks.due.clear();
     }
 
@@ -114,6 +129,10 @@ impl FileWatch {
         let Some(watch) = &mut self.watch else {
             return std::future::pending().await;
         };
+        if let Some(until) = self.ignored_until {
+            time::sleep_until(until.into()).await;
+            self.ignored_until = None;
+        }
         let result = watch.report().await;
         if let Err(error) = &result {
             tracing::debug!(%error, "the watch of the database's log has ended");
@@ -122,10 +141,13 @@ impl FileWatch {
         result.is_ok()
     }
 
-    /// A report has come.
-    pub(super) fn on_report(&mut self, now: Instant) {
+    /// A report has come. Before any request of this process, so many others are served.
+    pub(super) fn on_report(&mut self, ahead: usize, now: Instant) {
         self.last_report = Some(now);
-        self.looks.on_report(now);
+        let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
+        let delay = HAND_OVER.saturating_mul(ahead).min(FARTHEST);
+        self.ignored_until = (!delay.is_zero()).then(|| now + delay);
+        self.looks.on_report(now, delay);
     }
 
     /// Whether the rows are to be looked at now.
@@ -227,7 +249,7 @@ mod tests {
     #[test]
     fn a_report_is_followed_by_looks_and_frequent_ones_by_one_each_millisecond() {
         let (mut looks, start) = (Looks::default(), Instant::now());
-        looks.on_report(start);
+        looks.on_report(start, Duration::ZERO);
         assert!(looks.take_due(start) && !looks.take_due(start));
         for (early, pause) in [(0, 1), (3, 4), (15, 16)] {
             assert!(!looks.take_due(start + ms(early)), "{pause}");
@@ -237,10 +259,27 @@ mod tests {
         let mut taken = 0;
         for step in 0..1000 {
             let now = start + ms(20) + Duration::from_micros(10) * step;
-            looks.on_report(now);
+            looks.on_report(now, Duration::ZERO);
             taken += u32::from(looks.take_due(now));
         }
         assert_eq!(taken, 10);
+    }
+
+    #[test]
+    fn a_process_behind_others_looks_later() {
+        let (mut looks, start) = (Looks::default(), Instant::now());
+        looks.on_report(start, ms(10));
+        assert!(!looks.take_due(start + ms(9)));
+        assert!(looks.take_due(start + ms(10)));
+        assert!(!looks.take_due(start + ms(25)));
+        assert!(
+            looks.take_due(start + ms(26)),
+            "the commit may have taken longer"
+        );
+        assert_eq!(looks.due, []);
+        looks.on_report(start + ms(50), ms(10));
+        looks.on_report(start + ms(51), Duration::ZERO);
+        assert!(looks.take_due(start + ms(51)), "it is the next one now");
     }
 
     #[cfg(all(target_os = "linux", feature = "sqlite"))]
@@ -257,8 +296,13 @@ mod tests {
         assert_eq!(watch.change_source(start), Some(ChangeSource::DataVersion));
         fs::write(&path, "b").unwrap();
         assert!(watch.report().await);
-        watch.on_report(start);
+        watch.on_report(0, start);
         assert_eq!(watch.change_source(start), Some(ChangeSource::Reports));
+        watch.on_report(20, Instant::now());
+        fs::write(&path, "c").unwrap();
+        let early = time::timeout(FARTHEST / 4, watch.report()).await;
+        assert!(early.is_err(), "twenty requests come first");
+        assert!(watch.report().await);
         let late = start + PROVED_FOR;
         assert_eq!(watch.change_source(late), Some(ChangeSource::DataVersion));
         fs::remove_file(&path).unwrap();

@@ -287,6 +287,11 @@ impl Namespace {
         self.requests.any_blocked()
     }
 
+    /// How many requests are served before the first one that is blocked; at most twenty.
+    pub(super) fn requests_ahead(&self) -> usize {
+        self.requests.ahead()
+    }
+
     /// Whether anything is to be renewed.
     pub(super) fn needs_renewal(&self) -> bool {
         !self.sessions.is_empty() || !self.grants.is_empty()
@@ -433,11 +438,7 @@ impl Namespace {
             self.look_aside(now);
         }
         if self.timers.take_due(Timer::Processes, time) && self.observing {
-            let near = self.detector.neighbours(&self.config.process);
-            if !near.is_empty() {
-                self.outputs.push_back(Output::CheckProcesses(near));
-            }
-            self.timers.set(Timer::Processes, time + NEIGHBOURS);
+            self.check_processes(time);
         }
         if self.timers.take_due(Timer::RetryTask, time) {
             let due = self.retries.extract_if(.., |(at, _)| *at <= time);

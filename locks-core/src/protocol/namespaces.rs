@@ -83,6 +83,13 @@ impl Namespaces {
         self.answered
     }
 
+    /// How many requests are served before the first one that is blocked here; at most twenty.
+    pub(crate) fn requests_ahead(&self) -> usize {
+        let blocked = self.blocked.iter();
+        let namespaces = blocked.filter_map(|name| self.all.get(name));
+        namespaces.map(Namespace::requests_ahead).min().unwrap_or(0)
+    }
+
     /// Takes in what happened.
     pub(crate) fn handle(&mut self, now: Now, input: DriverInput) {
         match input {

@@ -280,6 +280,21 @@ impl Requests {
         }
     }
 
+    /// How many queued requests block the request that the fewest block; at most twenty, which
+    /// are as many as are reported.
+    pub(super) fn ahead(&self) -> usize {
+        let blocked = self.0.values().filter(|p| !p.cancelled && p.is_blocked());
+        let is_request = |blocker: &&Blocker| matches!(blocker, Blocker::Waiter(_));
+        let ahead = blocked.map(|p| p.blocked_by.iter().filter(is_request).count());
+        ahead.min().unwrap_or(0)
+    }
+
+    /// The sessions of the locks that block requests.
+    pub(super) fn blocking_sessions(&self) -> BTreeSet<&str> {
+        let blockers = self.0.values().flat_map(|p| &p.blocked_by);
+        blockers.filter_map(Blocker::session).collect()
+    }
+
     /// A request was found blocked. Where that was not written, only a row that was read
     /// after the request came (`proven`) shows it. Returns the request if it counts.
     pub(super) fn on_blocked(

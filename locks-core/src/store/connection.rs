@@ -32,7 +32,11 @@ const TIMER: Duration = Duration::from_millis(2);
 pub(crate) struct Connection {
     executor: Box<dyn Executor>,
     limit: Duration,
-    file: FileIdentity,
+    /// How long a statement is repeated while another connection writes.
+    pub(super) busy_limit: Duration,
+    /// Whether sessions are renewed beside a database file that cannot be written.
+    pub(super) renews_beside_file: bool,
+    pub(super) file: FileIdentity,
     pub(super) statements: Arc<Statements>,
     /// Whether the statements of turns are prepared.
     pub(super) turns_prepared: bool,
@@ -63,6 +67,8 @@ impl Connection {
         let mut this = Self {
             executor,
             limit,
+            busy_limit: limit,
+            renews_beside_file: false,
             file,
             statements: server.statements.clone(),
             turns_prepared: false,
@@ -480,7 +486,7 @@ impl Connection {
         loop {
             let result = within(self.limit, statement(&mut *self.executor)).await;
             match result {
-                Err(busy) if busy.kind == Kind::Busy && start.elapsed() < self.limit => {
+                Err(busy) if busy.kind == Kind::Busy && start.elapsed() < self.busy_limit => {
                     attempts += 1;
                     let pause = self.busy.next(attempts);
                     if pause < TIMER {

@@ -20,7 +20,10 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
-use super::failure::Failure;
+use super::{
+    failure::{Class, Failure, Kind},
+    heartbeat_file::HeartbeatFiles,
+};
 
 /// The query for the files that a connection of SQLite has open.
 pub(super) const OPEN_FILES: &str = "SELECT file FROM pragma_database_list";
@@ -46,6 +49,7 @@ struct File {
     /// That of the first connect.
     first: OnceLock<Id>,
     side: Mutex<Weak<SideFiles>>,
+    heartbeats: OnceLock<HeartbeatFiles>,
 }
 
 /// The files `-wal` and `-shm`, as the connections found them that are open.
@@ -65,6 +69,7 @@ impl FileIdentity {
             path,
             first: OnceLock::new(),
             side: Mutex::default(),
+            heartbeats: OnceLock::new(),
         };
         Self {
             file: Some(Arc::new(file)),
@@ -81,6 +86,18 @@ impl FileIdentity {
     #[cfg(feature = "sqlite")]
     pub(super) fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| &*file.path)
+    }
+
+    /// The files of the sessions' heartbeats; `None` if the database is no file.
+    pub(super) fn heartbeats(&self) -> Result<Option<&HeartbeatFiles>, Failure> {
+        let Some(file) = &self.file else {
+            return Ok(None);
+        };
+        if let Some(files) = file.heartbeats.get() {
+            return Ok(Some(files));
+        }
+        let files = HeartbeatFiles::beside(&file.path).map_err(unreadable)?;
+        Ok(Some(file.heartbeats.get_or_init(|| files)))
     }
 
     /// Records the identity of the database file, at the first call.
@@ -168,6 +185,11 @@ impl SideFiles {
         let mut files = self.0.iter();
         files.all(|(path, id)| id.is_none() || identity(path) == *id)
     }
+}
+
+/// A file beside the database could not be read or written. The database was not changed.
+pub(super) fn unreadable(error: std::io::Error) -> Failure {
+    Failure::new(Class::NotApplied, Kind::Other, sqlx::Error::Io(error))
 }
 
 #[cfg(unix)]

@@ -12,6 +12,7 @@ mod failure;
 pub(crate) mod fence;
 mod file;
 mod given_options;
+mod heartbeat_file;
 mod listen;
 #[cfg(feature = "mysql")]
 mod mysql;

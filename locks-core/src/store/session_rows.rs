@@ -8,10 +8,15 @@ use std::{
 use super::{
     connection::{Connection, columns},
     executor::{Argument, ColumnType, Value},
-    failure::{Class, Failure},
+    failure::{Class, Failure, Kind},
+    file::unreadable,
     rows::{Liveness, NewSession, SessionRow},
 };
 use crate::{process::Identity, table::SessionId};
+
+/// The part of its time for which a renewal tries to write the file. Holders are warned when
+/// half of a lease is left; a renewal beside the file comes before.
+const BESIDE: u32 = 4;
 
 impl Connection {
     /// Inserts the rows of these sessions, all heartbeat rows before the first fence row. An id
@@ -63,11 +68,57 @@ impl Connection {
     }
 
     /// Advances the heartbeats of these sessions. Returns the number of heartbeat rows that
-    /// were found.
+    /// were found. While another connection keeps a database file from being written, the
+    /// heartbeats are advanced in files beside it.
     pub(crate) async fn renew(&mut self, sessions: &[SessionId]) -> Result<u64, Failure> {
         let statements = self.statements.clone();
         let (sql, args) = self.listed(&statements.renew, sessions);
-        self.execute(&sql, &args).await
+        if !self.renews_beside_file {
+            return self.execute(&sql, &args).await;
+        }
+        let limit = self.busy_limit;
+        self.busy_limit = limit / BESIDE;
+        let result = self.execute(&sql, &args).await;
+        self.busy_limit = limit;
+        match result {
+            Err(busy) if busy.kind == Kind::Busy => {
+                let Some(files) = self.file.heartbeats()? else {
+                    return Err(busy);
+                };
+                tracing::debug!("the file is busy: heartbeats are advanced beside it");
+                for id in sessions {
+                    files.advance(id).map_err(unreadable)?;
+                }
+                // A session that a supervisor has removed is not renewed.
+                let states = self.liveness(sessions, None).await?;
+                let alive = states.iter();
+                let alive = alive.filter(|(_, state)| matches!(state, Liveness::Alive(_)));
+                Ok(alive.count() as u64)
+            }
+            result => result,
+        }
+    }
+
+    /// Adds to the heartbeats what is in the files beside the database.
+    fn add_heartbeats<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a mut SessionRow>,
+    ) -> Result<(), Failure> {
+        let files = self.file.heartbeats()?;
+        if let Some(files) = files.filter(|files| !files.are_none()) {
+            for row in rows {
+                let beside = files.read(&row.id).map_err(unreadable)?;
+                row.heartbeat = row.heartbeat.saturating_add(beside);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what these sessions, which are dead, have beside the database.
+    fn remove_heartbeats(&self, ids: &[SessionId]) {
+        if let Ok(Some(files)) = self.file.heartbeats() {
+            files.remove(ids);
+        }
     }
 
     /// Reads the states of these sessions, in their order. Each session must have had both of
@@ -98,6 +149,7 @@ impl Connection {
             let fence = values.remove(0).text().unwrap_or_default();
             found.insert(fence, session_row(values));
         }
+        self.add_heartbeats(found.values_mut().flatten())?;
         if let Some(witness) = witness
             && !found.contains_key(&*witness.0)
         {
@@ -126,7 +178,9 @@ impl Connection {
         let sql = self.statements.clone();
         let args = [Argument::Text(namespace)];
         let rows = self.fetch_all(&sql.sessions_in, &args, &TYPES).await?;
-        Ok(rows.into_iter().filter_map(session_row).collect())
+        let mut rows: Vec<_> = rows.into_iter().filter_map(session_row).collect();
+        self.add_heartbeats(&mut rows)?;
+        Ok(rows)
     }
 
     /// Reads every session of a namespace that has a fence row, once.
@@ -157,7 +211,12 @@ impl Connection {
         heartbeat: i64,
     ) -> Result<bool, Failure> {
         let sql = self.statements.clone();
-        let args = [Argument::Text(&id.0), Argument::Int(heartbeat)];
+        let beside = match self.file.heartbeats()? {
+            Some(files) => files.read(id).map_err(unreadable)?,
+            None => 0,
+        };
+        let in_row = heartbeat.saturating_sub(beside);
+        let args = [Argument::Text(&id.0), Argument::Int(in_row)];
         Ok(self.execute(&sql.delete_session_at, &args).await? == 1)
     }
 
@@ -197,7 +256,9 @@ impl Connection {
         let args = [Argument::Text(&start), Argument::Text(&end)];
         self.try_fences(&args).await?;
         let sql = self.statements.clone();
-        self.execute(&sql.delete_fences, &args).await.map(drop)
+        self.execute(&sql.delete_fences, &args).await?;
+        self.remove_heartbeats(std::slice::from_ref(id));
+        Ok(())
     }
 
     /// Deletes the fence rows of these sessions, as [`delete_fences`](Self::delete_fences) does.
@@ -217,6 +278,7 @@ impl Connection {
             let sql = format!("{} {list}", statements.delete_fence_list);
             self.execute(&sql, &args).await?;
         }
+        self.remove_heartbeats(ids);
         Ok(())
     }
 
@@ -243,7 +305,11 @@ impl Connection {
             "{}{}",
             statements.delete_fences, statements.without_heartbeat
         );
-        Ok(self.execute(&sql, &args).await? > 0)
+        let deleted = self.execute(&sql, &args).await? > 0;
+        if deleted {
+            self.remove_heartbeats(std::slice::from_ref(id));
+        }
+        Ok(deleted)
     }
 
     /// Fails while an open transaction is fenced with a row of this range, if the engine can
@@ -304,7 +370,11 @@ mod tests {
 
     /// A database in memory with the sessions `a` and `w`.
     async fn database() -> (Connection, SessionId, SessionId) {
-        let target = Target::parse("sqlite::memory:").unwrap();
+        database_at("sqlite::memory:").await
+    }
+
+    async fn database_at(url: &str) -> (Connection, SessionId, SessionId) {
+        let target = Target::parse(url).unwrap();
         let mut c = target.open(Duration::from_secs(5)).await.unwrap();
         c.ensure_tables(&target.server()).await.unwrap();
         let ids = ["a", "w"].map(|task| SessionId(format!("ns/{task}").into()));
@@ -365,6 +435,44 @@ mod tests {
             assert!(matches!(dead[..], [(_, Liveness::Dead)]));
             c.delete_fences(&w).await.unwrap();
             assert!(c.liveness(ids, Some(&w)).await.is_err());
+        });
+    }
+
+    #[test]
+    fn a_heartbeat_beside_the_file_shows_that_a_session_lives() {
+        run(async {
+            let directory = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}/db?mode=rwc", directory.path().display());
+            let (mut c, a, _) = database_at(&url).await;
+            let ids = std::slice::from_ref(&a);
+            let heartbeat = async |c: &mut Connection| match &c.liveness(ids, None).await.unwrap()[..]
+            {
+                [(_, Liveness::Alive(row))] => row.heartbeat,
+                other => panic!("{other:?}"),
+            };
+            let first = heartbeat(&mut c).await;
+            assert_eq!(c.renew(ids).await.unwrap(), 1);
+            assert_eq!(heartbeat(&mut c).await, first + 1);
+
+            let mut application = Target::parse(&url)
+                .unwrap()
+                .open(Duration::from_secs(5))
+                .await
+                .unwrap();
+            application.raw("BEGIN IMMEDIATE").await.unwrap();
+            c.busy_limit = Duration::from_millis(20);
+            assert!(c.renew(ids).await.is_err(), "version 0.1 may use the file");
+            c.renews_beside_file = true;
+            assert_eq!(c.renew(ids).await.unwrap(), 1);
+            assert_eq!(heartbeat(&mut c).await, first + 2);
+            assert_eq!(c.sessions_in("ns").await.unwrap()[0].heartbeat, first + 2);
+            application.raw("COMMIT").await.unwrap();
+
+            // The process that evicts has seen the heartbeat of the row alone.
+            assert!(!c.delete_session_at(&a, first + 1).await.unwrap());
+            assert!(c.delete_session_at(&a, first + 2).await.unwrap());
+            c.delete_fences(&a).await.unwrap();
+            assert!(c.file.heartbeats().unwrap().unwrap().are_none());
         });
     }
 

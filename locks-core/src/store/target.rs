@@ -255,6 +255,8 @@ impl Target {
         file.remember();
         let mut connection = Connection::open(executor, limit, file, &server).await?;
         connection.survive(self.durability).await?;
+        // Processes of version 0.1 do not look beside the file.
+        connection.renews_beside_file = self.durability == Durability::Normal;
         Ok(connection)
     }
 

@@ -1,7 +1,7 @@
 //! Which sessions are alive: those of this process and those of others; and the tasks that
 //! delete the rows of dead ones.
 
-use super::{CLEAR_AGAIN, Namespace, RETRY, RETRY_LOCKED, writes::Writes};
+use super::{CLEAR_AGAIN, NEIGHBOURS, Namespace, RETRY, RETRY_LOCKED, writes::Writes};
 use crate::{
     protocol::{
         admin::AfterEviction,
@@ -12,13 +12,18 @@ use crate::{
         query::{Orphans, Peers},
         sessions::SessionKey,
         task::{EvictReason, Evicted, Task, TaskResult},
-        time::Now,
+        time::{Now, Time},
         timers::Timer,
     },
     report::{HELD_TOO_LONG, NOT_RENEWED_AND_EVICTED, TAKEN},
     store::{Failure, Kind, Liveness, NewSession},
     table::SessionId,
 };
+
+/// As many processes are checked all at one time.
+const FEW_NEIGHBOURS: usize = 8;
+/// How many times rarer the checks become at most.
+const RAREST_CHECK: u32 = 10;
 
 impl Namespace {
     // Sessions of this process.
@@ -237,6 +242,28 @@ impl Namespace {
         let endangered = self.sessions.endangered(self.config.session_ttl(), now);
         let warnings = endangered.into_iter().map(Output::LeaseEndangered);
         self.outputs.extend(warnings);
+    }
+
+    /// Looks which processes of this machine have ended. In a long queue every process looks at a
+    /// few of the others, and less often, since all of them look.
+    pub(super) fn check_processes(&mut self, now: Time) {
+        let mut near = self.detector.neighbours(&self.config.process);
+        let many = near.len() / FEW_NEIGHBOURS;
+        if many > 0 {
+            let blocking = self.requests.blocking_sessions();
+            let (mut checked, others): (Vec<_>, Vec<_>) = near
+                .into_iter()
+                .partition(|(id, _)| blocking.contains(&*id.0));
+            let others = others.into_iter();
+            checked.extend(self.rng.choose_multiple(others, FEW_NEIGHBOURS / 2));
+            near = checked;
+        }
+        if !near.is_empty() {
+            self.outputs.push_back(Output::CheckProcesses(near));
+        }
+        let many = u32::try_from(many).unwrap_or(u32::MAX);
+        let pause = NEIGHBOURS * many.clamp(1, RAREST_CHECK);
+        self.timers.set(Timer::Processes, now + pause);
     }
 
     // Tasks.
