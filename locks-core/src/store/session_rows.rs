@@ -91,6 +91,9 @@ impl Connection {
                 }
                 // A session that a supervisor has removed is not renewed.
                 let states = self.liveness(sessions, None).await?;
+                let dead = states.iter().filter(|(_, state)| *state == Liveness::Dead);
+                let dead: Vec<_> = dead.map(|(id, _)| id.clone()).collect();
+                self.remove_heartbeats(&dead);
                 let alive = states.iter();
                 let alive = alive.filter(|(_, state)| matches!(state, Liveness::Alive(_)));
                 Ok(alive.count() as u64)
