@@ -11,7 +11,7 @@ use locks_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 const SHORT: Duration = Duration::from_millis(200);
 const REASON: &str = "it was held for longer than its limit";
 /// The number of races between a commit and the end of a grant, and the lanes they run in.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use locks_core::{LockError, LockManager};
+use locks_core::{LockError, LockManager, Shared};
 use locks_tests::{
     engine::Database,
     on_every_engine,
@@ -15,12 +15,15 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(20);
 /// The text of the error that names a newer format.
 const NEWER: &str = "written by a newer version";
-/// The format that this version writes.
+/// The format that this version writes if no lock is shared.
 const FORMAT: u64 = 1;
+/// The format that it writes if one is, and the highest one that it reads.
+const SHARED: u64 = 2;
 
 on_every_engine!(
     async every_written_row_contains_the_format_number,
     async an_adopted_row_contains_the_format_number,
+    async a_row_has_the_format_of_shared_locks_while_there_are_any,
     async a_row_without_a_format_number_is_read,
     async a_row_of_a_newer_format_is_refused_and_left_unchanged,
     async a_row_whose_format_is_no_number_is_refused_and_left_unchanged,
@@ -136,6 +139,16 @@ async fn an_adopted_row_contains_the_format_number(db: Database) {
     guard.release().await.expect("it is held");
 }
 
+async fn a_row_has_the_format_of_shared_locks_while_there_are_any(db: Database) {
+    let locks = connect(&db, "a").await;
+    let exclusive = locks.acquire("x").await.expect("it is free");
+    let shared = locks.acquire(Shared("y")).await.expect("it is free");
+    assert_eq!(format_of(&db).await, Some(SHARED));
+    shared.release().await.expect("it is held");
+    assert_eq!(format_of(&db).await, Some(FORMAT));
+    exclusive.release().await.expect("it is held");
+}
+
 /// Version 0.1 wrote no format number.
 async fn a_row_without_a_format_number_is_read(db: Database) {
     let holder = connect(&db, "holder").await;
@@ -165,7 +178,7 @@ async fn a_row_of_a_newer_format_is_refused_and_left_unchanged(db: Database) {
     let guard = connected_before.acquire("x").await.expect("it is free");
     guard.release().await.expect("it is held");
     let readable = read(&db).await;
-    let newer = FORMAT + 1;
+    let newer = SHARED + 1;
     let metas = [
         // The current format with one more field.
         json!({"format": newer, "sessions": [], "token": 0, "since": 0, "held": {}, "queue": [],
@@ -217,7 +230,7 @@ async fn a_release_does_not_write_a_row_of_a_newer_format(db: Database) {
     let guard = locks.acquire("x").await.expect("it is free");
     let readable = read(&db).await;
     let mut meta = readable.meta();
-    meta["format"] = json!(FORMAT + 1);
+    meta["format"] = json!(SHARED + 1);
     meta["later"] = json!({"x": true});
     let newer = write(&db, &readable.data_json, &meta.to_string()).await;
     drop(guard);
@@ -239,7 +252,7 @@ async fn unknown_fields_are_not_erased(db: Database) {
     let _guard = holder.acquire("x").await.expect("it is free");
     let readable = read(&db).await;
     let unknown = json!({"x": [1, "two", {"three": 3}]});
-    for format in [Some(FORMAT), None] {
+    for format in [Some(SHARED), Some(FORMAT), None] {
         let mut meta = readable.meta();
         let fields = meta.as_object_mut().expect("metaJson is an object");
         fields.remove("format");

@@ -178,6 +178,7 @@ fn share(_: &Path, _: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests of files")]
 mod tests {
     use super::*;
 

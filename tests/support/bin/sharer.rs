@@ -59,7 +59,7 @@ async fn run_job(
     let mut counts = [0; 3];
     while !*is_over.borrow() {
         // Neither reads nor writes may starve.
-        let limit = Duration::from_secs(60);
+        let limit = Duration::from_mins(1);
         let number = fastrand::u32(..2 * (READS + 1));
         let (kind, note) = match number {
             0 | 1 => (1, Note::new(job, "book", false)),

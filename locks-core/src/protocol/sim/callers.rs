@@ -164,9 +164,10 @@ impl World {
         let now = self.clocks(ask.process);
         let (namespace, task) = (self.namespace(ask.namespace), task(ask.process, ask.task));
         let with_mode = |name: &&str| {
-            let mode = match ask.shared.contains(name) {
-                true => Mode::Shared,
-                false => Mode::Exclusive,
+            let mode = if ask.shared.contains(name) {
+                Mode::Shared
+            } else {
+                Mode::Exclusive
             };
             (LockName::found((*name).into()), mode)
         };

@@ -45,6 +45,7 @@ struct Faults {
 
 /// Draws steps.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Generator {
     rng: fastrand::Rng,
     faults: Faults,

@@ -158,9 +158,12 @@ impl fmt::Display for Ask {
             shared,
             ..
         } = self;
-        let mode = |name: &&str| match shared.contains(name) {
-            true => format!("{name} (shared)"),
-            false => (*name).to_owned(),
+        let mode = |name: &&str| {
+            if shared.contains(name) {
+                format!("{name} (shared)")
+            } else {
+                (*name).to_owned()
+            }
         };
         let names: Vec<_> = names.iter().map(mode).collect();
         let (task, names) = (task_id(*process, *task), names.join(" and "));
