@@ -16,7 +16,7 @@ const PROCESSES: usize = 8;
 const RUN: Duration = Duration::from_secs(10);
 const ENOUGH: u64 = 1_000;
 const BETWEEN_KILLS: Duration = Duration::from_millis(250);
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 /// The limit for a run on a busy machine, which may take longer to reach enough grants.
 const LATE: Duration = Duration::from_secs(100);
 
