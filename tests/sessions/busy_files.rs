@@ -15,7 +15,7 @@ use locks_tests::{
     worker,
 };
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// The directory of the heartbeats beside the database, if it is there.
 fn heartbeats(db: &Database) -> Vec<String> {
