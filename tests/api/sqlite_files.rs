@@ -312,6 +312,7 @@ const INSERT: &str = "INSERT INTO import VALUES (1)";
 fn transaction_that_is_longer_than_the_ttl_commits() {
     run_async(Engine::Sqlite, async |db| {
         let pool = application(&db).await;
+        db.block_heartbeat_files();
         let locks = holder(&db, Duration::from_millis(600)).await;
         let guard = locks.acquire("x").await.expect("it is free");
         let mut tx = pool.begin().await.expect("it begins");
@@ -355,6 +356,7 @@ fn transaction_that_is_longer_than_the_ttl_is_refused_after_an_eviction() {
 fn commit_after_the_ttl_is_refused_when_the_rows_are_gone() {
     run_async(Engine::Sqlite, async |db| {
         let pool = application(&db).await;
+        db.block_heartbeat_files();
         let locks = holder(&db, Duration::from_millis(300)).await;
         let guard = locks.acquire("x").await.expect("it is free");
         let mut tx = pool.begin().await.expect("it begins");
@@ -384,6 +386,7 @@ fn commit_after_the_ttl_is_refused_when_the_rows_are_gone() {
 fn commit_in_a_copy_of_the_file_is_refused_after_the_ttl() {
     run_async(Engine::Sqlite, async |db| {
         let pool = application(&db).await;
+        db.block_heartbeat_files();
         let locks = holder(&db, Duration::from_millis(600)).await;
         let guard = locks.acquire("x").await.expect("it is free");
         let copy = Database::create(Engine::Sqlite);

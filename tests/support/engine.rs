@@ -201,6 +201,14 @@ impl Database {
         &self.url
     }
 
+    /// Keeps sessions of an SQLite database from being renewed beside its file, while the file is
+    /// locked: another file has the name of their directory.
+    pub fn block_heartbeat_files(&self) {
+        let path = self.url.strip_prefix("sqlite://").expect("a file");
+        let path = path.split('?').next().expect("a path");
+        std::fs::write(format!("{path}-beats"), "").expect("it can be made");
+    }
+
     /// The URL of this database at another address, as through a relay.
     pub fn url_via(&self, address: SocketAddr) -> String {
         let mut url = Url::parse(&self.url).expect("a URL");

@@ -142,8 +142,12 @@ impl HeartbeatFiles {
     }
 }
 
+/// Whether there is no such file, or another file has the name of the directory.
 fn is_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 fn is_in_use(error: &io::Error) -> bool {
