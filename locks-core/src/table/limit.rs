@@ -42,7 +42,7 @@ impl LockTable {
         };
         let limits = matrix.limits_on(view.names);
         limits
-            .filter_map(|limit| self.count(view.names, limit, end, &mut counts))
+            .filter_map(|limit| self.count(view.names, limit, |_| true, end, &mut counts))
             .collect()
     }
 
@@ -55,7 +55,7 @@ impl LockTable {
         let names = &self.queue[position].names;
         let limits = matrix.limits_on(names);
         limits
-            .filter_map(move |limit| self.count(names, limit, position, &mut |_| true))
+            .filter_map(move |limit| self.count(names, limit, |_| true, position, &mut |_| true))
             .flat_map(|used_up| used_up.by)
             .filter(|obstacle| matches!(obstacle, Obstacle::Holder(..)))
     }
@@ -63,31 +63,19 @@ impl LockTable {
     /// The limit that the locks of the request's own scopes use up, so that it would wait for
     /// itself.
     pub(super) fn used_up_by_scopes(&self, request: &Request) -> Option<UsedUp<'_>> {
-        let own = |entry: &&Entry| {
-            let scope = entry.grant.as_ref().and_then(|grant| grant.scope);
-            scope.is_some_and(|scope| request.path.contains(scope))
-        };
+        let own = |entry: &Entry| entry.is_of_scopes(&request.path);
         let mut limits = request.matrix.limits_on(&request.names);
-        limits.find_map(|limit| {
-            let matching = |name: &&LockName| limit.counts(name.as_str());
-            let mut names: BTreeSet<_> = request.names.iter().filter(matching).collect();
-            let mut by = Vec::new();
-            for name in self.held_names(Pattern::of(limit.pattern)) {
-                if let Some(entry) = self.entries(name.as_str()).find(own) {
-                    names.insert(name);
-                    by.push(Obstacle::Holder(name, entry));
-                }
-            }
-            (names.len() > limit.most as usize).then_some(UsedUp { limit, by })
-        })
+        limits.find_map(|limit| self.count(&request.names, limit, own, 0, &mut |_| true))
     }
 
-    /// Counts the names that match the limit: those requested, those held, and those of the
-    /// first `end` queued requests for which `counts` returns true. `None` if there is room.
+    /// Counts the names that match the limit: those requested, those with a holder for which
+    /// `is_counted` returns true, and those of the first `end` queued requests for which `counts`
+    /// returns true. `None` if there is room.
     fn count<'t>(
         &'t self,
         requested: &[LockName],
         limit: Limit,
+        is_counted: impl Fn(&Entry) -> bool,
         end: usize,
         counts: &mut impl FnMut(usize) -> bool,
     ) -> Option<UsedUp<'t>> {
@@ -95,9 +83,11 @@ impl LockTable {
         let mut names: BTreeSet<_> = requested.iter().filter(matching).collect();
         let mut by = Vec::new();
         for name in self.held_names(Pattern::of(limit.pattern)) {
-            names.insert(name);
-            let first = self.entries(name.as_str()).next();
-            by.extend(first.map(|entry| Obstacle::Holder(name, entry)));
+            let mut entries = self.entries(name.as_str());
+            if let Some(entry) = entries.find(|entry| is_counted(entry)) {
+                names.insert(name);
+                by.push(Obstacle::Holder(name, entry));
+            }
         }
         for (position, queued) in self.queue[..end].iter().enumerate() {
             if queued.names.iter().any(|name| limit.counts(name.as_str())) && counts(position) {

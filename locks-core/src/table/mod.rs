@@ -122,6 +122,12 @@ impl Entry {
             .as_ref()
             .map_or(Mode::Exclusive, |grant| grant.mode)
     }
+
+    /// Whether it was granted in one of these scopes.
+    fn is_of_scopes(&self, path: &ScopePath) -> bool {
+        let scope = self.grant.as_ref().and_then(|grant| grant.scope);
+        scope.is_some_and(|scope| path.contains(scope))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,10 +27,7 @@ impl LockTable {
     /// The path of the wait-for graph from `request` back to one of its own scopes, as if it
     /// were queued; `None` if there is no cycle.
     pub(crate) fn cycle(&self, request: &Request) -> Option<Vec<Blocker>> {
-        let own = |entry: &Entry| {
-            let scope = entry.grant.as_ref().and_then(|grant| grant.scope);
-            scope.is_some_and(|scope| request.path.contains(scope))
-        };
+        let own = |entry: &Entry| entry.is_of_scopes(&request.path);
         // Without a lock of its own scopes, nothing leads back to the request.
         let mut held = self.held.values().flat_map(Holders::iter);
         if request.path.is_empty() || !held.any(own) {
