@@ -447,7 +447,6 @@ impl Namespace {
                 self.task(task);
             }
         }
-        self.timers.take_due(Timer::MaxHold, time);
         // The timer does not go on while the machine sleeps.
         if self.next_end.is_some_and(|end| end <= now.boot) {
             self.end_overlong_grants(now);
@@ -466,12 +465,11 @@ impl Namespace {
         let calls = calls.chain(self.grants.oldest_call()).min();
         timers.set_or_stop(Timer::Call, calls.filter(|_| fails).map(|at| at + PATIENCE));
         timers.set_or_stop(Timer::Aside, self.admin.next_aside());
-        let lease = self.sessions.next_deadline();
+        self.next_end = self.grants.next_end();
+        let lease = self.sessions.next_deadline().into_iter();
+        let lease = lease.chain(self.next_end).min();
         let lease = lease.map(|at| now.monotonic + (at - now.boot));
         timers.set_or_stop(Timer::Lease, lease);
-        self.next_end = self.grants.next_end();
-        let end = self.next_end.map(|at| now.monotonic + (at - now.boot));
-        timers.set_or_stop(Timer::MaxHold, end);
         let retry = self.retries.iter().map(|(at, _)| *at).min();
         timers.set_or_stop(Timer::RetryTask, retry);
         timers.set_or_stop(Timer::Release, self.grants.next_release_due());

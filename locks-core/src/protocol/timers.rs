@@ -9,10 +9,8 @@ pub(super) enum Timer {
     Request,
     /// A call fails with the last error of the database.
     Call,
-    /// A lease ends.
+    /// A lease ends, or the time of a grant is over.
     Lease,
-    /// The time of a grant is over.
-    MaxHold,
     /// The processes of this machine are looked at.
     Processes,
     /// A task that failed is run again.
