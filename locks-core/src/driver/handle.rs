@@ -20,6 +20,7 @@ use super::{
 use crate::{
     error::LockError,
     matrix::ConflictMatrix,
+    name::LockName,
     protocol::{Config, Name},
     random::unique,
     store::Target,
@@ -105,7 +106,7 @@ impl Driver {
     }
 
     /// The names of the locks that guards of this task hold, as far as this process knows.
-    pub(crate) fn names_held(&self, namespace: &str, task: &str) -> Vec<Arc<str>> {
+    pub(crate) fn names_held(&self, namespace: &str, task: &str) -> Vec<LockName> {
         self.held.names(namespace, task)
     }
 

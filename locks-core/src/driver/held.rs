@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::lease::GrantState;
-use crate::table::Nonce;
+use crate::{name::LockName, table::Nonce};
 
 /// The grants of a driver that have guards. A grant is entered before its caller gets the guard,
 /// and taken out when the guard ends, in the thread where it ends.
@@ -43,13 +43,13 @@ impl HeldGrants {
     }
 
     /// The names that a task holds, as far as this process knows.
-    pub(super) fn names(&self, namespace: &str, task: &str) -> Vec<Arc<str>> {
+    pub(super) fn names(&self, namespace: &str, task: &str) -> Vec<LockName> {
         let grants = self.grants();
         let grants = grants.values().filter(|grant| {
             *grant.namespace == *namespace && *grant.task == *task && !grant.state.is_lost()
         });
         let names = grants.flat_map(|grant| grant.state.names());
-        names.map(|name| name.as_str().into()).collect()
+        names.cloned().collect()
     }
 
     fn grants(&self) -> MutexGuard<'_, BTreeMap<Nonce, HeldGrant>> {

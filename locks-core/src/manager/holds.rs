@@ -1,6 +1,7 @@
 //! Whether a lock is held, as far as this process knows.
 
 use super::LockManager;
+use crate::name::LockName;
 
 impl LockManager {
     /// Whether a guard of this handle's task holds this lock, alone or
@@ -33,8 +34,7 @@ impl LockManager {
     /// ```
     #[must_use]
     pub fn is_held(&self, name: impl AsRef<str>) -> bool {
-        let held = self.names_held();
-        held.iter().any(|held| **held == *name.as_ref())
+        self.names_held().iter().any(|held| held == name.as_ref())
     }
 
     /// Panics unless [`is_held`](Self::is_held): for functions that must be called with a lock,
@@ -72,19 +72,22 @@ impl LockManager {
     pub fn assert_held(&self, name: impl AsRef<str>) {
         let (name, held) = (name.as_ref(), self.names_held());
         assert!(
-            held.iter().any(|held| **held == *name),
+            held.iter().any(|held| held == name),
             "task {} does not hold the lock {name} in namespace {} and this process; it holds {}",
             self.task_id(),
             self.namespace(),
             if held.is_empty() {
                 "no lock".to_owned()
             } else {
-                held.join(", ")
+                held.iter()
+                    .map(LockName::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             },
         );
     }
 
-    fn names_held(&self) -> Vec<std::sync::Arc<str>> {
+    fn names_held(&self) -> Vec<LockName> {
         self.driver.names_held(self.namespace(), self.task_id())
     }
 }
