@@ -119,8 +119,9 @@ impl Connection {
 
     /// Deletes what these sessions, which are dead, have beside the database.
     fn remove_heartbeats(&self, ids: &[SessionId]) {
-        if let Ok(Some(files)) = self.file.heartbeats() {
-            files.remove(ids);
+        match self.file.heartbeats() {
+            Ok(files) => files.into_iter().for_each(|files| files.remove(ids)),
+            Err(failure) => tracing::debug!(%failure, "heartbeats of dead sessions are left"),
         }
     }
 
