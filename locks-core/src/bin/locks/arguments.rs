@@ -2,8 +2,10 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use locks_core::{Builder, ConflictMatrix, Expiry, LockError, LockManager, Result, Shared};
+use clap::{Args, Parser, Subcommand};
+use locks_core::{Builder, Expiry, LockError, LockManager, Result, Shared};
+
+use crate::matrix::Matrix;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -62,17 +64,17 @@ pub(crate) struct Database {
     /// The schema of the tables, on PostgreSQL.
     #[arg(long, global = true)]
     schema: Option<String>,
-    /// The conflict matrix that all processes of the namespace use.
-    #[arg(long, global = true, default_value = "platform")]
+    /// The conflict matrix that all processes of the namespace use: `platform`, that of the original
+    /// platform; `exclusive`, with which each lock excludes only itself; or a JSON file such as
+    /// {"rules": [["update", ["app_*"]]], "symmetric": true, "limits": [["app_*", 3]]}.
+    #[arg(
+        long,
+        global = true,
+        env = "LOCKS_MATRIX",
+        default_value = "platform",
+        value_name = "FILE"
+    )]
     matrix: Matrix,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Matrix {
-    /// That of the original platform.
-    Platform,
-    /// Each lock excludes only itself.
-    Exclusive,
 }
 
 #[derive(Debug, Subcommand)]
@@ -164,10 +166,7 @@ impl Database {
         let builder = LockManager::builder()
             .namespace(&self.namespace)
             .table_prefix(&self.table_prefix)
-            .matrix(match self.matrix {
-                Matrix::Platform => ConflictMatrix::platform(),
-                Matrix::Exclusive => ConflictMatrix::exclusive(),
-            });
+            .matrix(self.matrix.0);
         match &self.schema {
             Some(schema) => builder.schema(schema),
             None => builder,

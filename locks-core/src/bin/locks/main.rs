@@ -8,6 +8,7 @@
 mod arguments;
 mod exit;
 mod inspect;
+mod matrix;
 mod migrate;
 mod release;
 mod report;
