@@ -220,6 +220,7 @@ impl Builder {
         let process = Identity::current();
         Ok(Config {
             boot: process.boot(),
+            reads_durable: false,
             matrix: self.matrix,
             ttl,
             fairness: self.fairness,

@@ -71,6 +71,7 @@ async fn serve(
     config.turns = rows.has_turns();
     config.fence_rows = fence.rows;
     config.boot = config.boot.filter(|_| rows.boot_matters());
+    config.reads_durable = rows.are_reads_durable(config.durability());
     let driver = Arc::new(driver);
     let mut this = EventLoop::new(config, rows, &driver);
     this.to(namespace, Input::Timeout);

@@ -40,6 +40,9 @@ pub(crate) struct Config {
     pub(crate) durability: Durability,
     /// The boot of this machine, if a restart can undo writes and the boot is known.
     pub(crate) boot: Option<Arc<str>>,
+    /// Whether what is read has survived what the writes of this process must survive, whoever
+    /// has written it.
+    pub(crate) reads_durable: bool,
 }
 
 impl Config {
@@ -87,6 +90,8 @@ pub(crate) struct Mechanisms {
     pub(crate) yielding: bool,
     /// Releases by drop and queue entries wait for another write to join.
     pub(crate) deferral: bool,
+    /// A write that frees locks grants them to the requests of other processes in the queue.
+    pub(crate) hand_over: bool,
     /// The driver's thread spins for a moment instead of sleeping.
     pub(crate) spin: bool,
 }
@@ -100,6 +105,7 @@ impl Default for Mechanisms {
             reread: true,
             yielding: true,
             deferral: true,
+            hand_over: true,
             spin: true,
         }
     }
@@ -115,6 +121,7 @@ impl Mechanisms {
             "reread" => &mut self.reread,
             "yielding" => &mut self.yielding,
             "deferral" => &mut self.deferral,
+            "hand-over" => &mut self.hand_over,
             "spin" => &mut self.spin,
             _ => return false,
         };
@@ -149,6 +156,7 @@ pub(super) mod tests {
             fence_rows: 1,
             durability: Durability::default(),
             boot: None,
+            reads_durable: true,
         }
     }
 
@@ -169,6 +177,7 @@ pub(super) mod tests {
             "reread",
             "yielding",
             "deferral",
+            "hand-over",
             "spin",
         ];
         let on = |m: Mechanisms| {
@@ -179,13 +188,14 @@ pub(super) mod tests {
                 m.reread,
                 m.yielding,
                 m.deferral,
+                m.hand_over,
                 m.spin,
             ]
         };
         for (index, name) in names.into_iter().enumerate() {
             let mut mechanisms = Mechanisms::default();
             assert!(mechanisms.turn_off(name));
-            let mut expected = [true; 7];
+            let mut expected = [true; 8];
             expected[index] = false;
             assert_eq!(on(mechanisms), expected, "{name}");
         }

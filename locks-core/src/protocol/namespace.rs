@@ -112,6 +112,9 @@ pub(crate) struct Namespace {
     deleting: BTreeSet<SessionId>,
     /// Sessions of this process whose rows have to be looked for.
     doubtful: BTreeSet<SessionId>,
+    /// Sessions of other processes without which a write was refused. Nothing is handed over to
+    /// them.
+    suspects: BTreeSet<SessionId>,
     /// Tasks for the row connection, because no side connection can be opened.
     over_rows: VecDeque<Task>,
     /// Tasks that failed, and when to run them again.
@@ -167,6 +170,7 @@ impl Namespace {
             evicting: BTreeSet::new(),
             deleting: BTreeSet::new(),
             doubtful: BTreeSet::new(),
+            suspects: BTreeSet::new(),
             over_rows: VecDeque::new(),
             retries: Vec::new(),
             observing: false,

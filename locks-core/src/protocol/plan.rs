@@ -1,5 +1,6 @@
 //! What the next write does: a decision about a table, without any effect.
 
+mod hand_over;
 mod serve;
 
 use std::{
@@ -14,6 +15,7 @@ use super::{
     config::{CHUNK, Config},
     grants::Grants,
     requests::{PendingRequest, Requests},
+    sessions::OwnSessions,
     task::ReleaseId,
     time::Time,
 };
@@ -49,6 +51,10 @@ pub(super) struct PlanInput<'a> {
     pub(super) submitted: &'a [Submitted],
     /// Whether what the table shows is on the disk.
     pub(super) durable: bool,
+    /// The sessions of this process.
+    pub(super) sessions: &'a OwnSessions,
+    /// Sessions of other processes without which a write was refused.
+    pub(super) suspects: &'a BTreeSet<SessionId>,
     pub(super) config: &'a Config,
 }
 
@@ -100,8 +106,11 @@ pub(super) struct Plan {
     deferrable: Vec<(RequestId, Time)>,
     /// The sessions that the write grants to or queues for.
     sessions: BTreeSet<SessionId>,
-    /// The sessions of other processes that the write grants to or queues for.
+    /// The sessions of other processes that the write grants to or queues for, because they have
+    /// submitted it.
     served_sessions: BTreeSet<SessionId>,
+    /// The sessions of other processes whose requests in the queue the write grants.
+    handed_over: BTreeSet<SessionId>,
     /// Whether a request may be granted now that could not be a moment ago.
     again: bool,
 }
@@ -121,11 +130,13 @@ impl Plan {
         plan.move_requests(table, input);
         plan.remove_dead(table, input);
         plan.frees = plan.changed;
+        plan.hand_over(table, input);
         plan.grant_queued(table, input);
         plan.grant_new(table, input);
         plan.serve_submitted(table, input);
         // If all of them are of this process, nothing else would ever make a plan.
         while std::mem::take(&mut plan.again) {
+            plan.hand_over(table, input);
             plan.grant_queued(table, input);
         }
         plan.defer(table, input);
@@ -442,7 +453,8 @@ impl Plan {
         let granted = self.granted.keys().filter_map(|nonce| requests.get(*nonce));
         let granted = granted.map(|pending| pending.request().session.clone());
         let ours = granted.chain(self.enqueued.values().cloned());
-        let alive: BTreeSet<_> = ours.chain(self.served_sessions.iter().cloned()).collect();
+        let others = self.served_sessions.iter().chain(&self.handed_over);
+        let alive: BTreeSet<_> = ours.chain(others.cloned()).collect();
         alive.into_iter().collect()
     }
 }

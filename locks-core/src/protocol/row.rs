@@ -60,7 +60,7 @@ pub(super) struct CachedRow {
 #[derive(Debug)]
 pub(super) enum Read {
     /// It is known now. If a write was refused although no other process wrote, the sessions
-    /// that it named are in doubt; these are those of this process.
+    /// that had to be alive are in doubt.
     Known { doubtful: Option<Vec<SessionId>> },
     /// The original started the lock table anew: nothing that was held is held any more.
     Unstamped,
@@ -86,8 +86,8 @@ pub(super) struct RowCache {
     withdrawn: bool,
     /// The row may have entries of this process's sessions that this process does not know of.
     unchecked: bool,
-    /// A write that was refused: the version it was based on, and the sessions of this
-    /// process that it named.
+    /// A write that was refused: the version it was based on, and the sessions that had to be
+    /// alive.
     refused: Option<(RowVersion, Vec<SessionId>)>,
 }
 

@@ -42,6 +42,12 @@ impl Kind {
             None => Self::Permanent,
         }
     }
+
+    /// Whether other processes may grant requests that are queued under a session of this kind:
+    /// if it is the one that will hold the locks.
+    fn accepts_grants(self, config: &Config) -> bool {
+        config.mechanisms.hand_over && config.reads_durable && self == Self::holding(config)
+    }
 }
 
 /// For which task a session is, and of which kind.
@@ -163,7 +169,7 @@ impl OwnSessions {
         }
         self.opened_last = true;
         let mut new = |(task, kind): SessionKey| NewSession {
-            id: SessionId::new(namespace, rng.u64(..)),
+            id: SessionId::new(namespace, rng.u64(..), kind.accepts_grants(config)),
             namespace: namespace.clone(),
             task,
             process: config.process.clone(),

@@ -200,6 +200,7 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
     let common = Statements::new(names, &SYNTAX);
     Statements {
         turns: (!facts.has(SHARED)).then(|| turns(names)),
+        shows_durable: true,
         row_lock: Some(RowLock {
             begin: "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
             limit: Some("SET LOCAL idle_in_transaction_session_timeout = '1s'"),

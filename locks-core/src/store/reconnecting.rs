@@ -15,7 +15,7 @@ use super::{
     statements::FenceStatement,
     target::Target,
 };
-use crate::error::LockError;
+use crate::{error::LockError, options::Durability};
 
 /// How long the first connect calls a provider of options again.
 const RETRY_LIMIT: Duration = Duration::from_secs(5);
@@ -91,6 +91,19 @@ impl Reconnecting {
     /// Whether turns can be taken.
     pub(crate) fn has_turns(&self) -> bool {
         self.has_turns
+    }
+
+    /// Whether what is read has survived what writes must survive that are made with this
+    /// durability, whoever has written it.
+    ///
+    /// # Panics
+    ///
+    /// Before [`ensure_tables`](Self::ensure_tables) has succeeded.
+    pub(crate) fn are_reads_durable(&self, durability: Durability) -> bool {
+        let statements = &self.target.server().statements;
+        // Where each process chooses, another one may have chosen less.
+        let chosen = statements.synchronous.is_none() || durability == Durability::Normal;
+        statements.shows_durable && chosen
     }
 
     /// Whether a restart of the machine can undo writes that were answered.

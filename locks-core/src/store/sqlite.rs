@@ -80,6 +80,7 @@ const SYNTAX: Syntax = Syntax {
 
 fn statements(names: &TableNames, _: &Facts) -> Statements {
     Statements {
+        shows_durable: true,
         synchronous: Some(synchronous),
         data_version: Some("PRAGMA data_version"),
         ..Statements::new(names, &SYNTAX)

@@ -24,6 +24,8 @@ pub(super) struct Statements {
     /// The statements of turns, if the server has session-level locks and connections are not
     /// shared.
     pub(super) turns: Option<TurnStatements>,
+    /// Whether a commit is on the disk before another connection sees it.
+    pub(super) shows_durable: bool,
     /// id → version, stamp
     pub(super) read_version: String,
     /// A list of ids follows → id, version, stamp, number of rows
@@ -137,6 +139,7 @@ impl Statements {
                 "SELECT dataJson, version, stamp, metaJson FROM {locks} WHERE id = ?"
             )),
             row_lock: None,
+            shows_durable: false,
             turns: None,
             read_version: sql(format!("SELECT version, stamp FROM {locks} WHERE id = ?")),
             read_versions: format!("SELECT id, version, stamp, {rows} FROM {locks} WHERE id IN"),

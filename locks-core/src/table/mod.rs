@@ -36,10 +36,20 @@ pub(crate) use self::{json::Columns, order::Order};
 pub(crate) struct SessionId(pub(crate) Arc<str>);
 
 impl SessionId {
+    /// The end of the ids of sessions that accept grants of other processes. Version 0.1 has
+    /// none.
+    const ACCEPTS: &'static str = "+";
+
     /// A new id. It starts with the namespace, so that the fence rows of a namespace,
     /// which contain nothing but the id, can be found.
-    pub(crate) fn new(namespace: &str, random: u64) -> Self {
-        Self(format!("{}{random:016x}", Self::start_of(namespace)).into())
+    pub(crate) fn new(namespace: &str, random: u64, accepts_grants: bool) -> Self {
+        let end = if accepts_grants { Self::ACCEPTS } else { "" };
+        Self(format!("{}{random:016x}{end}", Self::start_of(namespace)).into())
+    }
+
+    /// Whether other processes may grant requests that are queued under this session.
+    pub(crate) fn accepts_grants(&self) -> bool {
+        self.0.ends_with(Self::ACCEPTS)
     }
 
     /// The empty id, of a request that has no session yet.

@@ -185,7 +185,11 @@ impl Namespace {
         match self.row.on_read(row, &self.name, sent.monotonic) {
             Read::Known { doubtful } => {
                 if let Some(doubtful) = doubtful {
-                    self.doubtful.extend(doubtful);
+                    let doubtful = doubtful.into_iter();
+                    let (ours, others): (Vec<_>, Vec<_>) =
+                        doubtful.partition(|id| self.sessions.contains(id));
+                    self.doubtful.extend(ours);
+                    self.suspects.extend(others);
                     // A session that was taken for dead may not be: it is looked for again.
                     self.observing |= !self.dead.is_empty();
                     self.dead.clear();

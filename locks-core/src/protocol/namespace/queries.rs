@@ -328,7 +328,9 @@ impl Namespace {
             deferral: self.write_schedule.deferral(),
             batch: self.requests_per_write.get(),
             submitted,
-            durable: self.combining.has_turn(),
+            durable: self.config.reads_durable || self.combining.has_turn(),
+            sessions: &self.sessions,
+            suspects: &self.suspects,
             config: &self.config,
         }
     }

@@ -45,7 +45,8 @@ impl Namespace {
                 self.row.on_written();
                 self.combining.on_written(std::mem::take(&mut plan.served));
                 let ours = &self.sessions;
-                let others_wait = table.queue().iter().any(|q| !ours.contains(&q.session));
+                let others_wait =
+                    plan.hands_over() || table.queue().iter().any(|q| !ours.contains(&q.session));
                 let written = Written {
                     from: &expected,
                     to: &new,
@@ -86,10 +87,9 @@ impl Namespace {
                     self.combining.on_rejected();
                 }
                 self.note_blocked(plan.blocked, Some(plan.proven));
-                let ours = preconditions.alive.into_iter();
-                let ours = ours.filter(|id| self.sessions.contains(id));
-                let ours = ours.chain(preconditions.witness).collect();
-                self.row.on_refused(expected, ours);
+                let alive = preconditions.alive.into_iter();
+                let alive = alive.chain(preconditions.witness).collect();
+                self.row.on_refused(expected, alive);
             }
             // What is at fault may be what another process has submitted, which is claimed only once.
             Err(failure) if failure.kind == Kind::Content && plan.serves_others() => {
@@ -196,10 +196,11 @@ impl Namespace {
             self.on_granted(nonce, token, now);
         }
         if let Some(cached) = self.row.known()
-            && !self.dead.is_empty()
+            && !(self.dead.is_empty() && self.suspects.is_empty())
         {
             let known: BTreeSet<_> = cached.table.sessions_of(None).into_iter().collect();
             self.dead.retain(|id| known.contains(id));
+            self.suspects.retain(|id| known.contains(id));
         }
         self.reschedule(now);
     }

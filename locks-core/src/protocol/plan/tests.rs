@@ -1,3 +1,5 @@
+mod hand_over;
+
 use super::*;
 use crate::{
     name::{LockName, Mode},
@@ -29,6 +31,7 @@ struct Scene {
     admin: Admin,
     unchecked: BTreeSet<SessionId>,
     submitted: Vec<Submitted>,
+    suspects: BTreeSet<SessionId>,
 }
 
 impl Scene {
@@ -44,6 +47,7 @@ impl Scene {
             admin: Admin::default(),
             unchecked: BTreeSet::new(),
             submitted: Vec::new(),
+            suspects: BTreeSet::new(),
         }
     }
 
@@ -101,6 +105,8 @@ impl Scene {
             batch: self.batch,
             submitted: &self.submitted,
             durable: true,
+            sessions: &self.sessions,
+            suspects: &self.suspects,
             config: &self.config,
         };
         Plan::make(&mut self.table, &input)

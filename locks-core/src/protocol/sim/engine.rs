@@ -20,6 +20,8 @@ pub(super) struct Engine {
     /// A fence looks for its grant in the row. Where it does not, the driver is asked.
     pub(super) fence_looks_at_row: bool,
     pub(super) fence_rows: usize,
+    /// A commit is on the disk before other connections see it.
+    pub(super) shows_durable: bool,
     pub(super) change_source: ChangeSource,
 }
 
@@ -32,6 +34,7 @@ const SERVER: Engine = Engine {
     lags: false,
     fence_looks_at_row: false,
     fence_rows: 1,
+    shows_durable: true,
     change_source: ChangeSource::Notifications,
 };
 
@@ -40,12 +43,14 @@ pub(super) const ENGINES: [Engine; 4] = [
     Engine {
         name: "MySQL",
         early_preconditions: true,
+        shows_durable: false,
         change_source: ChangeSource::None,
         ..SERVER
     },
     Engine {
         name: "Galera",
         early_preconditions: true,
+        shows_durable: false,
         lags: true,
         turns: false,
         fence_rows: 4,

@@ -94,6 +94,7 @@ pub(super) fn setup(seed: u64) -> Setup {
         mechanisms.reread = rng.bool();
         mechanisms.yielding = rng.bool();
     }
+    mechanisms.hand_over = seed % 6 != 4;
     let engine = ENGINES[rng.usize(..ENGINES.len())];
     Setup {
         seed,

@@ -8,6 +8,7 @@ mod changes;
 mod ends;
 mod failures;
 mod fences;
+mod hand_over;
 mod power;
 mod sessions;
 mod sharing;

@@ -23,6 +23,7 @@ use super::{
     transactions::Transaction,
 };
 use crate::{
+    options::Durability,
     process::Identity,
     protocol::{
         CallId, Config, DriverInput, DriverOutput, EvictReason, Input, Namespaces, Now, Output,
@@ -103,7 +104,7 @@ impl World {
             process: format!("{}:{incarnation}", number + 100).into(),
             host_name: "".into(),
         };
-        let config = Config {
+        let mut config = Config {
             matrix: setup.matrix_of(number),
             ttl: setup.ttl_of(number),
             fairness: setup.fairness,
@@ -116,7 +117,10 @@ impl World {
             fence_rows: setup.engine.fence_rows,
             durability: setup.durability_of(number),
             boot: setup.loses_power.then(|| host.into()),
+            reads_durable: false,
         };
+        config.reads_durable = setup.engine.shows_durable
+            && (!setup.engine.one_writer || config.durability() == Durability::Normal);
         let place = u64::from(incarnation) * 16 + number as u64;
         let mut rng = fastrand::Rng::with_seed(setup.seed.wrapping_mul(1000) + place);
         Process {

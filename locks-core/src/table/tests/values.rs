@@ -29,7 +29,7 @@ fn held(table: &LockTable) -> Vec<String> {
 
 #[test]
 fn ids_and_fence_rows_lie_in_the_ranges_of_their_owners() {
-    let id = SessionId::new("ns", 0xab);
+    let id = SessionId::new("ns", 0xab, false);
     assert_eq!(&*id.0, "ns/00000000000000ab");
     assert_eq!(&*SessionId::none().0, "");
     assert_eq!(SessionId::start_of("ns"), "ns/");
@@ -37,9 +37,9 @@ fn ids_and_fence_rows_lie_in_the_ranges_of_their_owners() {
     let (start, end) = SessionId::range_of("ns");
     assert_eq!((&*start, &*end), ("ns/", "ns0"));
     let contains = |text: &str| *start <= *text && *text < *end;
-    assert!(contains(&id.0) && contains(&SessionId::new("ns", u64::MAX).0));
+    assert!(contains(&id.0) && contains(&SessionId::new("ns", u64::MAX, false).0));
     for other in ["n", "ns0", "ns-a", "nsa"] {
-        assert!(!contains(&SessionId::new(other, 1).0), "{other}");
+        assert!(!contains(&SessionId::new(other, 1, false).0), "{other}");
     }
 
     let rows = [0, 1, 64].map(|number| id.fence_row(number));
@@ -56,7 +56,7 @@ fn ids_and_fence_rows_lie_in_the_ranges_of_their_owners() {
         assert!(start <= *row && *row < end, "{row}");
         assert_eq!(SessionId::of_fence_row(row), id);
     }
-    let next = SessionId::new("ns", 0xac).fence_row(0);
+    let next = SessionId::new("ns", 0xac, false).fence_row(0);
     assert!(end < next);
 }
 
