@@ -5,13 +5,14 @@ use locks_core::{Builder, LockManager};
 use crate::Result;
 
 /// The mechanisms that `--without` turns off.
-pub(crate) const MECHANISMS: [&str; 7] = [
+pub(crate) const MECHANISMS: [&str; 8] = [
     "group-commit",
     "row-lock",
     "combining",
     "reread",
     "yielding",
     "deferral",
+    "hand-over",
     "spin",
 ];
 
