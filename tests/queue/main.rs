@@ -2,6 +2,7 @@
 
 mod barging;
 mod deadlock;
+mod hand_over;
 mod independent_requests;
 mod order;
 mod queue_limit;

@@ -87,7 +87,11 @@ impl LocksRow {
             let names = entry[4].as_array().expect("a list of names");
             (
                 text(&meta["sessions"][place][0]),
-                names.iter().map(text).collect(),
+                // A shared name is in an array.
+                names
+                    .iter()
+                    .map(|name| text(name.get(0).unwrap_or(name)))
+                    .collect(),
             )
         };
         queue.into_iter().flatten().map(waiting).collect()

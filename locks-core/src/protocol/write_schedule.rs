@@ -83,8 +83,9 @@ pub(super) struct WriteSchedule {
     wrote: Option<RowVersion>,
     /// How often no other process wrote between two writes of this one.
     alone: u32,
-    /// When the last write was answered, unless the row was read since then. One read is
-    /// enough, or a namespace whose reads are slow would never write.
+    /// When the last write was answered, or a grant by another process was found, unless the row
+    /// was read since then. One read is enough, or a namespace whose reads are slow would never
+    /// write.
     unread_since: Option<Time>,
     /// Conflicts since the last write that succeeded.
     conflicts: u32,
@@ -219,6 +220,11 @@ impl WriteSchedule {
         self.unread_since = None;
         self.read_failures = 0;
         timers.stop(Timer::Pause);
+    }
+
+    /// The row that was read shows a grant which another process has written.
+    pub(super) fn on_grant_found(&mut self, now: Time) {
+        self.unread_since = Some(now);
     }
 
     /// A write has succeeded.
@@ -474,6 +480,9 @@ mod tests {
         assert!(!scene.rereads_later());
         scene.write(20);
         assert!(scene.rereads_later());
+        scene.schedule.on_read(&mut scene.timers);
+        scene.schedule.on_grant_found(scene.now);
+        assert!(scene.rereads_later(), "a grant was found");
         scene.schedule.mechanisms.reread = false;
         assert!(!scene.rereads_later());
     }

@@ -302,6 +302,9 @@ impl Namespace {
             })));
         }
         self.needs_read = plan.needs_read;
+        if !plan.granted.is_empty() {
+            self.write_schedule.on_grant_found(now.monotonic);
+        }
         self.combining.on_written(std::mem::take(&mut plan.served));
         self.apply(plan, cached, now);
         self.needs_read.then_some(Query::Read)
