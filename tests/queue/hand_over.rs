@@ -63,7 +63,7 @@ async fn lock_is_passed_on_by_a_process_that_is_gone_when_it_is_granted(db: Data
     waiter.kill();
     guard.release().await.expect("it is held");
     let next = manager(&db, "next").await.wait("x").timeout(SOON);
-    next.await.expect("it is evicted");
+    drop(next.await.expect("it is evicted"));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn lock_that_has_to_be_on_the_disk_is_granted_by_its_own_process() {
         let (session, _) = &row.queue()[0];
         assert!(!session.ends_with('+'), "{session}");
         guard.release().await.expect("it is held");
-        waiting.await.expect("no panic").expect("it is free");
+        drop(waiting.await.expect("no panic").expect("it is free"));
     });
 }
 

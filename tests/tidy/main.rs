@@ -175,6 +175,7 @@ fn top_level_has_the_expected_parts() {
         "locks-core",
         "locks-macros",
         "tests",
+        "tests/metrics",
         "tests/ui",
     ];
     let packages: BTreeSet<_> = packages.collect();
@@ -331,6 +332,7 @@ fn every_file_belongs_to_a_target_and_every_target_has_its_file() {
     // Otherwise cargo would add what it finds, and the lists would be incomplete.
     for (directory, off) in [
         ("tests", "autotests"),
+        ("tests/metrics", "autotests"),
         ("tests/ui", "autotests"),
         ("examples", "autoexamples"),
     ] {

@@ -66,7 +66,7 @@ pub(crate) struct Database {
     schema: Option<String>,
     /// The conflict matrix that all processes of the namespace use: `platform`, that of the original
     /// platform; `exclusive`, with which each lock excludes only itself; or a JSON file such as
-    /// {"rules": [["update", ["app_*"]]], "symmetric": true, "limits": [["app_*", 3]]}.
+    /// `{"rules": [["update", ["app_*"]]], "symmetric": true, "limits": [["app_*", 3]]}`.
     #[arg(
         long,
         global = true,
