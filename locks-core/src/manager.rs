@@ -204,7 +204,7 @@ impl LockManager {
 
     /// A request for locks.
     pub(crate) fn request(
-        &self,
+        self,
         names: Result<Names>,
         policy: WaitPolicy,
         max_hold: Option<Duration>,
@@ -216,14 +216,13 @@ impl LockManager {
             Ok(names) => names,
             Err(error) => return Request::failed(error),
         };
-        let Self { driver, owner } = self.clone();
+        let Self { driver, owner } = self;
         Request::undoable(move |answer| {
             let nonce = driver.nonce();
-            let (namespace, task) = (owner.namespace.clone(), owner.task.clone());
+            let namespace = owner.namespace.clone();
             let reply = Reply::new(move |grant: Result<Grant>| {
                 // If the caller is gone, the guard is dropped and releases its locks.
-                let guard = grant.map(|grant| LockGuard::new(grant.held_by(task)));
-                drop(answer.send(guard));
+                drop(answer.send(grant.map(LockGuard::new)));
             });
             driver.send(Command::Acquire {
                 owner,

@@ -2,7 +2,6 @@
 
 use std::{
     borrow::{Borrow, Cow},
-    collections::BTreeMap,
     fmt,
     ops::Deref,
     rc::Rc,
@@ -207,13 +206,14 @@ pub struct Shared<N>(pub N);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Names {
     all: Arc<[LockName]>,
-    /// Those that are shared, sorted.
-    shared: Arc<[LockName]>,
+    /// Those that are shared, sorted; `None` if there are none.
+    shared: Option<Arc<[LockName]>>,
 }
 
 impl Names {
     /// Names that are sorted, each once. `shared` are some of them.
     pub(crate) fn new(all: Arc<[LockName]>, shared: Arc<[LockName]>) -> Self {
+        let shared = (!shared.is_empty()).then_some(shared);
         Self { all, shared }
     }
 
@@ -227,11 +227,11 @@ impl Names {
 
     /// Those that are shared.
     pub(crate) fn shared(&self) -> &[LockName] {
-        &self.shared
+        self.shared.as_deref().unwrap_or_default()
     }
 
     pub(crate) fn mode(&self, name: &LockName) -> Mode {
-        match self.shared.binary_search(name) {
+        match self.shared().binary_search(name) {
             Ok(_) => Mode::Shared,
             Err(_) => Mode::Exclusive,
         }
@@ -253,17 +253,16 @@ impl Deref for Names {
 impl FromIterator<(LockName, Mode)> for Names {
     /// The names are sorted. If a name occurs in both modes, it is exclusive.
     fn from_iter<I: IntoIterator<Item = (LockName, Mode)>>(names: I) -> Self {
-        let mut modes = BTreeMap::new();
-        for (name, mode) in names {
-            let known = modes.entry(name).or_insert(mode);
-            if mode == Mode::Exclusive {
-                *known = mode;
-            }
-        }
-        let shared = modes.iter().filter(|(_, mode)| **mode == Mode::Shared);
+        let mut names: Vec<_> = names.into_iter().collect();
+        let is_shared = |mode: &Mode| *mode == Mode::Shared;
+        // The first of equal names is kept.
+        names.sort_by(|(a, x), (b, y)| a.cmp(b).then(is_shared(x).cmp(&is_shared(y))));
+        names.dedup_by(|(later, _), (first, _)| later == first);
+        let shared = names.iter().filter(|(_, mode)| is_shared(mode));
+        let shared: Vec<_> = shared.map(|(name, _)| name.clone()).collect();
         Self {
-            shared: shared.map(|(name, _)| name.clone()).collect(),
-            all: modes.into_keys().collect(),
+            shared: (!shared.is_empty()).then(|| shared.into()),
+            all: names.into_iter().map(|(name, _)| name).collect(),
         }
     }
 }

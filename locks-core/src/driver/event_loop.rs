@@ -124,7 +124,7 @@ impl EventLoop {
             process: config.process.clone(),
             notifications: Notifications::new(&rows),
             watch: FileWatch::new(rows.log_file(), pause),
-            replies: Replies::new(rows.fence_statement()),
+            replies: Replies::new(rows.fence_statement(), driver.held()),
             meters: Meters::new(&config),
             watches: Watches::default(),
             connections: Connections::new(rows, pause.min(ROW_LIMIT)),

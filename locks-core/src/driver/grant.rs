@@ -39,18 +39,10 @@ impl Grant {
         }
     }
 
-    /// From now on until its end, the grant counts as held by this task.
-    #[must_use]
-    pub(crate) fn held_by(self, task: Arc<str>) -> Self {
-        let (namespace, state) = (self.namespace.clone(), self.state.clone());
-        self.driver.held().add(self.nonce, namespace, task, state);
-        self
-    }
-
     /// The grant ends, or goes on without a guard.
     fn end(&mut self) {
         self.done = true;
-        self.driver.held().remove(self.nonce);
+        self.state.on_guard_gone();
     }
 
     pub(crate) fn state(&self) -> &Arc<GrantState> {

@@ -101,8 +101,8 @@ impl Driver {
         self.matrix
     }
 
-    pub(super) fn held(&self) -> &HeldGrants {
-        &self.held
+    pub(super) fn held(&self) -> HeldGrants {
+        self.held.clone()
     }
 
     /// The names of the locks that guards of this task hold, as far as this process knows.

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
     },
     time::{Duration, SystemTime},
 };
@@ -96,6 +96,8 @@ pub(crate) struct GrantState {
     open_fences: AtomicU32,
     fence: Fence,
     lost: watch::Sender<Option<Lost>>,
+    /// Whether the guard was released, dropped or detached.
+    guard_gone: AtomicBool,
     names: Arc<[LockName]>,
     token: i64,
     /// When the locks are released at the latest, on the boot clock.
@@ -115,6 +117,7 @@ impl GrantState {
             open_fences: AtomicU32::new(0),
             fence,
             lost: watch::Sender::new(None),
+            guard_gone: AtomicBool::new(false),
             names,
             token,
             ends,
@@ -140,6 +143,16 @@ impl GrantState {
     /// Whether the locks are held no longer, as far as this process can know.
     pub(crate) fn is_lost(&self) -> bool {
         self.lease.is_over() || self.is_held_too_long() || self.lost.borrow().is_some()
+    }
+
+    /// The guard is released, dropped or detached.
+    pub(super) fn on_guard_gone(&self) {
+        self.guard_gone.store(true, Ordering::Release);
+    }
+
+    /// Whether a guard holds the locks, as far as this process can know.
+    pub(super) fn is_held(&self) -> bool {
+        !self.guard_gone.load(Ordering::Acquire) && !self.is_lost()
     }
 
     /// Whether the time of the grant is over.

@@ -8,6 +8,7 @@ use std::{
 use super::{
     command::Reply,
     grant::Grant,
+    held::HeldGrants,
     lease::{GrantState, Lease},
     watches::Watch,
 };
@@ -65,18 +66,18 @@ pub(super) struct Replies {
     requests: BTreeMap<Nonce, Reply<Grant>>,
     callers: BTreeMap<CallId, Caller>,
     next_call: u64,
-    grants: BTreeMap<Nonce, Arc<GrantState>>,
+    grants: HeldGrants,
     leases: BTreeMap<SessionId, Arc<Lease>>,
 }
 
 impl Replies {
-    pub(super) fn new(fence: FenceStatement) -> Self {
+    pub(super) fn new(fence: FenceStatement, grants: HeldGrants) -> Self {
         Self {
             fence,
             requests: BTreeMap::new(),
             callers: BTreeMap::new(),
             next_call: 0,
-            grants: BTreeMap::new(),
+            grants,
             leases: BTreeMap::new(),
         }
     }
@@ -135,18 +136,19 @@ impl Replies {
         let (names, token, ends) = (granted.names, granted.token, granted.ends);
         let state = GrantState::new(lease, fence, names, token, ends);
         let state = Arc::new(state);
-        self.grants.insert(nonce, state.clone());
+        let (namespace, task) = (namespace.clone(), granted.task);
+        self.grants.add(nonce, namespace, task, state.clone());
         (state, self.requests.remove(&nonce))
     }
 
     /// The guard of a grant is gone.
     pub(super) fn on_guard_gone(&mut self, nonce: Nonce) {
-        self.grants.remove(&nonce);
+        drop(self.grants.remove(nonce));
     }
 
     /// A grant is lost. Returns its state, unless its guard is gone.
     pub(super) fn on_lost(&mut self, nonce: Nonce, loss: Loss) -> Option<Arc<GrantState>> {
-        let state = self.grants.remove(&nonce)?;
+        let state = self.grants.remove(nonce)?;
         state.on_loss(loss);
         Some(state)
     }
@@ -172,7 +174,7 @@ impl Replies {
 
     /// Reports every grant that is left as lost. A driver that ends in order has none.
     fn lose_all(&mut self) {
-        for state in std::mem::take(&mut self.grants).into_values() {
+        for state in self.grants.remove_all() {
             state.lose("its driver has ended", None);
         }
         for lease in std::mem::take(&mut self.leases).into_values() {
@@ -182,8 +184,7 @@ impl Replies {
 
     /// The grants with a transaction that was fenced and may be open.
     pub(super) fn fenced(&self) -> BTreeSet<Nonce> {
-        let grants = self.grants.iter().filter(|(_, state)| state.is_fenced());
-        grants.map(|(nonce, _)| *nonce).collect()
+        self.grants.fenced()
     }
 }
 
@@ -206,9 +207,10 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::channel();
         let ended = std::thread::spawn(move || {
             let fence = FenceStatement::for_test();
-            let mut replies = Replies::new(fence);
+            let mut replies = Replies::new(fence, HeldGrants::default());
             let granted = Granted {
                 nonce: Nonce(1),
+                task: "a".into(),
                 names: [LockName::new("x").unwrap()].into(),
                 token: 1,
                 session: SessionId("n/1".into()),

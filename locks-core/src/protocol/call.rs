@@ -119,6 +119,7 @@ impl Removal {
 #[derive(Clone, Debug)]
 pub(crate) struct Granted {
     pub(crate) nonce: Nonce,
+    pub(crate) task: Arc<str>,
     pub(crate) names: Arc<[LockName]>,
     pub(crate) token: i64,
     pub(crate) session: SessionId,

@@ -44,7 +44,8 @@ const DIALECT: Dialect = Dialect {
     unlimited: None,
     facts: "SELECT name::text, setting::text FROM pg_catalog.pg_settings WHERE name IN \
             ('synchronous_commit', 'idle_session_timeout', 'transaction_timeout', \
-             'lock_timeout', 'statement_timeout', 'fsync', 'full_page_writes') \
+             'lock_timeout', 'statement_timeout', 'fsync', 'full_page_writes', \
+             'synchronous_standby_names') \
             UNION ALL \
             SELECT 'schema', pg_catalog.current_schema()::text \
             UNION ALL \
@@ -200,7 +201,9 @@ fn statements(names: &TableNames, facts: &Facts) -> Statements {
     let common = Statements::new(names, &SYNTAX);
     Statements {
         turns: (!facts.has(SHARED)).then(|| turns(names)),
-        shows_durable: true,
+        // A commit is on the server's own disk before others see it. Its wait for a standby can be
+        // ended, and then they see it earlier.
+        shows_durable: facts.is("synchronous_standby_names", ""),
         row_lock: Some(RowLock {
             begin: "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
             limit: Some("SET LOCAL idle_in_transaction_session_timeout = '1s'"),

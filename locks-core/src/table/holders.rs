@@ -48,6 +48,13 @@ impl Holders {
     /// Takes out the holders for which `is_taken` returns true. Returns those, and the others
     /// if any are left.
     pub(super) fn partition(self, is_taken: impl Fn(&Entry) -> bool) -> (Vec<Entry>, Option<Self>) {
+        if self.others.is_empty() {
+            return if is_taken(&self.first) {
+                (vec![self.first], None)
+            } else {
+                (Vec::new(), Some(self))
+            };
+        }
         let all = std::iter::once(self.first).chain(self.others);
         let (taken, left): (Vec<_>, Vec<_>) = all.partition(is_taken);
         let mut left = left.into_iter();

@@ -8,9 +8,10 @@ use locks_tests::{
     journal::Journal,
     plain::Plain,
     relay::Relay,
-    row::LocksRow,
+    row::{LocksRow, wait_until_queued},
     server::Server,
     standby::Standby,
+    wait,
 };
 
 use super::{SOON, Tokens, assert_only_the_next_commits, commit, connect};
@@ -146,5 +147,40 @@ fn a_promoted_standby_repeats_no_token() {
         next.release().await.expect("it is held");
         tokens.take(&holder, "x", 3, "after the failover").await;
         tokens.take(&other, "y", 3, "after the failover").await;
+    });
+}
+
+/// The wait of a commit for its standby can be ended, and then others see the commit although the
+/// standby lacks it.
+#[test]
+fn each_process_writes_its_grants_where_a_standby_has_to_have_them() {
+    with_server(Engine::Postgres, async |primary| {
+        let db = Database::create_on(primary.url());
+        let standby = Standby::of(primary);
+        for (standbys, is_handed_over) in [("", true), ("*", false)] {
+            let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{standbys}'");
+            db.execute(&sql).await;
+            db.execute("SELECT pg_reload_conf()").await;
+            // A division by zero until then.
+            let read = format!(
+                "SELECT 1 / (current_setting('synchronous_standby_names') = '{standbys}')::int"
+            );
+            wait::until(SOON, "the setting is read", async || {
+                db.connect().await.execute(&read).await.is_ok()
+            })
+            .await;
+            let holder = connect(db.url(), "holder").await;
+            let guard = holder.acquire("x").await.expect("it is free");
+            let waiter = connect(db.url(), "waiter").await;
+            let waiting = tokio::spawn(waiter.wait("x").timeout(SOON));
+            let row = wait_until_queued(&db, "platform", 1).await;
+            guard.release().await.expect("it is held");
+            let next = waiting.await.expect("no panic").expect("it is free");
+            assert!(next.token() > row.version);
+            let (session, _) = &row.queue()[0];
+            assert_eq!(session.ends_with('+'), is_handed_over, "{standbys:?}");
+            next.release().await.expect("it is held");
+        }
+        standby.catch_up().await;
     });
 }

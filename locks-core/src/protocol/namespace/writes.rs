@@ -341,6 +341,7 @@ impl Namespace {
             .then(|| session.clone());
         self.outputs.push_back(Output::Granted(Granted {
             nonce,
+            task: request.task.clone(),
             names: request.names.all().clone(),
             token,
             session,
