@@ -303,7 +303,7 @@ fn metrics_in(text: &str, quote: char) -> Vec<String> {
 
 #[test]
 fn the_documentation_lists_every_metric() {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../locks-core/src");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../locks-core/src");
     let read = |path: &str| fs::read_to_string(sources.join(path)).expect("it is there");
     let recorded = metrics_in(&read("driver/meters.rs"), '"');
     let page = read("_documentation/operations.md");
