@@ -3,8 +3,8 @@
 //! Otherwise each of them would have to see the write, and to write itself. Its process finds the
 //! grant when it reads the row, as after a write of its own without answer.
 
-use super::{Plan, PlanInput, order};
-use crate::table::{LockTable, QueuedRequest, Request};
+use super::{Plan, PlanInput};
+use crate::table::{LockTable, Order, QueuedRequest, Request};
 
 impl Plan {
     /// Whether the write grants requests of other processes that are in the queue.
@@ -21,7 +21,8 @@ impl Plan {
         let mut position = 0;
         while let Some(queued) = table.queue().get(position) {
             let request = may_grant(queued, input).then(|| requested(queued, input));
-            let order = order(input, position);
+            // They are in the queue, whether or not this process uses it.
+            let order = Order::Behind(position);
             match request {
                 Some(request) if table.is_free(&request, order) => {
                     if !self.has_room(&request.session) {

@@ -58,6 +58,32 @@ fn what_a_write_frees_is_granted_to_the_first_in_the_queue() {
 }
 
 #[test]
+fn a_process_that_overtakes_keeps_the_order_of_the_others() {
+    let mut scene = Scene::with_x_wanted(&[], Mode::Exclusive);
+    scene.config.fairness = Fairness::Barging;
+    // Another task of this process holds `y`, for which the first one in the queue waits too.
+    scene.ask(2, "y", FOREVER, 0);
+    let plan = scene.plan(1_000);
+    scene.wrote(&plan);
+    for (number, names) in [(1, &["x", "y"][..]), (2, &["x"])] {
+        let names = names.iter().map(|name| LockName::found((*name).into()));
+        let request = Request {
+            session: accepting(number),
+            nonce: Nonce(100 + number),
+            task: "other".into(),
+            names: names.collect(),
+            matrix: scene.config.matrix,
+            path: ScopePath::default(),
+            since: 1,
+        };
+        scene.table.enqueue(&request, &accepting(number), 50);
+    }
+    let plan = scene.release_x();
+    assert!(plan.changed && !plan.hands_over());
+    assert_eq!(scene.table.queue().len(), 2);
+}
+
+#[test]
 fn all_that_share_a_name_are_granted_by_one_write() {
     let others = [accepting(1), accepting(2)];
     let mut scene = Scene::with_x_wanted(&others, Mode::Shared);
