@@ -119,10 +119,14 @@ impl World {
             let tickets = &mut self.checks.tickets;
             tickets.entry(queued.nonce).or_insert(queued.ticket);
         }
+        let processes = 0..self.setup.processes;
+        let waited_for = processes.map(|p| self.waited_for(p, &change.namespace));
+        let waited_for: Vec<_> = waited_for.collect();
         for caller in self.callers.values_mut() {
             if caller.told == Told::Waiting && caller.namespace == change.namespace {
                 let matrix = self.setup.matrix_of(caller.process);
-                caller.saw_conflict |= conflicts(matrix, &caller.names, &after);
+                let waited_for = &waited_for[caller.process];
+                caller.saw_conflict |= conflicts(matrix, &caller.names, &after, waited_for);
             }
         }
     }
@@ -327,19 +331,36 @@ impl World {
     /// something that a request conflicts with.
     pub(super) fn shows_conflict(&self, p: ProcessId, space: &Name, names: &Names) -> bool {
         let matrix = self.setup.matrix_of(p);
-        let mut waiting = self.callers.values().filter(|caller| {
+        let table = table_of(self.db.tables.locks.get(space));
+        let mut waiting = self.waiting(p, space);
+        waiting.any(|caller| meets(&caller.names, names))
+            || conflicts(matrix, names, &table, &self.waited_for(p, space))
+    }
+
+    /// The requests of a process that wait, whether or not they are in the row yet.
+    fn waiting(&self, p: ProcessId, space: &Name) -> impl Iterator<Item = &Caller> {
+        self.callers.values().filter(move |caller| {
             caller.process == p && caller.namespace == *space && caller.told == Told::Waiting
-        });
-        waiting.any(|caller| {
-            let counted = caller.names.iter().chain(names.iter());
-            meets(&caller.names, names) || exceeded(matrix, names, counted).is_some()
-        }) || conflicts(matrix, names, &table_of(self.db.tables.locks.get(space)))
+        })
+    }
+
+    /// What they wait for.
+    fn waited_for(&self, p: ProcessId, space: &Name) -> Vec<LockName> {
+        let waiting = self.waiting(p, space);
+        waiting.flat_map(|caller| caller.names.to_vec()).collect()
     }
 }
 
 /// Whether a table shows something that a request conflicts with. A lock that was stolen is in the
 /// way of every request.
-fn conflicts(matrix: ConflictMatrix, names: &Names, table: &LockTable) -> bool {
+///
+/// `waited_for` is what the same process waits for: a limit counts it before it is in the row.
+fn conflicts(
+    matrix: ConflictMatrix,
+    names: &Names,
+    table: &LockTable,
+    waited_for: &[LockName],
+) -> bool {
     let held = table.holders();
     let is_refused = |asked| {
         held.iter()
@@ -348,6 +369,7 @@ fn conflicts(matrix: ConflictMatrix, names: &Names, table: &LockTable) -> bool {
     let counted = table.queue().iter().flat_map(|queued| queued.names.iter());
     let counted = counted
         .chain(held.iter().map(|h| &h.name))
+        .chain(waited_for)
         .chain(names.iter());
     names.with_modes().any(is_refused)
         || exceeded(matrix, names, counted).is_some()
