@@ -130,14 +130,20 @@ impl Plan {
         plan.move_requests(table, input);
         plan.remove_dead(table, input);
         plan.frees = plan.changed;
-        plan.hand_over(table, input);
+        let freed = plan.changed;
         plan.grant_queued(table, input);
         plan.grant_new(table, input);
         plan.serve_submitted(table, input);
+        // Not earlier: a request of this process may just have returned to its position.
+        if freed {
+            plan.hand_over(table, input);
+        }
         // If all of them are of this process, nothing else would ever make a plan.
         while std::mem::take(&mut plan.again) {
-            plan.hand_over(table, input);
             plan.grant_queued(table, input);
+            if freed {
+                plan.hand_over(table, input);
+            }
         }
         plan.defer(table, input);
         plan

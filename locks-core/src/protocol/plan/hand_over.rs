@@ -12,10 +12,9 @@ impl Plan {
         !self.handed_over.is_empty()
     }
 
-    /// Grants requests of other processes that are in the queue, in its order, if something is
-    /// freed.
+    /// Grants requests of other processes that are in the queue, in its order.
     pub(super) fn hand_over(&mut self, table: &mut LockTable, input: &PlanInput<'_>) {
-        if !self.frees || !input.config.mechanisms.hand_over || !self.stolen.is_empty() {
+        if !input.config.mechanisms.hand_over || !self.stolen.is_empty() {
             return;
         }
         let mut position = 0;

@@ -115,6 +115,27 @@ fn a_request_of_this_process_is_not_overtaken_by_a_later_one() {
 }
 
 #[test]
+fn a_request_of_this_process_that_returns_to_its_position_is_not_overtaken() {
+    let mut scene = Scene::with_x_granted();
+    scene.ask(2, "x", FOREVER, 0);
+    let plan = scene.plan(1_001);
+    scene.wrote(&plan);
+    let request = scene.requests.get(Nonce(2)).expect("it waits").request();
+    let later = Request {
+        session: accepting(1),
+        nonce: Nonce(100),
+        ..request.clone()
+    };
+    scene.table.enqueue(&later, &accepting(1), 71);
+    // Its session was removed, and its entry with it.
+    scene.table.dequeue(&(SessionId("s2".into()), Nonce(2)));
+    scene.open("s2b", 2);
+    let plan = scene.release_x();
+    assert_eq!(nonces(&plan.granted), [2]);
+    assert!(!plan.hands_over());
+}
+
+#[test]
 fn nothing_is_handed_over_to_a_process_that_may_not_take_it() {
     type Change = fn(&mut Scene);
     let nothing: Change = |_| {};
