@@ -12,19 +12,26 @@ impl Scene {
     fn with_x_wanted(others: &[SessionId], mode: Mode) -> Self {
         let mut scene = Self::with_x_granted();
         for (nonce, session) in (100..).zip(others) {
-            let names = [(LockName::found("x".into()), mode)];
-            let request = Request {
-                session: session.clone(),
-                nonce: Nonce(nonce),
-                task: "other".into(),
-                names: names.into_iter().collect(),
-                matrix: scene.config.matrix,
-                path: ScopePath::default(),
-                since: 1,
-            };
+            let request = scene.of_other(session, nonce, &["x"], mode);
             scene.table.enqueue(&request, session, 50);
         }
         scene
+    }
+
+    /// A request of another process.
+    fn of_other(&self, session: &SessionId, nonce: u64, names: &[&str], mode: Mode) -> Request {
+        let names = names
+            .iter()
+            .map(|name| (LockName::found((*name).into()), mode));
+        Request {
+            session: session.clone(),
+            nonce: Nonce(nonce),
+            task: "other".into(),
+            names: names.collect(),
+            matrix: self.config.matrix,
+            path: ScopePath::default(),
+            since: 1,
+        }
     }
 
     /// Request 1 is released.
@@ -66,16 +73,7 @@ fn a_process_that_overtakes_keeps_the_order_of_the_others() {
     let plan = scene.plan(1_000);
     scene.wrote(&plan);
     for (number, names) in [(1, &["x", "y"][..]), (2, &["x"])] {
-        let names = names.iter().map(|name| LockName::found((*name).into()));
-        let request = Request {
-            session: accepting(number),
-            nonce: Nonce(100 + number),
-            task: "other".into(),
-            names: names.collect(),
-            matrix: scene.config.matrix,
-            path: ScopePath::default(),
-            since: 1,
-        };
+        let request = scene.of_other(&accepting(number), 100 + number, names, Mode::Exclusive);
         scene.table.enqueue(&request, &accepting(number), 50);
     }
     let plan = scene.release_x();
@@ -98,16 +96,7 @@ fn a_request_of_this_process_is_not_overtaken_by_a_later_one() {
     scene.ask(2, "x", FOREVER, 0);
     let plan = scene.plan(1_001);
     scene.wrote(&plan);
-    let later = Request {
-        session: accepting(1),
-        nonce: Nonce(100),
-        ..scene
-            .requests
-            .get(Nonce(2))
-            .expect("it waits")
-            .request()
-            .clone()
-    };
+    let later = scene.of_other(&accepting(1), 100, &["x"], Mode::Exclusive);
     scene.table.enqueue(&later, &accepting(1), 71);
     let plan = scene.release_x();
     assert_eq!(nonces(&plan.granted), [2]);
@@ -120,12 +109,7 @@ fn a_request_of_this_process_that_returns_to_its_position_is_not_overtaken() {
     scene.ask(2, "x", FOREVER, 0);
     let plan = scene.plan(1_001);
     scene.wrote(&plan);
-    let request = scene.requests.get(Nonce(2)).expect("it waits").request();
-    let later = Request {
-        session: accepting(1),
-        nonce: Nonce(100),
-        ..request.clone()
-    };
+    let later = scene.of_other(&accepting(1), 100, &["x"], Mode::Exclusive);
     scene.table.enqueue(&later, &accepting(1), 71);
     // Its session was removed, and its entry with it.
     scene.table.dequeue(&(SessionId("s2".into()), Nonce(2)));

@@ -6,7 +6,7 @@ use crate::protocol::sim::{
     callers::Told,
     process::LaneKind::Rows,
     scene::{EVICTED, Scene, pending},
-    schedule::{Ask, Patience, ProcessId, RequestNumber, Scope, Step},
+    schedule::{Patience, ProcessId, RequestNumber, Step},
 };
 
 const WRITE: &str = "compare-and-set";
@@ -129,17 +129,7 @@ fn readers_of_two_processes_are_granted_by_one_write() {
     s.wait_for(0, 1, "mail_restart");
     s.until_told(&[0], 1);
     for (process, number) in [(1, 2), (2, 3)] {
-        s.step(&Step::Ask(Ask {
-            process,
-            number,
-            namespace: 0,
-            task: 'a',
-            names: vec!["mail_restart"],
-            shared: vec!["mail_restart"],
-            max_hold: None,
-            patience: Patience::Forever,
-            scope: Scope::None,
-        }));
+        s.share(process, number);
         s.answer_for(&[0, 1, 2], Duration::from_millis(100));
     }
     s.release(0, 1);

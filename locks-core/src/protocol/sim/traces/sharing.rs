@@ -24,7 +24,8 @@ fn wait(process: ProcessId, number: RequestNumber, name: &'static str) -> Ask {
 }
 
 impl Scene {
-    fn share(&mut self, process: ProcessId, number: RequestNumber) {
+    /// A request of a task of its own to share `mail_restart`.
+    pub(super) fn share(&mut self, process: ProcessId, number: RequestNumber) {
         let name = "mail_restart";
         self.step(&Step::Ask(Ask {
             shared: vec![name],
