@@ -269,7 +269,7 @@ impl LockManager {
     /// of the last one, [`release_holder`](Self::release_holder) ends one of them.
     ///
     /// The task's sessions are deleted first, so that a commit which the task has fenced cannot
-    /// follow. Each lock is logged as forgotten. If the task holds nothing, the locks row is not
+    /// follow. A commit that is under way delays the call; what is acquired meanwhile is spared. Each lock is logged as forgotten. If the task holds nothing, the locks row is not
     /// written.
     ///
     /// # Errors
@@ -325,7 +325,8 @@ impl LockManager {
     }
 
     /// Releases every lock of the namespace, of any task, and returns them. A platform calls it
-    /// when it starts. Versions and tokens continue to grow.
+    /// when it starts. Versions and tokens continue to grow. Locks that are acquired after the call
+    /// has begun may be spared.
     ///
     /// # Errors
     ///

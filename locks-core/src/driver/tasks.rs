@@ -6,7 +6,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time;
 
 use crate::{
-    protocol::{CHUNK, EvictReason, Evicted, Removal, Task, TaskResult},
+    protocol::{CHUNK, EvictReason, Evicted, Listed, Removal, Task, TaskResult},
     store::{Class, Connection, Failure, Kind, Liveness, Reconnecting, RowVersion},
     table::{LockTable, SessionId},
 };
@@ -53,9 +53,13 @@ pub(super) async fn run(task: Task, link: &mut Reconnecting, namespace: &str) ->
             let clear = async |c: &mut Connection| evict_all(c, namespace, version).await;
             TaskResult::AllEvicted(persist(link, clear).await)
         }
-        Task::EvictHolders { call, what } => {
-            let evict = async |c: &mut Connection| evict_holders(c, namespace, &what).await;
-            let result = persist(link, evict).await;
+        Task::ListHolders { call, what } => {
+            let list = async |c: &mut Connection| list_holders(c, namespace, &what).await;
+            let result = persist(link, list).await;
+            TaskResult::HoldersListed { call, result }
+        }
+        Task::EvictHolders { call, sessions } => {
+            let result = persist(link, async |c| end(c, &sessions).await).await;
             TaskResult::HoldersEvicted { call, result }
         }
         Task::AwaitFence { row, release } => {
@@ -135,46 +139,41 @@ async fn evict_all(
     Ok(Some(sessions))
 }
 
-/// Deletes the sessions whose locks a removal takes away.
-async fn evict_holders(
+/// Lists the sessions whose locks a removal takes away, and what they hold.
+async fn list_holders(
     c: &mut Connection,
     namespace: &str,
     what: &Removal,
-) -> Result<Evicted, Failure> {
+) -> Result<Listed, Failure> {
     let mut sessions = match what {
         Removal::Task(task) => sessions_in(c, namespace, |t| **task == *t, false).await?,
         Removal::All => sessions_in(c, namespace, |_| true, true).await?,
         Removal::Grant(_) => Vec::new(),
     };
-    let mut evicted = Evicted::default();
-    // The row also names sessions whose heartbeat row is gone. What is held is noted first,
-    // because any process may remove the entries of a dead session.
+    let mut held = Vec::new();
+    // The row also names sessions whose heartbeat row is gone.
     if let Some(row) = c.read(namespace).await?
         && let Ok(table) = LockTable::parse(row.data_json.as_deref(), row.meta_json.as_deref())
     {
         sessions.extend(what.sessions_in(&table));
-        evicted.held = what.held_in(&table);
+        held = what.held_in(&table);
     }
     sessions.sort();
     sessions.dedup();
-    (evicted.dead, evicted.stuck) = end(c, sessions).await?;
-    Ok(evicted)
+    Ok(Listed { sessions, held })
 }
 
 /// Deletes sessions of our own.
 async fn delete_own(c: &mut Connection, ids: &[SessionId]) -> Result<(), Failure> {
-    match end(c, ids.to_vec()).await? {
-        (_, None) => Ok(()),
-        (_, Some(stuck)) => Err(stuck),
+    match end(c, ids).await?.stuck {
+        None => Ok(()),
+        Some(stuck) => Err(stuck),
     }
 }
 
 /// Deletes sessions, whether they are alive or not. Returns those that are dead now, and why
 /// the others are not. An open transaction of one session does not stop the others.
-async fn end(
-    c: &mut Connection,
-    ids: Vec<SessionId>,
-) -> Result<(Vec<SessionId>, Option<Failure>), Failure> {
+async fn end(c: &mut Connection, ids: &[SessionId]) -> Result<Evicted, Failure> {
     let (mut dead, mut stuck) = (Vec::new(), None);
     for piece in ids.chunks(CHUNK) {
         c.delete_sessions(piece).await?;
@@ -190,7 +189,7 @@ async fn end(
             }
         }
     }
-    Ok((dead, stuck))
+    Ok(Evicted { dead, stuck })
 }
 
 /// Deletes the fence rows of all these sessions in one statement. Returns whether no open

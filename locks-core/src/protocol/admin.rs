@@ -8,7 +8,7 @@ use std::{
 use super::{
     call::{Answer, CallId, Check, Inspection, Removal},
     requests::PATIENCE,
-    task::{Evicted, Task},
+    task::{Evicted, Listed, Task},
     time::Time,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     table::{Entry, Nonce, SessionId},
 };
 
-/// How long to go on deleting the sessions of a task while transactions that are fenced with
+/// How long to go on deleting the sessions of a removal while transactions that are fenced with
 /// them are open.
 const STUCK: Duration = Duration::from_mins(1);
 
@@ -56,18 +56,26 @@ struct PendingRemoval {
     what: Removal,
     since: Time,
     phase: Phase,
+    /// The sessions that were listed and are not dead yet. Those that are opened later are not
+    /// concerned.
+    left: Vec<SessionId>,
+    /// The sessions that are dead.
+    dead: BTreeSet<SessionId>,
     /// What was held before the first session was deleted.
     held: Vec<Holder>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Phase {
-    /// The sessions have to be deleted first.
+    /// The sessions have to be listed first.
+    ToList,
+    Listing,
+    /// The sessions have to be deleted.
     ToEvict,
     Evicting,
-    /// These sessions are dead: what they held can be taken away, unless another process
-    /// has done so.
-    Evicted(BTreeSet<SessionId>),
+    /// All sessions are dead: what they held can be taken away, unless another process has done
+    /// so.
+    Evicted,
 }
 
 /// A removal whose sessions are dead.
@@ -160,7 +168,9 @@ impl Admin {
         let pending = PendingRemoval {
             what,
             since,
-            phase: Phase::ToEvict,
+            phase: Phase::ToList,
+            left: Vec::new(),
+            dead: BTreeSet::new(),
             held: Vec::new(),
         };
         self.removals.insert(call, pending);
@@ -209,17 +219,14 @@ impl Admin {
 
     /// The removals whose sessions are dead.
     pub(super) fn ready_removals(&self) -> impl Iterator<Item = ReadyRemoval<'_>> {
-        self.removals.iter().filter_map(|(call, pending)| {
-            let Phase::Evicted(dead) = &pending.phase else {
-                return None;
-            };
-            Some(ReadyRemoval {
-                call: *call,
-                what: &pending.what,
-                dead,
-                held: &pending.held,
-                since: pending.since,
-            })
+        let ready = self.removals.iter();
+        let ready = ready.filter(|(_, pending)| pending.phase == Phase::Evicted);
+        ready.map(|(call, pending)| ReadyRemoval {
+            call: *call,
+            what: &pending.what,
+            dead: &pending.dead,
+            held: &pending.held,
+            since: pending.since,
         })
     }
 
@@ -228,22 +235,41 @@ impl Admin {
         self.removals.remove(&call).is_some()
     }
 
-    /// Begins the evictions that removals need.
-    pub(super) fn start_evictions(&mut self) -> Vec<Task> {
-        let waiting = self.removals.iter_mut();
-        let waiting = waiting.filter(|(_, pending)| pending.phase == Phase::ToEvict);
-        waiting
-            .map(|(call, pending)| {
+    /// Begins what removals need next.
+    pub(super) fn start_removals(&mut self) -> Vec<Task> {
+        let removals = self.removals.iter_mut();
+        let start = |(call, pending): (&CallId, &mut PendingRemoval)| match pending.phase {
+            Phase::ToList => {
+                pending.phase = Phase::Listing;
+                let what = pending.what.clone();
+                Some(Task::ListHolders { call: *call, what })
+            }
+            Phase::ToEvict => {
                 pending.phase = Phase::Evicting;
-                evict_holders(*call, &pending.what)
-            })
-            .collect()
+                Some(evict_holders(*call, pending))
+            }
+            Phase::Listing | Phase::Evicting | Phase::Evicted => None,
+        };
+        removals.filter_map(start).collect()
     }
 
-    /// An eviction could not be run at all: it begins again.
-    pub(super) fn on_eviction_failed(&mut self, call: CallId) {
+    /// The sessions of a removal were listed.
+    pub(super) fn on_listed(&mut self, call: CallId, listed: Listed) {
         if let Some(pending) = self.removals.get_mut(&call) {
+            pending.left = listed.sessions;
+            pending.held = listed.held;
             pending.phase = Phase::ToEvict;
+        }
+    }
+
+    /// What a removal had begun could not be run at all: it begins again.
+    pub(super) fn on_removal_failed(&mut self, call: CallId) {
+        if let Some(pending) = self.removals.get_mut(&call) {
+            pending.phase = match pending.phase {
+                Phase::ToList | Phase::Listing => Phase::ToList,
+                Phase::ToEvict | Phase::Evicting => Phase::ToEvict,
+                Phase::Evicted => Phase::Evicted,
+            };
         }
     }
 
@@ -257,19 +283,17 @@ impl Admin {
         let Some(pending) = self.removals.get_mut(&call) else {
             return AfterEviction::Gone;
         };
-        // What an earlier attempt saw held may have been taken away since.
-        let new = |holder: &Holder| !pending.held.iter().any(|h| is_same_grant(h, holder));
-        let held: Vec<_> = evicted.held.into_iter().filter(new).collect();
-        pending.held.extend(held);
+        pending.dead.extend(evicted.dead);
+        pending.left.retain(|id| !pending.dead.contains(id));
         if let Some(failure) = evicted.stuck {
             if now - pending.since >= STUCK {
                 self.removals.remove(&call);
                 return AfterEviction::Failed(failure);
             }
-            return AfterEviction::Retry(evict_holders(call, &pending.what), failure);
+            return AfterEviction::Retry(evict_holders(call, pending), failure);
         }
         pending.since = now;
-        pending.phase = Phase::Evicted(evicted.dead.into_iter().collect());
+        pending.phase = Phase::Evicted;
         AfterEviction::Ready
     }
 
@@ -329,9 +353,9 @@ impl Admin {
     }
 }
 
-fn evict_holders(call: CallId, what: &Removal) -> Task {
-    let what = what.clone();
-    Task::EvictHolders { call, what }
+fn evict_holders(call: CallId, removal: &PendingRemoval) -> Task {
+    let sessions = removal.left.clone();
+    Task::EvictHolders { call, sessions }
 }
 
 /// Whether two reports are of one grant.
@@ -373,6 +397,14 @@ mod tests {
             mode: Mode::Exclusive,
             host: None,
             process: None,
+        }
+    }
+
+    fn evict(sessions: &[&str]) -> Task {
+        let sessions = sessions.iter().copied().map(session).collect();
+        Task::EvictHolders {
+            call: CALL,
+            sessions,
         }
     }
 
@@ -483,14 +515,23 @@ mod tests {
         let what = Removal::Task("a".into());
         admin.remove(CALL, what.clone(), at(5));
         assert!(!admin.needs_row());
-        let task = Task::EvictHolders { call: CALL, what };
-        assert_eq!(admin.start_evictions(), std::slice::from_ref(&task));
-        assert_eq!(admin.start_evictions(), [], "it is under way");
-        admin.on_eviction_failed(CALL);
-        assert_eq!(admin.start_evictions(), [task]);
+        let list = Task::ListHolders { call: CALL, what };
+        assert_eq!(admin.start_removals(), std::slice::from_ref(&list));
+        assert_eq!(admin.start_removals(), [], "it is under way");
+        admin.on_removal_failed(CALL);
+        assert_eq!(admin.start_removals(), [list]);
+        let listed = Listed {
+            sessions: vec![session("s")],
+            held: vec![holder("x", 1)],
+        };
+        admin.on_listed(CALL, listed);
+        let evict = evict(&["s"]);
+        assert_eq!(admin.start_removals(), std::slice::from_ref(&evict));
+        assert_eq!(admin.start_removals(), [], "it is under way");
+        admin.on_removal_failed(CALL);
+        assert_eq!(admin.start_removals(), [evict]);
         let evicted = || Evicted {
             dead: vec![session("s")],
-            held: vec![holder("x", 1)],
             stuck: None,
         };
         let after = admin.on_evicted(CALL, evicted(), at(9));
@@ -499,33 +540,39 @@ mod tests {
         let ready = admin.ready_removals().next().expect("it is ready");
         assert_eq!((ready.call, ready.held), (CALL, &[holder("x", 1)][..]));
         assert!(ready.is_shown_by(at(9)) && !ready.is_shown_by(at(8)));
+        admin.on_removal_failed(CALL);
+        assert_eq!(admin.start_removals(), [], "it is ready");
         assert!(admin.finish_removal(CALL) && !admin.finish_removal(CALL));
         let after = admin.on_evicted(CALL, evicted(), at(9));
         assert!(matches!(after, AfterEviction::Gone), "{after:?}");
     }
 
     #[test]
-    fn a_removal_waits_a_minute_for_fenced_transactions_and_remembers_what_was_held() {
+    fn a_removal_deletes_what_was_listed_first_and_waits_a_minute_for_fenced_transactions() {
         let mut admin = Admin::default();
         admin.remove(CALL, Removal::All, at(5));
-        let evict = |admin: &mut Admin, held: &[Holder], now| {
-            let evicted = Evicted {
-                dead: Vec::new(),
-                held: held.to_vec(),
-                stuck: Some(Failure::simulated(Class::NotApplied, Kind::Locked)),
-            };
-            admin.on_evicted(CALL, evicted, now)
+        admin.start_removals();
+        let listed = Listed {
+            sessions: ["s", "t", "u"].map(session).into(),
+            held: vec![holder("x", 1)],
         };
-        let after = evict(&mut admin, &[holder("x", 1)], at(10));
-        assert!(matches!(after, AfterEviction::Retry(..)), "{after:?}");
-        let again = [holder("x", 1), holder("x", 2), holder("y", 1)];
-        let after = evict(&mut admin, &again, at(60_004));
-        assert!(matches!(after, AfterEviction::Retry(..)), "{after:?}");
-        assert_eq!(admin.removals[&CALL].held, again, "each grant once");
-        let after = evict(&mut admin, &[], at(60_005));
-        assert!(matches!(after, AfterEviction::Failed(_)), "{after:?}");
-        let after = evict(&mut admin, &[], at(60_006));
-        assert!(matches!(after, AfterEviction::Gone), "{after:?}");
+        admin.on_listed(CALL, listed);
+        assert_eq!(admin.start_removals(), [evict(&["s", "t", "u"])]);
+        let after = |admin: &mut Admin, dead: &[&str], now| {
+            let dead = dead.iter().copied().map(session).collect();
+            let stuck = Some(Failure::simulated(Class::NotApplied, Kind::Locked));
+            match admin.on_evicted(CALL, Evicted { dead, stuck }, at(now)) {
+                AfterEviction::Retry(task, _) => Some(task),
+                AfterEviction::Failed(_) => None,
+                after => panic!("{after:?}"),
+            }
+        };
+        assert_eq!(after(&mut admin, &["t"], 10), Some(evict(&["s", "u"])));
+        assert_eq!(after(&mut admin, &[], 60_004), Some(evict(&["s", "u"])));
+        assert!(!admin.needs_row());
+        assert_eq!(after(&mut admin, &[], 60_005), None);
+        let gone = admin.on_evicted(CALL, Evicted::default(), at(60_006));
+        assert!(matches!(gone, AfterEviction::Gone), "{gone:?}");
     }
 
     #[test]

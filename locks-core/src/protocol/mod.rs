@@ -84,6 +84,6 @@ pub(crate) use self::{
     output::{DriverOutput, Output},
     query::{CompareAndSet, Completion, Orphans, Peers, Query},
     renewal::{Renewal, Renewed},
-    task::{EvictReason, Evicted, Task, TaskResult},
+    task::{EvictReason, Evicted, Listed, Task, TaskResult},
     time::{Now, Time},
 };

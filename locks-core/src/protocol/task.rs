@@ -61,8 +61,13 @@ pub(crate) enum Task {
     /// Delete all sessions of the namespace, whose row has no stamp and is still of this
     /// version. `None`: there is no row.
     EvictAll(Option<i64>),
-    /// Delete the sessions whose locks a removal takes away.
-    EvictHolders { call: CallId, what: Removal },
+    /// List the sessions whose locks a removal takes away, and what they hold.
+    ListHolders { call: CallId, what: Removal },
+    /// Delete these sessions, whose locks a removal takes away.
+    EvictHolders {
+        call: CallId,
+        sessions: Vec<SessionId>,
+    },
     /// Check that no open transaction is fenced with this fence row, so that the release
     /// can go on.
     AwaitFence { row: Arc<str>, release: ReleaseId },
@@ -92,6 +97,10 @@ pub(crate) enum TaskResult {
     },
     /// The sessions that are dead now. `None`: the row had changed.
     AllEvicted(Result<Option<Vec<SessionId>>, Failure>),
+    HoldersListed {
+        call: CallId,
+        result: Result<Listed, Failure>,
+    },
     HoldersEvicted {
         call: CallId,
         result: Result<Evicted, Failure>,
@@ -111,13 +120,19 @@ pub(crate) enum TaskResult {
     },
 }
 
-/// What the eviction of a task's sessions did.
+/// The sessions whose locks a removal takes away.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) sessions: Vec<SessionId>,
+    /// What they hold.
+    pub(crate) held: Vec<Holder>,
+}
+
+/// What the eviction of sessions did.
 #[derive(Debug, Default)]
 pub(crate) struct Evicted {
     /// The sessions that are dead now.
     pub(crate) dead: Vec<SessionId>,
-    /// What was held when the eviction began.
-    pub(crate) held: Vec<Holder>,
-    /// Why some sessions are not dead yet.
+    /// Why the others are not dead yet.
     pub(crate) stuck: Option<Failure>,
 }

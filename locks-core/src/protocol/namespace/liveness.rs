@@ -11,7 +11,7 @@ use crate::{
         output::Output,
         query::{Orphans, Peers},
         sessions::SessionKey,
-        task::{EvictReason, Evicted, Task, TaskResult},
+        task::{EvictReason, Evicted, Listed, Task, TaskResult},
         time::{Now, Time},
         timers::Timer,
     },
@@ -279,6 +279,9 @@ impl Namespace {
             TaskResult::RowRead { call, result } => self.on_row_read_aside(call, result, now),
             TaskResult::SessionsRead { call, result } => self.on_sessions_read(call, result, now),
             TaskResult::AllEvicted(result) => self.on_all_evicted(result, now),
+            TaskResult::HoldersListed { call, result } => {
+                self.on_holders_listed(call, result, now);
+            }
             TaskResult::HoldersEvicted { call, result } => {
                 self.on_holders_evicted(call, result, now);
             }
@@ -378,6 +381,21 @@ impl Namespace {
         }
     }
 
+    pub(super) fn on_holders_listed(
+        &mut self,
+        call: CallId,
+        result: Result<Listed, Failure>,
+        now: Now,
+    ) {
+        match result {
+            Ok(listed) => self.admin.on_listed(call, listed),
+            Err(failure) => {
+                self.admin.on_removal_failed(call);
+                self.on_failure(failure, Writes::Yes, now);
+            }
+        }
+    }
+
     pub(super) fn on_holders_evicted(
         &mut self,
         call: CallId,
@@ -387,7 +405,7 @@ impl Namespace {
         let evicted = match result {
             Ok(evicted) => evicted,
             Err(failure) => {
-                self.admin.on_eviction_failed(call);
+                self.admin.on_removal_failed(call);
                 self.on_failure(failure, Writes::Yes, now);
                 return;
             }

@@ -48,7 +48,7 @@ impl Namespace {
         if self.is_paused(now.monotonic) {
             return None;
         }
-        for task in self.admin.start_evictions() {
+        for task in self.admin.start_removals() {
             self.task(task);
         }
         if self.has_work(now.monotonic)

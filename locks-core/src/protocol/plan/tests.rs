@@ -9,7 +9,7 @@ use crate::{
         combining::SubmittedRequest,
         config::tests::config,
         sessions::OwnSessions,
-        task::Evicted,
+        task::{Evicted, Listed},
         time::{Now, tests::at},
     },
     scope::ScopePath,
@@ -302,9 +302,13 @@ fn a_removal_that_finds_nothing_needs_a_row_that_was_read_after_its_eviction() {
         host: None,
         process: None,
     };
+    let listed = Listed {
+        sessions: vec![session.clone()],
+        held: vec![held.clone()],
+    };
+    scene.admin.on_listed(call, listed);
     let evicted = Evicted {
         dead: vec![session],
-        held: vec![held.clone()],
         stuck: None,
     };
     let after = scene.admin.on_evicted(call, evicted, at(1_005).monotonic);

@@ -227,7 +227,9 @@ impl World {
     fn has_inner(&self, number: RequestNumber) -> bool {
         let mut callers = self.callers.values();
         callers.any(|caller| {
-            caller.outer == Some(number) && matches!(caller.told, Told::Waiting | Told::Granted)
+            caller.outer == Some(number)
+                && !caller.detached
+                && matches!(caller.told, Told::Waiting | Told::Granted)
         })
     }
 

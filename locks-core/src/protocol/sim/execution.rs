@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        CHUNK, CompareAndSet, Completion, EvictReason, Evicted, Input, Orphans, Peers, Query,
-        Removal, Task, TaskResult, config::Name,
+        CHUNK, CompareAndSet, Completion, EvictReason, Evicted, Input, Listed, Orphans, Peers,
+        Query, Removal, Task, TaskResult, config::Name,
     },
     store::{Class, Failure, Kind, Liveness, LocksRow, NewSession, RowVersion, SessionRow},
     table::{LockTable, SessionId},
@@ -366,9 +366,13 @@ pub(super) async fn run_task(c: Connection, namespace: Name, task: Task) -> Inpu
             let evict = async || evict_all(c, namespace, version).await;
             TaskResult::AllEvicted(persist(c, evict).await)
         }
-        Task::EvictHolders { call, what } => {
-            let evict = async || evict_holders(c, namespace, &what).await;
-            let result = persist(c, evict).await;
+        Task::ListHolders { call, what } => {
+            let list = async || list_holders(c, namespace, &what).await;
+            let result = persist(c, list).await;
+            TaskResult::HoldersListed { call, result }
+        }
+        Task::EvictHolders { call, sessions } => {
+            let result = persist(c, async || delete_sessions(c, &sessions).await).await;
             TaskResult::HoldersEvicted { call, result }
         }
         Task::AwaitFence { row, release } => {
@@ -474,43 +478,35 @@ async fn evict_all(
     Ok(Some(sessions))
 }
 
-/// Deletes the sessions whose locks a removal takes away.
-async fn evict_holders(
-    c: &Connection,
-    namespace: &Name,
-    what: &Removal,
-) -> Result<Evicted, Failure> {
+/// Lists the sessions whose locks a removal takes away, and what they hold.
+async fn list_holders(c: &Connection, namespace: &Name, what: &Removal) -> Result<Listed, Failure> {
     let mut sessions = match what {
         Removal::Task(task) => sessions_in(c, namespace, |t| **task == *t, false).await?,
         Removal::All => sessions_in(c, namespace, |_| true, true).await?,
         Removal::Grant(_) => Vec::new(),
     };
-    let mut evicted = Evicted::default();
+    let mut held = Vec::new();
     let row = c.read(namespace).await?;
     if let Some(table) = row.as_ref().and_then(parse) {
         sessions.extend(what.sessions_in(&table));
-        evicted.held = what.held_in(&table);
+        held = what.held_in(&table);
     }
     sessions.sort();
     sessions.dedup();
-    (evicted.dead, evicted.stuck) = delete_sessions(c, &sessions).await?;
-    Ok(evicted)
+    Ok(Listed { sessions, held })
 }
 
 /// Deletes sessions of this process.
 async fn delete_own(c: &Connection, ids: &[SessionId]) -> Result<(), Failure> {
-    match delete_sessions(c, ids).await? {
-        (_, None) => Ok(()),
-        (_, Some(stuck)) => Err(stuck),
+    match delete_sessions(c, ids).await?.stuck {
+        None => Ok(()),
+        Some(stuck) => Err(stuck),
     }
 }
 
 /// Deletes sessions, the heartbeat rows first. Returns those that are dead now, and why the
 /// others are not.
-async fn delete_sessions(
-    c: &Connection,
-    ids: &[SessionId],
-) -> Result<(Vec<SessionId>, Option<Failure>), Failure> {
+async fn delete_sessions(c: &Connection, ids: &[SessionId]) -> Result<Evicted, Failure> {
     let (mut dead, mut stuck) = (Vec::new(), None);
     for chunk in ids.chunks(CHUNK) {
         c.ask(Statement::DeleteHeartbeats(chunk.to_vec())).await?;
@@ -526,7 +522,7 @@ async fn delete_sessions(
             }
         }
     }
-    Ok((dead, stuck))
+    Ok(Evicted { dead, stuck })
 }
 
 async fn delete_fences_at_once(c: &Connection, ids: &[SessionId]) -> Result<bool, Failure> {

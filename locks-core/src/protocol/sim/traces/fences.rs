@@ -113,3 +113,29 @@ fn fence_that_comes_after_a_supervisor_took_the_lock_is_refused() {
     assert!(!s.0.step(&Step::Commit(1)), "it is not fenced");
     s.end();
 }
+
+#[test]
+fn removal_that_waits_for_a_transaction_spares_sessions_that_are_opened_later() {
+    let mut s = Scene::new(3, "PostgreSQL");
+    s.granted_with_commit_under_way(0, 1);
+    s.step(&Step::RemoveAll(1, 0));
+    let deletions = sent(
+        &mut s,
+        1,
+        "delete of heartbeat rows",
+        Duration::from_secs(1),
+    );
+    assert!(deletions > 5, "it is tried again: {deletions}");
+    s.wait_for(2, 2, "mail_restart");
+    for _ in 0..200 {
+        s.answer_all(&[0, 1, 2]);
+    }
+    assert_eq!(*s.told(2), Told::Granted);
+    s.step(&Step::ArriveCommit(1));
+    while !s.0.calls.is_empty() {
+        s.answer_all(&[0, 1, 2]);
+    }
+    assert_eq!(*s.told(1), Told::Lost);
+    assert_eq!(*s.told(2), Told::Granted);
+    s.end();
+}
