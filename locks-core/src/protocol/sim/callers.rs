@@ -99,7 +99,13 @@ impl World {
             Step::Drop(number) => self.release(*number, false),
             Step::Detach(number) => self.detach(*number),
             Step::ReleaseByName(number) => self.release_by_name(*number),
-            Step::Held(p, space) => self.inspect(*p, *space, Inspection::Held),
+            Step::Held(p, space) => {
+                let what = match self.setup.seed % 3 {
+                    1 => self.checks.reports.snapshot(*p, &self.namespace(*space)),
+                    _ => Inspection::Held,
+                };
+                self.inspect(*p, *space, what)
+            }
             Step::Waiting(p, space) => self.inspect(*p, *space, Inspection::Waiting),
             Step::RemoveTask(p, space, of, name) => {
                 self.remove(*p, *space, Removal::Task(task(*of, *name)))
@@ -356,6 +362,7 @@ impl World {
         }
         let namespace = self.namespace(space);
         let call = self.new_call(p, Call::Inspect);
+        self.note_report(p, call, &namespace, &what);
         self.to(p, &namespace, Input::Inspect(call, what));
         true
     }
@@ -549,6 +556,7 @@ impl World {
             return;
         };
         self.note(|| format!("  {what:?} is answered: {answer:?}"));
+        self.check_report(p, call, answer);
         match (what, answer) {
             (Call::Release(number), Answer::Done) => self.check_release(number),
             (Call::ReleaseName(number), Answer::Failed(LockError::Database { .. })) => {

@@ -32,6 +32,7 @@ mod power;
 mod process;
 mod properties;
 mod renewals;
+mod reports;
 mod requests;
 mod row_properties;
 mod scene;

@@ -15,6 +15,7 @@ use super::{
     execution::parse,
     generate::{UNSTORABLE, UNSTORABLE_TASK},
     process::State,
+    reports::Reports,
     row_properties::grants,
     schedule::{Patience, ProcessId, RequestNumber, process_name},
     statement::{OnlyIf, Statement},
@@ -93,6 +94,7 @@ pub(super) struct Checks {
     pub(super) calm_since: Duration,
     /// Whether the rate of queries is judged.
     pub(super) is_calm: bool,
+    pub(super) reports: Reports,
     pub(super) grants: u64,
     pub(super) commits: u64,
     pub(super) losses: u64,

@@ -61,6 +61,7 @@ fn describe(row: Option<&LocksRow>, table: &LockTable) -> String {
 
 impl World {
     pub(super) fn check_row_change(&mut self, change: &RowChange, writer: Writer) {
+        self.checks.reports.on_row(change);
         let before = table_of(change.before.as_ref());
         let after = change
             .after
