@@ -17,7 +17,7 @@ use crate::{
     },
     report::{HELD_TOO_LONG, NOT_RENEWED_AND_EVICTED, TAKEN},
     store::{Failure, Kind, Liveness, NewSession},
-    table::SessionId,
+    table::{Nonce, SessionId},
 };
 
 /// As many processes are checked all at one time.
@@ -105,9 +105,13 @@ impl Namespace {
         );
         let output = Output::Lost(grant.nonce, loss.clone());
         self.outputs.push_back(output);
-        // A fence that asks for the grant is in an open transaction, which an adoption of
-        // the row would have to wait for: it is answered before.
-        for call in self.admin.take_confirmations(grant.nonce) {
+        self.refuse_fences(grant.nonce, loss);
+    }
+
+    /// Answers the fences that ask for a lost grant. Each is in an open transaction, which an
+    /// adoption of the row would have to wait for.
+    fn refuse_fences(&mut self, nonce: Nonce, loss: &Loss) {
+        for call in self.admin.take_confirmations(nonce) {
             self.answer(call, Answer::Lost(loss.clone()));
         }
     }
@@ -132,6 +136,7 @@ impl Namespace {
         for grant in guarded {
             let output = Output::HeldTooLong(grant.nonce, loss.clone());
             self.outputs.push_back(output);
+            self.refuse_fences(grant.nonce, &loss);
         }
         for release in releases {
             self.on_release_started(release);

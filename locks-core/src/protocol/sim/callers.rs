@@ -285,8 +285,14 @@ impl World {
         let Some((p, namespace)) = self.running(number) else {
             return false;
         };
+        // A release by name that is under way could take this lock.
+        let releases_by_name = self.calls.iter().any(|((of, _), call)| {
+            let releases = matches!(call, Call::ReleaseName(other)
+                if self.callers[other].task == self.callers[&number].task);
+            *of == p && releases
+        });
         let caller = self.callers.get_mut(&number).expect("it was found");
-        if !caller.holds() || caller.detached {
+        if !caller.holds() || caller.detached || releases_by_name {
             return false;
         }
         caller.detached = true;
@@ -316,8 +322,10 @@ impl World {
                 let modes = (caller.names.mode(name), other.names.mode(name));
                 modes == (Mode::Shared, Mode::Shared)
             };
+            let is_over = other.is_over(self.clocks(other.process).boot);
             same && other.number != number
                 && other.holds()
+                && !(other.detached && is_over)
                 && other
                     .names
                     .iter()

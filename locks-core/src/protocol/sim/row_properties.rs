@@ -138,7 +138,11 @@ impl World {
         let own = owner.is_some_and(|(p, incarnation)| writer == Writer::Process(p, incarnation));
         // A process may write what another one has submitted.
         let over = |told: &Told| matches!(told, Told::Gone | Told::Failed | Told::Lost);
-        let asked = |caller: &Caller| caller.nonce == nonce && over(&caller.told);
+        let ended = |caller: &Caller| {
+            let is_over = caller.is_over(self.clocks(caller.process).boot);
+            over(&caller.told) || caller.detached && is_over
+        };
+        let asked = |caller: &Caller| caller.nonce == nonce && ended(caller);
         let own = own || self.setup.turns && self.callers.values().any(asked);
         let rows = &self.db.tables;
         let is_dead = !rows.fences.contains(&session.0) && !rows.heartbeats.contains_key(session);

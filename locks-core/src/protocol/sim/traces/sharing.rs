@@ -172,6 +172,21 @@ fn a_commit_under_way_is_waited_for_when_the_time_of_its_grant_is_over() {
 }
 
 #[test]
+fn a_fence_that_asks_for_a_grant_whose_time_is_over_is_refused_though_the_row_is_gone() {
+    let mut s = Scene::new(2, "PostgreSQL");
+    granted_for_a_while(&mut s, 1);
+    // The fence asks in its transaction, which a new row would have to wait for.
+    s.step(&Step::Fence(1));
+    s.step(&Step::OriginalDeletes(0));
+    while *s.told(1) != Told::Lost {
+        s.step(&Step::NextTimer);
+    }
+    s.ask(1, 2, Patience::Forever);
+    s.until_granted(&[0, 1], 2);
+    s.end();
+}
+
+#[test]
 fn a_grant_whose_time_is_over_refuses_a_fence() {
     let mut s = Scene::new(1, "PostgreSQL");
     granted_for_a_while(&mut s, 1);
