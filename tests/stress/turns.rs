@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use locks_core::LockManager;
 use locks_tests::{
-    engine::{Database, Engine},
+    engine::{Database, Engine, run_async_on},
     on_every_engine,
     row::wait_until_empty,
+    server::Server,
 };
 
 const NAMESPACE: &str = "turns";
@@ -58,6 +59,32 @@ async fn served(db: &Database) -> String {
 async fn drivers_that_contend_write_for_each_other(db: Database) {
     contend(&db, PAIRS).await;
     assert_ne!(served(&db).await, "0");
+}
+
+/// There each submission would be flushed to the log, and sent to every replica.
+#[test]
+fn nothing_is_submitted_where_a_binary_log_is_written() {
+    let settings = ["--log-bin=bin", "--binlog-format=ROW"];
+    let Some(server) = Server::start_with(Engine::MySql, &settings) else {
+        return;
+    };
+    run_async_on(Database::create_on(server.url()), async |db: Database| {
+        contend(&db, PAIRS).await;
+        let mut connection = db.connect().await;
+        let sql = "SELECT COUNT(*) AS n FROM lock_requests";
+        if let Ok(rows) = connection.rows(sql).await {
+            assert_eq!(rows[0].get("n"), Some("0"));
+        }
+        // Each turn is passed on by a DO.
+        let sql = "SHOW GLOBAL STATUS LIKE 'Com_do'";
+        let rows = connection.rows(sql).await.expect("a server has it");
+        let turns: u32 = rows[0]
+            .get("Value")
+            .unwrap_or_default()
+            .parse()
+            .expect("a number");
+        assert!(turns > 10, "{turns} turns");
+    });
 }
 
 async fn a_turn_that_does_not_come_is_not_waited_for(db: Database) {

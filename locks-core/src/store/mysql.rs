@@ -207,6 +207,11 @@ fn lock_name(table: &str, what: &str) -> String {
     format!("CONCAT('locks:', LEFT(SHA2(CONCAT(DATABASE(), '/{table}/', {what}), 256), 40))")
 }
 
+/// Whether every change is written to the binary log, that of a table in memory as well.
+fn logs_changes(facts: &Facts) -> bool {
+    facts.is("log_bin", "ON")
+}
+
 /// The statements of turns, which are user-level locks of the whole server. On a cluster they are
 /// local to a node, and the table would be, too.
 fn turns(names: &TableNames, facts: &Facts) -> TurnStatements {
@@ -219,6 +224,9 @@ fn turns(names: &TableNames, facts: &Facts) -> TurnStatements {
     } else {
         1.0
     };
+    if logs_changes(facts) {
+        return turns_alone(&locks, &table, limit);
+    }
     // A prepared statement gets the values as they are.
     let [driver, namespace, turn, body] = if is_mariadb {
         ["$driver", "$namespace", "$turn", "$body"]
@@ -266,24 +274,52 @@ fn turns(names: &TableNames, facts: &Facts) -> TurnStatements {
             "{submit}; {wait}; {look}; {mark}; {claim} AND {held}; {claimed} AND {held}"
         ))
     };
-    let pass = format!("DO RELEASE_LOCK({})", lock_name(&table, "'$namespace'"));
     TurnStatements {
         prepare: None,
-        submit: if is_mariadb {
+        submit: Some(if is_mariadb {
             Message::prepared(&submit)
         } else {
             Message::text(&submit)
-        },
+        }),
         take,
         missed: None,
         serve: Message::text(&format!("UPDATE {table} SET served = number WHERE $pairs")),
-        pass: Message::text(&pass),
-        clean: format!("DELETE FROM {table} WHERE seenAt < SYSDATE() - INTERVAL 1 HOUR"),
+        pass: pass(&table),
+        clean: Some(format!(
+            "DELETE FROM {table} WHERE seenAt < SYSDATE() - INTERVAL 1 HOUR"
+        )),
         check: TurnStatements::check(
             names,
             "driver, namespace, number, claimed, claimer, served, seenAt, body",
         ),
     }
+}
+
+/// Turns at which each process writes for itself. On a server with a binary log a submission costs
+/// several flushes: one to submit, one to claim and one to serve it.
+fn turns_alone(locks: &str, table: &str, limit: f64) -> TurnStatements {
+    let key = lock_name(table, "'$namespace'");
+    let take = format!(
+        "SET @locks_turn = GET_LOCK({key}, {limit}); \
+         SELECT 'turn', CAST(@locks_turn AS CHAR), '0', '0', l.dataJson, \
+         CAST(l.version AS CHAR), l.stamp, l.metaJson \
+         FROM (SELECT 1) AS one LEFT JOIN {locks} AS l ON l.id = '$namespace'"
+    );
+    TurnStatements {
+        prepare: None,
+        submit: None,
+        take: Message::text(&take),
+        missed: None,
+        serve: Message::text("DO 0"),
+        pass: pass(table),
+        clean: None,
+        check: Vec::new(),
+    }
+}
+
+fn pass(table: &str) -> Message {
+    let key = lock_name(table, "'$namespace'");
+    Message::text(&format!("DO RELEASE_LOCK({key})"))
 }
 
 /// The fence is a shared lock, so that the guards of a session do not block each other. On a

@@ -305,15 +305,15 @@ fn turns(names: &TableNames) -> TurnStatements {
     );
     TurnStatements {
         prepare: Some(prepare.join("; ")),
-        submit: Message::text(&submit),
+        submit: Some(Message::text(&submit)),
         take: Message::text(&take),
         missed: Some(Kind::Locked),
         serve: Message::text(&serve),
         pass: Message::text("EXECUTE locks_pass ($key)"),
-        clean: format!(
+        clean: Some(format!(
             "DELETE FROM {table} \
              WHERE seenAt < pg_catalog.clock_timestamp() - INTERVAL '1 hour'"
-        ),
+        )),
         check: TurnStatements::check(
             names,
             "driver, namespace, number, claimed, served, seenAt, body",

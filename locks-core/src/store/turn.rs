@@ -70,8 +70,9 @@ pub(crate) enum TurnOutcome {
 pub(super) struct TurnStatements {
     /// Prepares what the others execute, once on each connection.
     pub(super) prepare: Option<String>,
-    /// Inserts or replaces what a driver has submitted, if `$number` is higher.
-    pub(super) submit: Message,
+    /// Inserts or replaces what a driver has submitted, if `$number` is higher. `None`: nothing is
+    /// ever submitted, and each process writes for itself at its turn.
+    pub(super) submit: Option<Message>,
     /// Submits, waits for the turn, passes it on if `$number` was served, reads the row, and claims
     /// what was submitted if the turn was not passed on. → rows of [`TYPES`] texts, of which the
     /// first says what the others are: `turn` (1 if it came, 1 if `$number` was served, the last
@@ -85,7 +86,7 @@ pub(super) struct TurnStatements {
     pub(super) serve: Message,
     pub(super) pass: Message,
     /// Deletes what drivers submitted that are gone.
-    pub(super) clean: String,
+    pub(super) clean: Option<String>,
     /// Statements that change nothing. They fail if the table or a right is missing.
     pub(super) check: Vec<String>,
 }
@@ -259,7 +260,10 @@ impl Connection {
         for statement in &turns.check {
             self.raw(statement).await?;
         }
-        self.raw(&turns.clean).await
+        match &turns.clean {
+            Some(clean) => self.raw(clean).await,
+            None => Ok(()),
+        }
     }
 
     /// Submits, waits for the turn and reads the row.
@@ -329,13 +333,15 @@ impl Connection {
         submission: &Submission,
     ) -> Result<(), Failure> {
         let statements = self.turn_statements().await?;
+        let Some(submit) = &statements.turns().submit else {
+            return Ok(());
+        };
         let values = Values {
             namespace,
             submission: Some(submission),
             ..Values::default()
         };
-        let sent = self.send(&statements.turns().submit, values, &[]).await;
-        sent.map(drop)
+        self.send(submit, values, &[]).await.map(drop)
     }
 
     async fn send(

@@ -8,6 +8,7 @@ use crate::{
     protocol::{Answer, CallId, Inspection, config::Name},
     report::{Holder, Waiter},
     store::{LocksRow, RowVersion},
+    table::QueuedRequest,
 };
 
 /// The reports that callers have asked for, and the last row of each stream of changes.
@@ -93,7 +94,7 @@ impl World {
             let table = || table_of(row.as_ref());
             let is_held = |holders: &[Holder]| held(holders) == held(&table().holders());
             let waits = |waiters: &[Waiter]| {
-                let queue: Vec<_> = table().queue().iter().map(|q| q.report()).collect();
+                let queue: Vec<_> = table().queue().iter().map(QueuedRequest::report).collect();
                 waiting(waiters) == waiting(&queue)
             };
             let version = row.as_ref().map(|row| &row.version);
