@@ -52,6 +52,7 @@ async fn matrix_of_a_file_is_that_of_a_program(db: Database) {
     assert!(text.contains("limit app_backup_* (3)"), "{text}");
     let (code, text) = run("exclusive", "x");
     assert_eq!(code, Some(75), "another matrix: {text}");
+    assert!(text.contains("--matrix or LOCKS_MATRIX"), "{text}");
     let mut command = locks(&db, ["run", "--try", "x", "--", "true"]);
     let status = command
         .env("LOCKS_MATRIX", file)

@@ -74,6 +74,12 @@ async fn refusals_and_time_outs_have_their_exit_codes(db: Database) {
     let late = output(&db, &["run", "--wait", "300ms", "x", "--", "true"]);
     assert_eq!(late.status.code(), Some(124), "{}", errors(&late));
     assert!(start.elapsed() >= Duration::from_millis(300));
+    let long = output(&db, &["run", "--wait", "4s", "x", "--", "true"]);
+    let text = errors(&long);
+    assert!(
+        text.contains("waiting for x: x is held by task holder"),
+        "{text}"
+    );
     guard.release().await.expect("it is held");
     let free = output(&db, &["run", "--try", "x", "--", "true"]);
     assert_eq!(free.status.code(), Some(0), "{}", errors(&free));

@@ -314,7 +314,8 @@ fn unusable(path: &Path) -> Option<String> {
     }
     if !path.exists() {
         return Some(format!(
-            "{shown} does not exist: create it, or leave out the `mode` of the URL"
+            "{shown} does not exist: correct the URL, create the file, or leave out the `mode` \
+             of the URL"
         ));
     }
     (!may_write(path))

@@ -5,7 +5,7 @@ use std::{ffi::OsString, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use locks_core::{Builder, Expiry, LockError, LockManager, Result, Shared};
 
-use crate::matrix::Matrix;
+use crate::{matrix::Matrix, report};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -81,7 +81,8 @@ pub(crate) struct Database {
 pub(crate) enum Action {
     /// Runs a command while locks are held.
     Run(Run),
-    /// Lists the locks that are held.
+    /// Lists the locks that are held. Host and process are missing for a holder whose session has
+    /// ended, and for the original platform.
     List(Output),
     /// Lists the requests that wait, in the order of the queue, and what blocks them.
     Waiting(Output),
@@ -91,7 +92,9 @@ pub(crate) enum Action {
     /// Takes a lock away from its holder, if it is still the grant with this token.
     ///
     /// The holder loses everything else that it holds under its session: all locks of its task in its
-    /// process. A fenced commit of the holder is refused from then on, or awaited.
+    /// process. A fenced commit of the holder is refused from then on, or awaited. The holder learns
+    /// of it at its next renewal, a third of its expiry later at most (5 s by default). The next
+    /// holder may be at work by then.
     Release(Release),
     /// Releases every lock that a task holds, in all processes with this task id.
     ReleaseTask {
@@ -211,9 +214,13 @@ impl Run {
             return locks.acquire(names).await;
         }
         let wait = locks.wait(names);
-        match self.wait {
-            Some(limit) => wait.timeout(limit).await,
-            None => wait.await,
+        let wait = match self.wait {
+            Some(limit) => wait.timeout(limit),
+            None => wait,
+        };
+        tokio::select! {
+            acquired = wait => acquired,
+            never = report::tell_of_wait(locks) => match never {},
         }
     }
 }

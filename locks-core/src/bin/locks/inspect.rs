@@ -7,7 +7,14 @@ use crate::{
 };
 
 pub(crate) async fn list(database: &Database, output: Output) -> Outcome {
-    let held = database.connect().await?.held().await?;
+    let locks = database.connect().await?;
+    let held = locks.held().await?;
+    if held.is_empty() {
+        eprintln!(
+            "locks: nothing is held in the namespace {}",
+            locks.namespace()
+        );
+    }
     report::print(&if output.json {
         let held: Vec<_> = held.iter().map(HeldLock::from).collect();
         serde_json::to_string_pretty(&held)?

@@ -19,7 +19,8 @@ pub(crate) async fn release(database: &Database, release: &Release) -> Outcome {
     let holder = match matching[..] {
         [holder] => holder,
         [] if others.is_empty() => {
-            eprintln!("locks: {name} is not held");
+            let namespace = locks.namespace();
+            eprintln!("locks: {name} is not held in the namespace {namespace}");
             return Ok(NOT_HELD);
         }
         [] => {

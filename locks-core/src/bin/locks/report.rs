@@ -1,13 +1,19 @@
 //! Holders and waiters, as tables and as JSON.
 
 use std::{
+    convert::Infallible,
+    future::pending,
     io::{self, Write},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use comfy_table::{Table, presets};
-use locks_core::{Blocker, Holder, LockName, Mode, Waiter};
+use locks_core::{Blocker, Holder, LockManager, LockName, Mode, Waiter};
 use serde::Serialize;
+use tokio::time::sleep;
+
+/// How long a command waits for its locks without a word.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// A held lock, as JSON.
 #[derive(Debug, Serialize)]
@@ -95,7 +101,7 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 fn age(since: Option<SystemTime>) -> String {
     let age = since.and_then(|since| since.elapsed().ok());
     age.map_or_else(unknown, |age| {
-        let whole = std::time::Duration::from_secs(age.as_secs());
+        let whole = Duration::from_secs(age.as_secs());
         humantime::format_duration(whole).to_string()
     })
 }
@@ -115,6 +121,29 @@ pub(crate) fn requested(waiter: &Waiter) -> String {
         format!("{name}{}", if shared { " (shared)" } else { "" })
     });
     names.collect::<Vec<_>>().join(", ")
+}
+
+/// Says on the standard error what blocks the request of this manager's task, if it waits for long.
+pub(crate) async fn tell_of_wait(locks: &LockManager) -> Infallible {
+    sleep(QUIET).await;
+    // Whatever stands in the way of this look, the request goes on.
+    let waiting = locks.waiting().await.unwrap_or_default();
+    let own = |waiter: &&Waiter| *waiter.task_id == *locks.task_id();
+    if let Some(waiter) = waiting.iter().find(own) {
+        let blockers = waiter.blocked_by.iter().map(Blocker::to_string);
+        let blockers = blockers.collect::<Vec<_>>().join(", ");
+        eprintln!("locks: waiting for {}: {blockers}", requested(waiter));
+        tell_of_matrix(&waiter.blocked_by);
+    }
+    pending().await
+}
+
+/// Says what to do if one of these uses another matrix.
+pub(crate) fn tell_of_matrix(blockers: &[Blocker]) {
+    let is_matrix = |blocker: &Blocker| matches!(blocker, Blocker::Matrix { .. });
+    if blockers.iter().any(is_matrix) {
+        eprintln!("locks: pass the matrix of that task's program with --matrix or LOCKS_MATRIX");
+    }
 }
 
 /// How a lock is held.

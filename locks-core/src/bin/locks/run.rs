@@ -12,6 +12,7 @@ use self::{command::Child, signals::Signals};
 use crate::{
     arguments::{Database, Run},
     exit::{BUSY, LOST, Outcome, SIGNALLED, TIMED_OUT},
+    report,
 };
 
 pub(crate) async fn run(database: &Database, run: Run) -> Outcome {
@@ -30,6 +31,11 @@ pub(crate) async fn run(database: &Database, run: Run) -> Outcome {
         Ok(acquired) => acquired,
         Err(error) if error.is_busy() || error.is_timeout() => {
             eprintln!("locks: {error}");
+            if let LockError::Busy { blocked_by, .. } | LockError::Timeout { blocked_by, .. } =
+                &error
+            {
+                report::tell_of_matrix(blocked_by);
+            }
             return Ok(if error.is_busy() { BUSY } else { TIMED_OUT });
         }
         Err(error) => return Err(error.into()),
