@@ -270,8 +270,8 @@ impl LockManager {
     ///
     /// The task's sessions are deleted first, so that a commit which the task has fenced cannot
     /// follow. A commit that is under way delays the call; what is acquired meanwhile is spared.
-    /// A holder that is alive is told as by [`release_holder`](Self::release_holder). Each lock is logged as forgotten. If the task holds nothing, the locks row is not
-    /// written.
+    /// A holder that is alive is told as by [`release_holder`](Self::release_holder). Each lock is
+    /// logged as forgotten. If the task holds nothing, the locks row is not written.
     ///
     /// # Errors
     ///
@@ -294,7 +294,7 @@ impl LockManager {
     ///
     /// The holder's session is deleted first, so that a commit which it has fenced cannot follow.
     /// So the holder loses everything that its session holds: all locks of its task in its process
-    /// and namespace. Each lock is logged as forgotten.
+    /// and namespace. Each lock is logged.
     ///
     /// A holder that is alive is told at its next renewal, which is a third of its
     /// [expiry](crate::Builder::expiry) later at most: 5 s by default. The next holder may be at work

@@ -317,7 +317,9 @@ impl Parse for ModPath {
 }
 
 fn unknown(name: &Ident, input: ParseStream<'_>) -> syn::Error {
-    let hint = if input.peek(Token![=]) || is_at_end(input) {
+    let hint = if name == "timeout" {
+        "; a limit of the wait is `wait = …`"
+    } else if input.peek(Token![=]) || is_at_end(input) {
         ""
     } else {
         "; a template is a string in double quotes, not an expression"

@@ -230,9 +230,9 @@ impl Admin {
         })
     }
 
-    /// A removal is answered. Returns whether its call was still there.
-    pub(super) fn finish_removal(&mut self, call: CallId) -> bool {
-        self.removals.remove(&call).is_some()
+    /// A removal is answered. `None`: its call is gone.
+    pub(super) fn finish_removal(&mut self, call: CallId) -> Option<Removal> {
+        self.removals.remove(&call).map(|pending| pending.what)
     }
 
     /// Begins what removals need next.
@@ -542,7 +542,8 @@ mod tests {
         assert!(ready.is_shown_by(at(9)) && !ready.is_shown_by(at(8)));
         admin.on_removal_failed(CALL);
         assert_eq!(admin.start_removals(), [], "it is ready");
-        assert!(admin.finish_removal(CALL) && !admin.finish_removal(CALL));
+        assert!(admin.finish_removal(CALL).is_some());
+        assert!(admin.finish_removal(CALL).is_none());
         let after = admin.on_evicted(CALL, evicted(), at(9));
         assert!(matches!(after, AfterEviction::Gone), "{after:?}");
     }

@@ -7,7 +7,7 @@ use crate::{
     error::LockError,
     name::LockName,
     protocol::{
-        call::{Answer, CallId, Granted, Loss},
+        call::{Answer, CallId, Granted, Loss, Removal},
         grants::{ActiveGrant, Ownership},
         output::Output,
         plan::Plan,
@@ -17,7 +17,7 @@ use crate::{
         time::{Now, Time},
         write_schedule::Written,
     },
-    report::Blocker,
+    report::{Blocker, Holder},
     store::{Class, Failure, Kind, NewSession},
     table::{LockTable, Nonce},
 };
@@ -181,14 +181,11 @@ impl Namespace {
             );
         }
         for (call, holders) in plan.removed {
-            if !self.admin.finish_removal(call) {
+            let Some(what) = self.admin.finish_removal(call) else {
                 continue;
-            }
+            };
             for holder in &holders {
-                tracing::warn!(
-                    lock = %holder.name, task = %holder.task_id, namespace = %self.name,
-                    token = holder.token, mode = %holder.mode, "removed a lock that its task forgot to release"
-                );
+                self.log_removal(&what, holder);
             }
             self.answer(call, Answer::Holders(holders));
         }
@@ -218,6 +215,21 @@ impl Namespace {
             if !pending.is_cancelled() {
                 self.outputs.push_back(Output::Failed(nonce, error));
             }
+        }
+    }
+
+    fn log_removal(&self, what: &Removal, holder: &Holder) {
+        if matches!(what, Removal::Task(_)) {
+            tracing::warn!(
+                lock = %holder.name, task = %holder.task_id, namespace = %self.name,
+                token = holder.token, mode = %holder.mode,
+                "removed a lock that its task forgot to release"
+            );
+        } else {
+            tracing::warn!(
+                lock = %holder.name, task = %holder.task_id, namespace = %self.name,
+                token = holder.token, mode = %holder.mode, "took a lock away from its holder"
+            );
         }
     }
 
