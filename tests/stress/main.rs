@@ -9,7 +9,6 @@ mod many_sessions;
 mod queue_limit;
 mod random_faults;
 mod random_programs;
-mod remote_database;
 mod session_counts;
 mod sharing;
 mod sorted_requests;

@@ -9,5 +9,6 @@ mod herd;
 mod killed_holders;
 mod max_hold;
 mod polling;
+mod remote_database;
 mod time_outs;
 mod wake_up;

@@ -165,10 +165,7 @@ async fn list_holders(
 
 /// Deletes sessions of our own.
 async fn delete_own(c: &mut Connection, ids: &[SessionId]) -> Result<(), Failure> {
-    match end(c, ids).await?.stuck {
-        None => Ok(()),
-        Some(stuck) => Err(stuck),
-    }
+    end(c, ids).await?.stuck.map_or(Ok(()), Err)
 }
 
 /// Deletes sessions, whether they are alive or not. Returns those that are dead now, and why

@@ -126,8 +126,11 @@ pub(crate) fn requested(waiter: &Waiter) -> String {
 /// Says on the standard error what blocks the request of this manager's task, if it waits for long.
 pub(crate) async fn tell_of_wait(locks: &LockManager) -> Infallible {
     sleep(QUIET).await;
-    // Whatever stands in the way of this look, the request goes on.
-    let waiting = locks.waiting().await.unwrap_or_default();
+    // The request goes on, whatever this look finds.
+    let waiting = locks.waiting().await.unwrap_or_else(|error| {
+        eprintln!("locks: still waiting; {error}");
+        Vec::new()
+    });
     let own = |waiter: &&Waiter| *waiter.task_id == *locks.task_id();
     if let Some(waiter) = waiting.iter().find(own) {
         let blockers = waiter.blocked_by.iter().map(Blocker::to_string);

@@ -498,10 +498,7 @@ async fn list_holders(c: &Connection, namespace: &Name, what: &Removal) -> Resul
 
 /// Deletes sessions of this process.
 async fn delete_own(c: &Connection, ids: &[SessionId]) -> Result<(), Failure> {
-    match delete_sessions(c, ids).await?.stuck {
-        None => Ok(()),
-        Some(stuck) => Err(stuck),
-    }
+    delete_sessions(c, ids).await?.stuck.map_or(Ok(()), Err)
 }
 
 /// Deletes sessions, the heartbeat rows first. Returns those that are dead now, and why the
