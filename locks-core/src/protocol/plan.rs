@@ -291,6 +291,10 @@ impl Plan {
                     self.grant(table, input, pending);
                     continue;
                 }
+                // A write without answer has queued it, or one of another process.
+                if !pending.is_blocked() {
+                    self.block(table, pending.request(), order);
+                }
             }
             position += 1;
         }
@@ -376,6 +380,13 @@ impl Plan {
         }
     }
 
+    /// Notes what blocks a request.
+    fn block(&mut self, table: &LockTable, request: &Request, order: Order) {
+        let mut blockers = table.blockers(request, order);
+        blockers.extend(table.stolen_blockers());
+        self.blocked.push((request.nonce, blockers));
+    }
+
     fn wait(
         &mut self,
         table: &mut LockTable,
@@ -407,9 +418,7 @@ impl Plan {
         let seen = fresh || queues;
         self.needs_read |= !seen;
         if !pending.is_blocked() && seen {
-            let mut blockers = table.blockers(request, order);
-            blockers.extend(table.stolen_blockers());
-            self.blocked.push((nonce, blockers));
+            self.block(table, request, order);
         }
         // A request that barges is not queued; it is tried again.
         if !queues {

@@ -304,6 +304,23 @@ fn dead_waiter_lets_others_pass() {
 }
 
 #[test]
+fn waiter_whose_queue_entry_was_written_without_answer_finds_the_dead_holder() {
+    let mut s = Scene::new(2, "MySQL");
+    s.granted(0, 1);
+    s.ask(1, 2, Patience::Forever);
+    // Its entry does not wait for another write to join.
+    s.until_sent(1, Rows, "insert of fence rows");
+    s.step(&Step::Millis(5));
+    s.until_sent(1, Rows, "compare-and-set");
+    s.step(&Step::Apply(1, Rows));
+    s.step(&Step::Lose(1, Rows));
+    s.step(&Step::Kill(0));
+    s.answer_for(&[1], Duration::from_millis(EVICTED.into()));
+    assert_eq!(*s.told(2), Told::Granted, "{}", s.log());
+    s.end();
+}
+
+#[test]
 fn lock_of_a_killed_process_is_granted_after_its_ttl() {
     let mut s = Scene::new(2, "SQLite");
     s.granted(0, 1);
