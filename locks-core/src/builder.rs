@@ -49,6 +49,7 @@ pub struct Builder {
     queue_limit: usize,
     table_prefix: Option<String>,
     schema: Option<String>,
+    create_tables: bool,
     mechanisms: Mechanisms,
     unknown_mechanism: Option<String>,
 }
@@ -66,6 +67,7 @@ impl Builder {
             queue_limit: 10_000,
             table_prefix: None,
             schema: None,
+            create_tables: true,
             mechanisms: Mechanisms::default(),
             unknown_mechanism: None,
         }
@@ -130,8 +132,8 @@ impl Builder {
         self
     }
 
-    /// The prefix of the names of the tables `locks`, `lock_sessions` and `lock_fences`: 0–40
-    /// characters of `[a-z0-9_]`. The default is no prefix.
+    /// The prefix of the names of the tables `locks`, `lock_sessions`, `lock_fences` and
+    /// `lock_requests`: 0–40 characters of `[a-z0-9_]`. The default is no prefix.
     ///
     /// Processes exclude each other only if they use one prefix. The original platform uses the
     /// name `locks` only.
@@ -147,6 +149,17 @@ impl Builder {
     /// Accounts with different search paths exclude each other only if this names one schema.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
+        self
+    }
+
+    /// Whether connect creates the tables that are missing and widens columns that are too narrow,
+    /// if the account may. The default is `true`.
+    ///
+    /// With `false`, connect fails with [`LockError::Schema`] and leaves the database as it is. That
+    /// is for those who apply migrations with a tool of their own
+    /// ([`migration_sql`](Self::migration_sql)), and for programs that only look.
+    pub fn create_tables(mut self, create: bool) -> Self {
+        self.create_tables = create;
         self
     }
 
@@ -175,7 +188,8 @@ impl Builder {
     /// schema of the builder, for a tool that applies migrations. Nothing is connected. The rights
     /// that an account needs follow as comments.
     ///
-    /// [`connect`](Self::connect) creates missing tables by itself, if the account may.
+    /// [`connect`](Self::connect) creates missing tables by itself, if the account may and unless
+    /// [`create_tables`](Self::create_tables) is off.
     ///
     /// # Errors
     ///
@@ -198,7 +212,8 @@ impl Builder {
 
     /// The tables that the builder names.
     pub(crate) fn tables(&self) -> Result<TableChoice> {
-        TableChoice::new(self.table_prefix.clone(), self.schema.clone())
+        let choice = TableChoice::new(self.table_prefix.clone(), self.schema.clone())?;
+        Ok(choice.created(self.create_tables))
     }
 
     /// The settings for the driver.

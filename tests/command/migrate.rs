@@ -13,6 +13,7 @@ use crate::support::{errors, locks, output, printed};
 
 on_every_engine!(
     async tables_are_created,
+    async looking_creates_no_tables,
     async printed_statements_create_the_tables,
     async no_output_has_the_password,
 );
@@ -30,6 +31,29 @@ async fn tables_are_created(db: Database) {
     conn.rows("SELECT * FROM app_lock_fences")
         .await
         .expect("it is there");
+}
+
+async fn looking_creates_no_tables(db: Database) {
+    let actions = [
+        &["list"][..],
+        &["waiting"],
+        &["watch"],
+        &["release", "x", "--token", "1"],
+        &["release-task", "a"],
+    ];
+    // The file has to be there; the tables have not.
+    let conn = &mut db.connect().await;
+    for action in actions {
+        let output = output(&db, &[&["--table-prefix", "app_"][..], action].concat());
+        let text = errors(&output);
+        assert_eq!(output.status.code(), Some(125), "{action:?}: {text}");
+        assert!(text.contains("app_locks is missing"), "{action:?}: {text}");
+        assert!(text.contains("`locks migrate`"), "{action:?}: {text}");
+    }
+    for table in ["locks", "lock_sessions", "lock_fences", "lock_requests"] {
+        let found = conn.rows(&format!("SELECT * FROM app_{table}")).await;
+        assert!(found.is_err(), "app_{table}");
+    }
 }
 
 async fn printed_statements_create_the_tables(db: Database) {

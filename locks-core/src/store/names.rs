@@ -14,6 +14,8 @@ const LONGEST_SCHEMA: usize = 63;
 pub(crate) struct TableChoice {
     prefix: String,
     schema: Option<String>,
+    /// Whether connect creates nothing.
+    pub(super) must_exist: bool,
 }
 
 impl TableChoice {
@@ -39,7 +41,17 @@ impl TableChoice {
                 format!("{schema:?} is not 1–{LONGEST_SCHEMA} bytes"),
             ));
         }
-        Ok(Self { prefix, schema })
+        Ok(Self {
+            prefix,
+            schema,
+            must_exist: false,
+        })
+    }
+
+    /// Whether connect may create the tables and widen them.
+    pub(crate) fn created(self, created: bool) -> Self {
+        let must_exist = !created;
+        Self { must_exist, ..self }
     }
 
     pub(super) fn schema(&self) -> Option<&str> {

@@ -122,6 +122,17 @@ impl Connection {
                 )));
             }
             self.refuse_second_tables(server).await?;
+            if server.must_exist {
+                // Another process may be creating them.
+                if start.elapsed() < SETTLE_TIME {
+                    time::sleep(pause).await;
+                    continue;
+                }
+                return Err(LockError::schema(format!(
+                    "{missing}, and Builder::create_tables is off; apply {}",
+                    server.dialect.migration_paths()
+                )));
+            }
             match self.migrate(server).await {
                 Ok(()) => {
                     migrations += 1;

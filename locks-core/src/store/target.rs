@@ -58,6 +58,8 @@ pub(super) struct Server {
     pub(super) facts: Facts,
     pub(super) names: TableNames,
     pub(super) schema_is_chosen: bool,
+    /// Whether connect creates and widens no tables.
+    pub(super) must_exist: bool,
     pub(super) statements: Arc<Statements>,
     pub(super) fence: FenceStatement,
     pub(super) catalog: Catalog,
@@ -321,6 +323,7 @@ impl Target {
             fence: (dialect.fence)(&names, &facts),
             catalog: (dialect.catalog)(&names),
             schema_is_chosen: self.tables.schema().is_some(),
+            must_exist: self.tables.must_exist,
             names,
             facts,
         })

@@ -230,7 +230,8 @@ impl TurnStatements {
 }
 
 impl Connection {
-    /// Whether turns can be taken. The table is created if it is missing and if that is possible.
+    /// Whether turns can be taken. The table is created if it is missing, and if that is possible
+    /// and wanted.
     pub(super) async fn prepare_turns(&mut self, server: &Server) -> Result<bool, Failure> {
         let Some(turns) = &server.statements.turns else {
             return Ok(false);
@@ -242,7 +243,7 @@ impl Connection {
                 Err(failure) => return Err(failure),
             };
             tracing::debug!(%failure, "processes cannot write for each other");
-            if failure.kind != Kind::Missing || attempt > 0 {
+            if failure.kind != Kind::Missing || attempt > 0 || server.must_exist {
                 break;
             }
             let optional = server.dialect.optional.iter();

@@ -176,8 +176,8 @@ impl Database {
         }
     }
 
-    /// Connects in order to look or to break locks. A missing SQLite file is an error: its name is
-    /// probably wrong.
+    /// Connects in order to look or to break locks. A missing SQLite file is an error, and so are
+    /// missing tables: it is probably another database that was meant.
     pub(crate) async fn connect(
         &self,
     ) -> std::result::Result<LockManager, Box<dyn std::error::Error>> {
@@ -186,7 +186,13 @@ impl Database {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str("mode=rw");
         }
-        Ok(self.builder().connect(&url).await?)
+        match self.builder().create_tables(false).connect(&url).await {
+            Err(LockError::Schema { reason, .. }) => Err(format!(
+                "{reason}; if it is the right database, `locks migrate` creates its tables"
+            )
+            .into()),
+            connected => Ok(connected?),
+        }
     }
 }
 
