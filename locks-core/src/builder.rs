@@ -155,8 +155,9 @@ impl Builder {
     /// Whether connect creates the tables that are missing and widens columns that are too narrow,
     /// if the account may. The default is `true`.
     ///
-    /// With `false`, connect fails with [`LockError::Schema`] and leaves the database as it is. That
-    /// is for those who apply migrations with a tool of their own
+    /// With `false`, connect fails with [`LockError::Schema`] if a table is missing or a column is
+    /// too narrow, and changes no table. A missing SQLite file is created nevertheless, unless the
+    /// URL has a `mode`. That is for those who apply migrations with a tool of their own
     /// ([`migration_sql`](Self::migration_sql)), and for programs that only look.
     pub fn create_tables(mut self, create: bool) -> Self {
         self.create_tables = create;

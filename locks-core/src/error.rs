@@ -65,7 +65,7 @@ pub enum LockError {
         /// The name of the lock.
         name: LockName,
     },
-    /// A lock cannot be released because another task holds it.
+    /// A lock cannot be released because another task holds it, or another process of this task.
     #[non_exhaustive]
     HeldByOther {
         /// The holder of the lock.

@@ -34,7 +34,7 @@
 //!
 //! | call | what it does |
 //! |---|---|
-//! | [`LockManager::connect`], [`builder`](LockManager::builder) | opens two connections and starts a background thread, the driver |
+//! | [`LockManager::connect`], [`builder`](LockManager::builder) | connects and starts a background thread, the driver |
 //! | [`acquire(names)`](LockManager::acquire) | takes all locks now, or none and returns [`Busy`](LockError::Busy) with what blocks them |
 //! | [`wait(names)`](LockManager::wait), [`.timeout(d)`](Wait::timeout) | waits in order of arrival per conflict, across processes |
 //! | [`Shared(name)`](Shared), [`.max_hold(d)`](Wait::max_hold) | holds a lock together with others that share it; for a limited time |

@@ -26,7 +26,7 @@ pub use self::changes::Changes;
 ///
 /// It is cheap to clone. All handles from one connect, also those of
 /// [`with_namespace`](Self::with_namespace) and [`with_task_id`](Self::with_task_id), share a
-/// driver: a background thread with two to five database connections of its own, as
+/// driver: a background thread with one to five database connections of its own, as
 /// [`Builder::connect`] describes.
 ///
 /// The drop of the last handle, a manager or a guard, waits up to 2 s for pending releases. A
@@ -131,17 +131,20 @@ impl LockManager {
     /// Acquires all of these locks without waiting for them, or none. This is tokio's
     /// `try_acquire`. It has no timeout; [`wait`](Self::wait) waits and can have one.
     ///
-    /// A lock is refused if it is held, if a held lock conflicts with it by the
-    /// [`ConflictMatrix`], or if an earlier request waits for a lock that conflicts with it. A
-    /// refusal rests on a row that was read after the request arrived.
+    /// A lock is refused if it is held, unless both share it; if a held lock or a lock that an
+    /// earlier request waits for conflicts with it by the [`ConflictMatrix`]; or if a limit of the
+    /// matrix is used up. A refusal rests on a row that was read after the request arrived.
     ///
     /// # Errors
     ///
     /// - [`Busy`](crate::LockError::Busy): a lock is not available; the error names what
     ///   blocks it.
     /// - [`InvalidName`](crate::LockError::InvalidName).
+    /// - [`InvalidConfig`](crate::LockError::InvalidConfig): the request names more locks than a
+    ///   limit allows, or `max_hold` is zero.
     /// - [`Rejected`](crate::LockError::Rejected): the database cannot store a name.
     /// - [`Database`](crate::LockError::Database): the database did not answer within 10 s.
+    /// - [`Schema`](crate::LockError::Schema): the row cannot be used.
     ///
     /// # Cancel safety
     ///
@@ -179,10 +182,13 @@ impl LockManager {
     /// - [`Timeout`](crate::LockError::Timeout): the time-out passed while the locks were not
     ///   available. If the database did not answer, the error is the last one of the database.
     /// - [`Deadlock`](crate::LockError::Deadlock): what blocks the request waits for the caller's
-    ///   own scope. This is seen within one namespace, and only with
-    ///   [`Fairness::InTurn`](crate::Fairness::InTurn), because other requests are in no queue.
+    ///   own scope. This is seen within one namespace. With
+    ///   [`Fairness::Barging`](crate::Fairness::Barging) requests are in no queue, so it is seen
+    ///   only if a lock of the caller's own scopes blocks the request.
     /// - [`QueueFull`](crate::LockError::QueueFull).
     /// - [`InvalidName`](crate::LockError::InvalidName).
+    /// - [`InvalidConfig`](crate::LockError::InvalidConfig): the request names more locks than a
+    ///   limit allows, or `max_hold` is zero.
     /// - [`Rejected`](crate::LockError::Rejected): the database cannot store a name.
     /// - [`Database`](crate::LockError::Database), [`Schema`](crate::LockError::Schema): the
     ///   database file was replaced, or the row cannot be used.
@@ -417,8 +423,8 @@ impl LockManager {
 impl Builder {
     /// Connects to a database by its URL: `sqlite:`, `mysql:`, `mariadb:`, `postgres:` or
     /// `postgresql:`. A missing SQLite file is created, unless the URL has a `mode`. Missing
-    /// tables are created. A relative path of a file is resolved in this call, not when the
-    /// future is polled.
+    /// tables are created, unless [`create_tables`](Self::create_tables) is off. A relative path
+    /// of a file is resolved in this call, not when the future is polled.
     ///
     /// The oldest versions that work are MySQL 8.0, MariaDB 10.3 and PostgreSQL 12. The
     /// connections override those settings of the server, the role and the URL on which the
@@ -426,13 +432,14 @@ impl Builder {
     ///
     /// # Rights
     ///
-    /// The connect checks that the account has these rights. It needs more only to create the
-    /// tables.
+    /// The connect checks that the account has the first three of these rights. Without the last
+    /// one each process writes for itself. An account needs more only to create the tables.
     ///
     /// ```sql
     /// GRANT SELECT, INSERT, UPDATE ON locks TO account;
     /// GRANT SELECT, INSERT, UPDATE, DELETE ON lock_sessions TO account;
     /// GRANT SELECT, INSERT, UPDATE, DELETE ON lock_fences TO account;
+    /// GRANT SELECT, INSERT, UPDATE, DELETE ON lock_requests TO account; -- not on SQLite
     /// ```
     ///
     /// An account whose transactions are fenced needs `SELECT` and `UPDATE` on `lock_fences`.
@@ -440,9 +447,9 @@ impl Builder {
     ///
     /// # Connections
     ///
-    /// A manager and its handles use at most five connections at a time, and two while nothing
-    /// waits: one for the rows, one for renewals, up to two that delete sessions and check
-    /// fences, and on PostgreSQL one that hears notifications. The last three are closed after
+    /// A manager and its handles use at most five connections at a time: one for the rows, from the
+    /// first lock on one for renewals, up to two that delete sessions and check fences, and on
+    /// PostgreSQL one that hears notifications while a request waits. The last three are closed after
     /// 10 s without use. The `application_name` on PostgreSQL is `locks`, unless the URL or the
     /// options have one. On MySQL the connections have no name, because sqlx sends no connection
     /// attributes.
@@ -463,8 +470,8 @@ impl Builder {
     ///   invalid; the file is on a network file system; or two connections to an SQLite database
     ///   in memory would be two databases.
     /// - [`LockError::Schema`](crate::LockError::Schema): tables are missing and cannot be created; tables of these names
-    ///   are not lock tables, lack a key or a right, or are not durable; or another schema has
-    ///   the lock tables.
+    ///   are not lock tables, lack a key or a right, or are not durable; or the schema has no
+    ///   lock tables and another one that the account can use has.
     /// - [`LockError::Database`](crate::LockError::Database): the server cannot be reached or refuses the connection.
     ///
     /// No error contains the URL. Errors of SQLite name the file.

@@ -14,8 +14,11 @@ pub enum Expiry {
     After(Duration),
     /// The locks never expire: neither time nor the end of the process releases them.
     ///
+    /// The guard, [`LockManager::release`], [`LockManager::release_holder`],
     /// [`LockManager::release_task`] and [`LockManager::release_all`] still do.
     ///
+    /// [`LockManager::release`]: crate::LockManager::release
+    /// [`LockManager::release_holder`]: crate::LockManager::release_holder
     /// [`LockManager::release_task`]: crate::LockManager::release_task
     /// [`LockManager::release_all`]: crate::LockManager::release_all
     Never,
@@ -58,7 +61,7 @@ pub enum Durability {
     #[default]
     Normal,
     /// A write is on the disk before it is answered: `synchronous = FULL`. Sessions are renewed in
-    /// the file alone.
+    /// the file alone, and other processes hand no lock to this one.
     Full,
 }
 

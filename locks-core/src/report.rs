@@ -18,8 +18,8 @@ pub struct Holder {
     pub task_id: Arc<str>,
     /// The fencing token of the grant; `None` if the original platform granted it.
     pub token: Option<i64>,
-    /// The time of the grant by the holder's clock, for display only; `None` if the
-    /// original platform granted it.
+    /// The time of the grant, for display only, by the clock of the process that wrote it, which
+    /// may be another one than the holder's; `None` if the original platform granted it.
     pub since: Option<SystemTime>,
     /// The id of the session that holds the lock; `None` if the original platform granted it.
     ///
@@ -47,7 +47,7 @@ pub struct Waiter {
     pub shared: Vec<LockName>,
     /// The task that waits.
     pub task_id: Arc<str>,
-    /// The time at which the request was queued by the waiter's clock, for display only.
+    /// The time at which the request was made, by the waiter's clock, for display only.
     pub since: Option<SystemTime>,
     /// What blocks the request: at most the first twenty waiters, and every holder. It is
     /// empty if this waiter is itself part of a list of blockers.

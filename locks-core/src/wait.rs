@@ -301,8 +301,8 @@ impl Wait {
         self
     }
 
-    /// Limits how long the locks may be held: `limit` after the grant, by the clock of this
-    /// machine, the guard is [`Lost`](crate::Lost), and the locks are released. The default is
+    /// Limits how long the locks may be held: `limit` after this process has learned of
+    /// the grant, by the clock of this machine, the guard is [`Lost`](crate::Lost), and the locks are released. The default is
     /// no limit.
     ///
     /// If a transaction was [fenced](LockGuard::fence) before, the release waits for its end.
