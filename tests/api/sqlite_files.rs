@@ -187,6 +187,15 @@ async fn two_connections_that_are_two_databases_are_refused() {
 }
 
 #[tokio::test]
+async fn fault_of_the_url_is_not_taken_for_missing_tables() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = format!("sqlite://{}/x.db?vfs=nope", directory.path().display());
+    let text = refused(LockManager::connect(&url)).await.to_string();
+    assert!(text.contains("no such vfs: nope"), "{text}");
+    assert!(!text.contains("lock tables"), "{text}");
+}
+
+#[tokio::test]
 async fn shared_databases_in_memory_work() {
     let by_uri = SqliteConnectOptions::new().filename("file:locks_by_uri?mode=memory&cache=shared");
     let requests = [

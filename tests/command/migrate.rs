@@ -111,7 +111,9 @@ async fn no_output_has_the_password(db: Database) {
 #[test]
 fn missing_file_is_not_created_in_order_to_look() {
     let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("absent.db");
+    let directory = directory.path().join("mode=rwc");
+    std::fs::create_dir(&directory).expect("a directory");
+    let file = directory.join("absent.db");
     for action in ["list", "waiting", "watch"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_locks-command"));
         let url = format!("sqlite://{}", file.display());

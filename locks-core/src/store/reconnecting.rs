@@ -149,13 +149,15 @@ impl Reconnecting {
                 Class::Permanent => false,
             })
             .await
-            .map_err(|failure| match (failure.kind, self.target.dialect()) {
-                // A read-only file without lock tables.
-                (Kind::Denied, Some(dialect)) => {
-                    schema::not_allowed(&failure, &dialect.migration_paths())
-                }
-                _ => failure.into(),
-            })?;
+            .map_err(
+                |failure| match (failure.kind, failure.class, self.target.dialect()) {
+                    // A read-only file without lock tables. A server denies the connection.
+                    (Kind::Denied, Class::ReadOnly, Some(dialect)) => {
+                        schema::not_allowed(&failure, &dialect.migration_paths())
+                    }
+                    _ => failure.into(),
+                },
+            )?;
         // A closure may have named the file.
         self.target.check_location()?;
         let server = self.target.server();

@@ -173,7 +173,9 @@ impl Engine for Sqlite {
             _ => Class::Indeterminate,
         };
         let text = error.message();
-        let kind = if code & 0xff == 1 && text.starts_with("no such") {
+        // Not "no such vfs" or "no such access mode", which are faults of the URL.
+        let lacks = ["no such table", "no such column"];
+        let kind = if code & 0xff == 1 && lacks.iter().any(|lack| text.starts_with(lack)) {
             Kind::Missing
         } else if code & 0xff == 19
             || text.contains("already exists")

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use locks_core::{Expiry, LockManager};
+use locks_core::{Expiry, LockError, LockManager};
 use locks_tests::{
     engine::{Database, Engine},
     row::wait_until_empty,
@@ -84,6 +84,27 @@ fn each_missing_right_is_named_on_mariadb() {
 #[test]
 fn each_missing_right_is_named_on_postgres() {
     on_private_server(Engine::Postgres, each_missing_right_is_named);
+}
+
+#[test]
+fn denied_connection_is_not_taken_for_missing_tables() {
+    on_private_server(Engine::Postgres, async |db| {
+        let account = Account::create(&db, "stranger", &FULL[..0]).await;
+        let database = db.url_with(|_| {});
+        let database = database.rsplit('/').next().expect("a path");
+        let database = database.split('?').next().expect("a name");
+        db.execute(&format!(
+            r#"REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC"#
+        ))
+        .await;
+        let answer = connect(&account.url, "stranger").await;
+        let error = answer.expect_err("it may not connect");
+        let text = error.to_string();
+        assert!(matches!(error, LockError::Database { .. }), "{error:?}");
+        assert!(text.contains("permission denied"), "{text}");
+        assert!(!text.contains("lock tables"), "{text}");
+        assert!(!error.is_transient(), "{error:?}");
+    });
 }
 
 /// With exactly these rights everything works, including the eviction of a dead holder.

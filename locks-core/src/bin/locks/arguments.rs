@@ -182,8 +182,15 @@ impl Database {
         &self,
     ) -> std::result::Result<LockManager, Box<dyn std::error::Error>> {
         let mut url = self.url()?.to_owned();
-        if url.starts_with("sqlite:") && !url.contains("mode=") && !url.contains(":memory:") {
-            url.push(if url.contains('?') { '&' } else { '?' });
+        let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+        let has_mode = query.split('&').any(|one| one.starts_with("mode="));
+        if path.starts_with("sqlite:") && !has_mode && !path.contains(":memory:") {
+            let separator = if query.is_empty() && !url.contains('?') {
+                '?'
+            } else {
+                '&'
+            };
+            url.push(separator);
             url.push_str("mode=rw");
         }
         match self.builder().create_tables(false).connect(&url).await {
