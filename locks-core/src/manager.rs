@@ -275,9 +275,8 @@ impl LockManager {
     /// of the last one, [`release_holder`](Self::release_holder) ends one of them.
     ///
     /// The task's sessions are deleted first, so that a commit which the task has fenced cannot
-    /// follow. A commit that is under way delays the call; sessions that are opened
-    /// meanwhile are spared.
-    /// A holder that is alive is told as by [`release_holder`](Self::release_holder). Each lock is
+    /// follow. A commit that is under way delays the call; sessions that are opened meanwhile are
+    /// spared. A holder that is alive is told as by [`release_holder`](Self::release_holder). Each lock is
     /// logged as forgotten. If the task holds nothing, the locks row is not written.
     ///
     /// # Errors

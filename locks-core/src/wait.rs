@@ -301,9 +301,9 @@ impl Wait {
         self
     }
 
-    /// Limits how long the locks may be held: `limit` after this process has learned of
-    /// the grant, by the clock of this machine, the guard is [`Lost`](crate::Lost), and the locks are released. The default is
-    /// no limit.
+    /// Limits how long the locks may be held: `limit` after this process has learned of the grant,
+    /// by the clock of this machine, the guard is [`Lost`](crate::Lost), and the locks are
+    /// released. The default is no limit.
     ///
     /// If a transaction was [fenced](LockGuard::fence) before, the release waits for its end.
     /// Later fences fail. The limit of a guard applies to its locks also after

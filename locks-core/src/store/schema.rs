@@ -129,7 +129,8 @@ impl Connection {
                     continue;
                 }
                 return Err(LockError::schema(format!(
-                    "{missing}, and Builder::create_tables is off; apply {}",
+                    "{missing}, and Builder::create_tables is off; if this is the right database, run \
+                     `locks migrate` or apply {}",
                     server.dialect.migration_paths()
                 )));
             }

@@ -185,21 +185,10 @@ impl Database {
         let (path, query) = url.split_once('?').unwrap_or((&url, ""));
         let has_mode = query.split('&').any(|one| one.starts_with("mode="));
         if path.starts_with("sqlite:") && !has_mode && !path.contains(":memory:") {
-            let separator = if query.is_empty() && !url.contains('?') {
-                '?'
-            } else {
-                '&'
-            };
-            url.push(separator);
+            url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str("mode=rw");
         }
-        match self.builder().create_tables(false).connect(&url).await {
-            Err(LockError::Schema { reason, .. }) => Err(format!(
-                "{reason}; if it is the right database, `locks migrate` creates its tables"
-            )
-            .into()),
-            connected => Ok(connected?),
-        }
+        Ok(self.builder().create_tables(false).connect(&url).await?)
     }
 }
 
